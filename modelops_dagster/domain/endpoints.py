@@ -1,0 +1,90 @@
+"""An endpoint: one base URL serving one checkpoint through one engine, and the states it goes through."""
+
+import re
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from modelops_dagster.domain.checkpoints import Checkpoint
+from modelops_dagster.domain.engines import FailureReason, RungResult
+from modelops_dagster.domain.values import Value
+
+ENDPOINT_NAME = re.compile(r"[A-Za-z](?:[A-Za-z0-9]|[-_.](?=[A-Za-z0-9]))*")
+
+
+class EndpointState(StrEnum):
+    """The nine states of an endpoint (names as CSGHub has them)."""
+
+    BUILDING = "Building"
+    DEPLOYING = "Deploying"
+    STARTUP = "Startup"
+    RUNNING = "Running"
+    STOPPED = "Stopped"
+    SLEEPING = "Sleeping"
+    BUILDING_FAILED = "BuildingFailed"
+    DEPLOY_FAILED = "DeployFailed"
+    RUNTIME_ERROR = "RuntimeError"
+
+
+FAILED_STATES = frozenset({EndpointState.BUILDING_FAILED, EndpointState.DEPLOY_FAILED, EndpointState.RUNTIME_ERROR})
+Condition = Literal["Degraded", "Preempted", "Updating", "Unreachable"]
+
+
+class EndpointSpec(Value):
+    """Desired state. The controller makes it true; nobody else starts an engine."""
+
+    name: str = Field(min_length=2, max_length=64, description="starts with a letter, ends with a letter or digit")
+    checkpoint: str = Field(description="absolute path of the checkpoint directory")
+    checkpoint_digest: str = Field(description="digest of its manifest; part of the spec's identity")
+    engine: str = Field(description="name of an installed engine")
+    variant: str | None = Field(default=None, description="named variant of the engine")
+    engine_args: tuple[str, ...] = Field(default=(), description="extra arguments, passed as they are, no shell")
+    served_model_name: str = Field(description="the name the engine answers to")
+    max_context: int | None = Field(default=None, gt=0, description="context length to serve, in tokens")
+    start_timeout_s: float | None = Field(default=None, gt=0, description="overrides the engine's own")
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if not ENDPOINT_NAME.fullmatch(value):
+            raise ValueError(
+                f"{value!r} is not an endpoint name: start with a letter, end with a letter or digit, "
+                "and use only letters, digits and single '-', '_' or '.' between them"
+            )
+        return value
+
+
+class EndpointStatus(Value):
+    """Observed state, as the controller reports it."""
+
+    spec: EndpointSpec
+    desired: Literal["Running", "Stopped"]
+    state: EndpointState
+    condition: Condition | None = None
+    url: str | None = Field(default=None, description="base URL that ends in /v1, while there is one")
+    reason: FailureReason | None = None
+    message: str = Field(default="", description="one sentence a person can act on; empty when all is well")
+    log_tail: str = Field(default="", description="the engine's last lines, when it failed")
+    pid: int | None = None
+    restarts: int = 0
+    since: datetime = Field(description="when the present state was entered, UTC")
+    start_seconds: float | None = Field(default=None, description="measured time from start to ready")
+
+
+class Endpoint(Value):
+    """An endpoint that answered: what the rest of the chain is given."""
+
+    name: str
+    url: str = Field(description="base URL that ends in /v1")
+    served_model_name: str
+    checkpoint: Checkpoint
+    engine: str
+    engine_version: str
+    variant: str | None = None
+    rung: str = Field(description="label of the rung it stands on")
+    ladder: tuple[RungResult, ...] = Field(description="every rung tried, in order, with the reason of each step down")
+    start_seconds: float
+    tokens_per_second: float = Field(description="generation speed seen by the dry run, one stream")
+    max_context: int

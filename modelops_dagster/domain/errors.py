@@ -1,0 +1,117 @@
+"""Every error this product raises on purpose.
+
+ModelOpsError
+├── UserError                 the user must do something; the CLI prints the sentence and exits 2
+│   ├── RepoNotFound          the Hub has no such repository, or this token may not see it
+│   ├── RepoGated             the repository asks for a licence acceptance or a token
+│   ├── UnsafeCheckpoint      pickle, remote code, a path outside the directory
+│   ├── NoWeights             the repository has no safetensors
+│   ├── DiskFull              not enough free space, before or during a write
+│   ├── PortTaken             a port we were told to use belongs to somebody else
+│   ├── EngineMissing         an engine is not installed, or cannot be on this machine
+│   ├── InvalidSpec           a spec, policy, suite or argument does not hold; carries the field
+│   └── NotRunning            a part of the platform that is needed does not answer
+├── IntegrityError            bytes are not what the manifest says
+├── HubUnavailable            the Hub did not answer, or answered partially; nothing changed, try again
+├── EngineFailed              an engine could not serve a checkpoint; carries the classified reason
+├── ModelParked               no rung of the ladder could serve the model; carries every reason
+├── EndpointFailed            an endpoint did not become, or stay, ready
+├── Conflict                  somebody else changed the document since it was read
+└── EvaluationFailed          the machinery of an evaluation broke; says nothing about the model
+
+Every message says what was wrong, the value, and what to do next, in one sentence.
+"""
+
+from __future__ import annotations
+
+
+class ModelOpsError(Exception):
+    """Base of the tree. `code` is stable and machine-readable."""
+
+    code = "error"
+
+    @property
+    def sentence(self) -> str:
+        """The message as one line, for terminals and for the step's description in the Dagster UI."""
+        return " ".join(str(self).split())
+
+
+class UserError(ModelOpsError):
+    code = "user_error"
+
+
+class RepoNotFound(UserError):
+    code = "repo_not_found"
+
+
+class RepoGated(UserError):
+    code = "repo_gated"
+
+
+class UnsafeCheckpoint(UserError):
+    code = "unsafe_checkpoint"
+
+
+class NoWeights(UserError):
+    code = "no_weights"
+
+
+class DiskFull(UserError):
+    code = "disk_full"
+
+
+class PortTaken(UserError):
+    code = "port_taken"
+
+
+class EngineMissing(UserError):
+    code = "engine_missing"
+
+
+class InvalidSpec(UserError):
+    """`field` is the dotted path of what does not hold, or None when the whole document is meant."""
+
+    code = "invalid_spec"
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class NotRunning(UserError):
+    code = "not_running"
+
+
+class IntegrityError(ModelOpsError):
+    code = "integrity"
+
+
+class HubUnavailable(ModelOpsError):
+    code = "hub_unavailable"
+
+
+class EngineFailed(ModelOpsError):
+    """`reason` is one of `domain.engines.FailureReason`; `log_tail` holds the engine's last lines."""
+
+    code = "engine_failed"
+
+    def __init__(self, message: str, *, reason: str, log_tail: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.log_tail = log_tail
+
+
+class ModelParked(ModelOpsError):
+    code = "model_parked"
+
+
+class EndpointFailed(ModelOpsError):
+    code = "endpoint_failed"
+
+
+class Conflict(ModelOpsError):
+    code = "conflict"
+
+
+class EvaluationFailed(ModelOpsError):
+    code = "evaluation_failed"

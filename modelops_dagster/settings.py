@@ -1,0 +1,104 @@
+"""The only reader of the environment: MODELOPS_* variables and the home directory become one frozen value."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from modelops_dagster.domain.errors import UserError
+
+PACKAGE = Path(__file__).resolve().parent
+HOME_NAME = ".modelops"
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+def data_folder(name: str) -> Path:
+    """`engines/`, `eval_datasets/` or `deploy/`: at the repository root, or inside an installed wheel."""
+    checkout = PACKAGE.parent / name
+    return checkout if (PACKAGE.parent / "pyproject.toml").is_file() else PACKAGE / "_data" / name
+
+
+def discover_home(start: Path) -> Path:
+    """The nearest `.modelops` folder at or above `start`, as git finds `.git`; `start/.modelops` when there is none."""
+    for folder in (start, *start.parents):
+        if (folder / HOME_NAME).is_dir():
+            return folder / HOME_NAME
+    return start / HOME_NAME
+
+
+class Settings(BaseModel):
+    """Every setting, its default and its unit. Each field `x` is read from `MODELOPS_X`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    home: Path = Field(description="state of this installation: checkpoints, scores, routes, Dagster's own storage")
+    cache: Path = Field(description="rebuildable and shared between installations: engine environments, the demo model")
+    hub_url: str = Field(default="https://huggingface.co", description="base URL of the Hub")
+    hub_orgs: tuple[str, ...] = Field(default=(), description="organisations the Watcher follows, comma-separated")
+    hub_poll_interval_s: int = Field(default=600, ge=1, description="seconds between two looks at the Hub")
+    policy: str = Field(default="default", description="promotion policy under eval_datasets/policies/")
+    eval_datasets: Path = Field(description="folder with suites, samples and policies")
+    engines: Path = Field(description="folder with one directory per engine")
+    host: str = Field(default="127.0.0.1", description="address every service binds to")
+    dagster_port: Port = Field(default=3000, description="Dagster UI; 0 picks a free one")
+    gateway_port: Port = Field(default=4000, description="LiteLLM gateway; 0 picks a free one")
+    controller_port: Port = Field(default=8400, description="controller REST API; 0 picks a free one")
+    accelerator: str = Field(default="auto", description="cpu, cuda, or auto")
+    max_context: int = Field(default=2048, ge=128, description="longest context an endpoint is started with, in tokens")
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> "Settings":
+        """Read the environment, then what `modelops up` wrote about its ports, then the defaults.
+
+        Raises:
+            UserError: a variable has a value of the wrong kind.
+        """
+        env = os.environ if environ is None else environ
+        home = Path(env.get("MODELOPS_HOME") or discover_home(cwd or Path.cwd())).expanduser().resolve()
+        cache_root = Path(env.get("XDG_CACHE_HOME") or Path(env.get("HOME", "~")).expanduser() / ".cache")
+        values: dict[str, object] = {
+            "home": home,
+            "cache": cache_root / "modelops",
+            "eval_datasets": data_folder("eval_datasets"),
+            "engines": data_folder("engines"),
+        }
+        if env.get("HF_ENDPOINT"):
+            values["hub_url"] = env["HF_ENDPOINT"]
+        running = home / "run" / "stack.json"
+        if running.is_file():
+            values.update(json.loads(running.read_text())["settings"])
+        for name in cls.model_fields:
+            raw = env.get(f"MODELOPS_{name.upper()}")
+            if raw:
+                values[name] = tuple(p.strip() for p in raw.split(",") if p.strip()) if name == "hub_orgs" else raw
+        try:
+            return cls(**values)  # type: ignore[arg-type]
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = str(first["loc"][0])
+            raise UserError(
+                f"MODELOPS_{field.upper()}={first['input']!r} does not hold: {first['msg']}; set it to a valid value."
+            ) from error
+
+    @property
+    def controller_url(self) -> str:
+        return f"http://{self.host}:{self.controller_port}"
+
+    @property
+    def gateway_url(self) -> str:
+        return f"http://{self.host}:{self.gateway_port}"
+
+    @property
+    def dagster_url(self) -> str:
+        return f"http://{self.host}:{self.dagster_port}"
+
+    def environ(self) -> dict[str, str]:
+        """The same settings as variables, for the programs that `modelops up` starts."""
+        out: dict[str, str] = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            out[f"MODELOPS_{name.upper()}"] = ",".join(value) if isinstance(value, tuple) else str(value)
+        return out
