@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -29,6 +29,16 @@ def discover_home(start: Path) -> Path:
     return start / HOME_NAME
 
 
+def hub_token(environ: Mapping[str, str] | None = None) -> str | None:
+    """The Hub token: `HF_TOKEN`, else the file that `hf auth login` writes. Never stored in settings or run config."""
+    env = os.environ if environ is None else environ
+    if env.get("HF_TOKEN"):
+        return env["HF_TOKEN"].strip()
+    hf_home = env.get("HF_HOME") or str(Path(env.get("HOME", "~")).expanduser() / ".cache" / "huggingface")
+    path = Path(env.get("HF_TOKEN_PATH") or Path(hf_home) / "token")
+    return path.read_text().strip() or None if path.is_file() else None
+
+
 class Settings(BaseModel):
     """Every setting, its default and its unit. Each field `x` is read from `MODELOPS_X`."""
 
@@ -46,7 +56,12 @@ class Settings(BaseModel):
     dagster_port: Port = Field(default=3000, description="Dagster UI; 0 picks a free one")
     gateway_port: Port = Field(default=4000, description="LiteLLM gateway; 0 picks a free one")
     controller_port: Port = Field(default=8400, description="controller REST API; 0 picks a free one")
-    accelerator: str = Field(default="auto", description="cpu, cuda, or auto")
+    accelerator: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="what engines serve on; auto takes a GPU when the driver shows one"
+    )
+    min_tokens_per_second: float = Field(
+        default=2.0, gt=0, description="slowest generation, one stream, that is still usable; below it a rung is left"
+    )
     max_context: int = Field(default=2048, ge=128, description="longest context an endpoint is started with, in tokens")
 
     @classmethod
@@ -75,7 +90,7 @@ class Settings(BaseModel):
             if raw:
                 values[name] = tuple(p.strip() for p in raw.split(",") if p.strip()) if name == "hub_orgs" else raw
         try:
-            return cls(**values)  # type: ignore[arg-type]
+            return cls(**values)
         except ValidationError as error:
             first = error.errors()[0]
             field = str(first["loc"][0])

@@ -11,6 +11,7 @@ from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.engines import FailureReason, RungResult
 from modelops_dagster.domain.values import Value
 
+ENGINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 ENDPOINT_NAME = re.compile(r"[A-Za-z](?:[A-Za-z0-9]|[-_.](?=[A-Za-z0-9]))*")
 
 
@@ -41,9 +42,11 @@ class EndpointSpec(Value):
     engine: str = Field(description="name of an installed engine")
     variant: str | None = Field(default=None, description="named variant of the engine")
     engine_args: tuple[str, ...] = Field(default=(), description="extra arguments, passed as they are, no shell")
-    served_model_name: str = Field(description="the name the engine answers to")
+    served_model_name: str = Field(min_length=1, max_length=200, description="the name the engine answers to")
     max_context: int | None = Field(default=None, gt=0, description="context length to serve, in tokens")
-    start_timeout_s: float | None = Field(default=None, gt=0, description="overrides the engine's own")
+    start_timeout_s: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="overrides the engine's own"
+    )
 
     @field_validator("name")
     @classmethod
@@ -53,6 +56,27 @@ class EndpointSpec(Value):
                 f"{value!r} is not an endpoint name: start with a letter, end with a letter or digit, "
                 "and use only letters, digits and single '-', '_' or '.' between them"
             )
+        return value
+
+    @field_validator("checkpoint")
+    @classmethod
+    def _checkpoint(cls, value: str) -> str:
+        if not value.startswith("/"):
+            raise ValueError(f"{value!r} is not an absolute path of a checkpoint directory")
+        return value
+
+    @field_validator("engine", "variant")
+    @classmethod
+    def _engine(cls, value: str | None) -> str | None:
+        if value is not None and not ENGINE_NAME.fullmatch(value):
+            raise ValueError(f"{value!r} is not the name of an engine or variant: use letters, digits, '.', '_', '-'")
+        return value
+
+    @field_validator("checkpoint", "served_model_name", "engine_args")
+    @classmethod
+    def _no_nul(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if any("\0" in text for text in ((value,) if isinstance(value, str) else value)):
+            raise ValueError("a NUL character cannot be passed to a program")
         return value
 
 
@@ -71,6 +95,19 @@ class EndpointStatus(Value):
     restarts: int = 0
     since: datetime = Field(description="when the present state was entered, UTC")
     start_seconds: float | None = Field(default=None, description="measured time from start to ready")
+    engine_version: str | None = Field(default=None, description="version of the engine that was started last")
+
+    @property
+    def failed(self) -> bool:
+        return self.state in FAILED_STATES
+
+
+class LogChunk(Value):
+    """A piece of an engine's log, and where to read on."""
+
+    launch_id: str | None = Field(description="of the start that wrote it; None: there is no log yet")
+    text: str
+    offset: int = Field(description="bytes from the file's beginning to the end of this piece")
 
 
 class Endpoint(Value):

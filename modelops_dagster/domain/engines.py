@@ -17,6 +17,7 @@ FailureReason = Literal[
     "crash",
     "too_slow",
     "garbage",
+    "not_tried",
 ]
 
 
@@ -30,12 +31,18 @@ class EngineManifest(Value):
     python: str = Field(description="version specifier of the interpreter the environment is made with, e.g. >=3.11")
     platforms: tuple[str, ...] = Field(description="platform tags it has wheels for, e.g. linux-x86_64")
     command: tuple[str, ...] = Field(
-        description="argv; {env} {engine_dir} {checkpoint} {host} {port} {served_model_name} {max_context} are filled in"
+        description="argv. Filled in, here and in `environment`: {env} the engine's environment, {engine_dir} the "
+        "folder of engine.yaml, {workers} this package's programs that run inside engines, {cpus} cores this process "
+        "may use, {checkpoint} {host} {port} {served_model_name} {max_context} from the endpoint; where the "
+        "endpoint leaves the context length open, {max_context} and the flag before it are dropped"
     )
     serves: bool = Field(default=True, description="false for environments that only quantize or convert")
     environment: dict[str, str] = Field(default_factory=dict, description="variables set for the process")
     variants: dict[str, tuple[str, ...]] = Field(
         default_factory=dict, description="named sets of extra arguments, each a rung of its own on the ladder"
+    )
+    local_distributions: tuple[str, ...] = Field(
+        default=(), description="folders beside engine.yaml that are installed after the lock, without dependencies"
     )
     wheel_index: str | None = Field(
         default=None, description="index asked for wheels that the configured index lacks, e.g. +cpu builds of torch"
@@ -74,3 +81,11 @@ CUDA_LADDER = (
     Rung(engine="vllm", variant="transformers-backend"),
     Rung(engine="transformers"),
 )
+
+
+class EngineStatus(Value):
+    """One engine as this machine has it."""
+
+    manifest: EngineManifest
+    installed: bool
+    unavailable_reason: str | None = Field(default=None, description="why it cannot be installed here, as a sentence")

@@ -10,6 +10,7 @@ ModelOpsError
 │   ├── PortTaken             a port we were told to use belongs to somebody else
 │   ├── EngineMissing         an engine is not installed, or cannot be on this machine
 │   ├── InvalidSpec           a spec, policy, suite or argument does not hold; carries the field
+│   ├── NoSuchEndpoint        the controller knows no endpoint of that name
 │   └── NotRunning            a part of the platform that is needed does not answer
 ├── IntegrityError            bytes are not what the manifest says
 ├── HubUnavailable            the Hub did not answer, or answered partially; nothing changed, try again
@@ -76,6 +77,10 @@ class InvalidSpec(UserError):
     def __init__(self, message: str, *, field: str | None = None) -> None:
         super().__init__(message)
         self.field = field
+
+
+class NoSuchEndpoint(UserError):
+    code = "no_such_endpoint"
 
 
 class NotRunning(UserError):

@@ -1,21 +1,28 @@
-"""Routes: which endpoints answer for an alias, with which weight, and for whom."""
+"""Routes: which endpoints answer for an alias, with which weight, and for whom. Keys: who may ask."""
 
 import re
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
+from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.values import Value
 
 ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+TAG = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 PREVIEW = "preview"
 SHADOW = "shadow"
+OPEN = "default"  # LiteLLM's name for "requests that carry no tag come here"
 
 
 class RouteTarget(Value):
     """One endpoint behind an alias."""
 
-    endpoint: str = Field(description="endpoint name; with the commit it becomes the deployment id in the gateway's log")
+    endpoint: str = Field(
+        description="endpoint name; with the commit it becomes the deployment id in the gateway's log"
+    )
     url: str = Field(description="base URL that ends in /v1")
     served_model_name: str
     commit_hash: str = Field(description="of the model revision it serves")
@@ -35,7 +42,7 @@ class Route(Value):
     @field_validator("alias")
     @classmethod
     def _alias(cls, value: str) -> str:
-        if not ALIAS.fullmatch(value) or ".." in value or len(value) > 160:
+        if not is_alias(value):
             raise ValueError(f"{value!r} is not an alias: use name or org/name")
         return value
 
@@ -43,4 +50,177 @@ class Route(Value):
     def _weights(self) -> "Route":
         if self.targets and not any(t.weight for t in self.targets):
             raise ValueError(f"route {self.alias!r} has no target with a weight above 0")
+        names = [t.endpoint for t in self.targets]
+        if len(set(names)) != len(names):
+            raise ValueError(f"route {self.alias!r} names an endpoint twice: {', '.join(names)}")
         return self
+
+
+class KeyRecord(Value):
+    """What is kept of a key. The key itself is shown once and never stored."""
+
+    key_id: str = Field(description="first 16 hex digits of the key's sha256; names the key in lists and logs")
+    key_sha256: str = Field(description="sha256 of the key, hex")
+    alias: str = Field(min_length=1, max_length=64, description="who or what uses the key")
+    tags: tuple[str, ...] = Field(default=(), description="tags of route targets it may reach, e.g. preview")
+    models: tuple[str, ...] = Field(default=(), description="aliases it may call; empty means all")
+    created_at: datetime
+    revoked_at: datetime | None = None
+
+    @field_validator("tags")
+    @classmethod
+    def _tags(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for tag in value:
+            if not TAG.fullmatch(tag):
+                raise ValueError(f"{tag!r} is not a tag: use lower-case letters, digits, '-' and '_'")
+            if tag in (SHADOW, OPEN):
+                raise ValueError(f"no key may carry the tag {tag!r}; it is reserved")
+        return value
+
+    @field_validator("models")
+    @classmethod
+    def _models(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for alias in value:
+            if not is_alias(alias):
+                raise ValueError(f"{alias!r} is not an alias: use name or org/name")
+        return value
+
+
+def is_alias(text: str) -> bool:
+    """Whether `text` can name a route: `name` or `org/name`, at most 160 characters."""
+    return bool(ALIAS.fullmatch(text)) and ".." not in text and len(text) <= 160
+
+
+def deployment_id(target: RouteTarget) -> str:
+    """`<endpoint>@<first 12 digits of the commit>`: which weights answered, in the gateway's log and headers."""
+    return f"{target.endpoint}@{target.commit_hash[:12]}"
+
+
+def router_id(alias: str, target: RouteTarget) -> str:
+    """Identity inside the Router, where ids are global: one endpoint may stand behind several aliases."""
+    return f"{deployment_id(target)}:{alias}"
+
+
+def serving_targets(route: Route, tags: Collection[str]) -> tuple[RouteTarget, ...]:
+    """The targets that answer a key with these tags; empty when the alias has none for it.
+
+    A target whose tag the key carries goes before the open ones, so a key with `preview` sees the preview. A shadow
+    target answers nobody, and neither does a target of weight 0.
+    """
+    candidates = [t for t in route.targets if t.weight and SHADOW not in t.tags]
+    granted = tuple(t for t in candidates if not set(tags).isdisjoint(t.tags))
+    return granted or tuple(t for t in candidates if not t.tags)
+
+
+def litellm_deployments(route: Route) -> list[dict[str, Any]]:
+    """The route as LiteLLM deployments, one per target that can be reached at all.
+
+    Targets under `shadow` and those of weight 0 are left out: what the Router does not know it cannot choose. The price
+    is 0 and not missing, so that a call's cost is a number.
+    """
+    return [
+        {
+            "model_name": route.alias,
+            "litellm_params": {
+                "model": f"hosted_vllm/{t.served_model_name}",
+                "api_base": t.url,
+                "api_key": "none",  # an endpoint of ours asks for none, and the provider insists on a string
+                "weight": t.weight,
+                "tags": list(t.tags) or [OPEN],
+                "input_cost_per_token": 0.0,
+                "output_cost_per_token": 0.0,
+            },
+            "model_info": {"id": router_id(route.alias, t)},
+        }
+        for t in route.targets
+        if t.weight and SHADOW not in t.tags
+    ]
+
+
+def with_targets(
+    route: Route | None,
+    alias: str,
+    targets: Sequence[RouteTarget],
+    *,
+    at: datetime,
+    verdict_id: str | None = None,
+) -> Route:
+    """The route with these targets instead of its own; the version stays the one the change is based on."""
+    return Route(
+        alias=alias,
+        version=route.version if route else 0,
+        targets=tuple(targets),
+        verdict_id=verdict_id,
+        updated_at=at,
+    )
+
+
+def with_weights(route: Route, weights: Mapping[str, int], *, at: datetime) -> Route:
+    """The route with new weights for the named endpoints; the others keep theirs.
+
+    Raises:
+        InvalidSpec: an endpoint is not behind this alias, or no weight above 0 is left.
+    """
+    known = [t.endpoint for t in route.targets]
+    for name in weights:
+        if name not in known:
+            raise InvalidSpec(
+                f"{name!r} is not behind {route.alias!r}, which has {', '.join(known) or 'no endpoint'}; "
+                "name one of those.",
+                field="targets",
+            )
+    targets = [t.model_copy(update={"weight": weights.get(t.endpoint, t.weight)}) for t in route.targets]
+    if min(weights.values(), default=0) < 0 or not any(t.weight for t in targets):
+        raise InvalidSpec(
+            f"route {route.alias!r} would have no weight above 0, or one below; give at least one endpoint 1 or more.",
+            field="weight",
+        )
+    return with_targets(route, route.alias, targets, at=at, verdict_id=route.verdict_id)
+
+
+def promote(route: Route, endpoint: str, *, at: datetime) -> Route:
+    """The canary as the stable endpoint: it takes the weight of the whole route, the others keep none.
+
+    Raises:
+        InvalidSpec: the endpoint is not behind this alias.
+    """
+    total = sum(t.weight for t in route.targets)
+    return with_weights(route, {t.endpoint: 0 for t in route.targets} | {endpoint: total}, at=at)
+
+
+def rolled_back(current: Route, earlier: Route, *, at: datetime) -> Route:
+    """The targets of an earlier version as a new change of the current one."""
+    return with_targets(current, current.alias, earlier.targets, at=at, verdict_id=earlier.verdict_id)
+
+
+def route_diff(old: Route | None, new: Route | None) -> list[str]:
+    """What changed, a line per target, as a person reads it; empty when nothing did."""
+    before = {t.endpoint: t for t in old.targets} if old else {}
+    after = {t.endpoint: t for t in new.targets} if new else {}
+    lines = [f"- {deployment_id(before[name])}: {_share(before[name])}" for name in before if name not in after]
+    for name, target in after.items():
+        was = before.get(name)
+        if was is None:
+            lines.append(f"+ {deployment_id(target)}: {_share(target)}")
+        elif was != target:
+            lines.append(f"~ {deployment_id(target)}: {', '.join(_changes(was, target))}")
+    if old is None and new is not None:
+        lines.insert(0, f"new route {new.alias}")
+    if old is not None and new is None:
+        lines.append(f"no route {old.alias} any more")
+    return lines
+
+
+def _share(target: RouteTarget) -> str:
+    return f"weight {target.weight}, {'for ' + ', '.join(target.tags) if target.tags else 'for everybody'}"
+
+
+def _changes(was: RouteTarget, now: RouteTarget) -> list[str]:
+    pairs = {
+        "commit": (was.commit_hash[:12], now.commit_hash[:12]),
+        "weight": (str(was.weight), str(now.weight)),
+        "tags": (", ".join(was.tags) or "none", ", ".join(now.tags) or "none"),
+        "url": (was.url, now.url),
+        "served name": (was.served_model_name, now.served_model_name),
+    }
+    return [f"{name} {a} -> {b}" for name, (a, b) in pairs.items() if a != b]

@@ -8,9 +8,7 @@ from pydantic import Field
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.values import Value
 
-OutcomeClass = Literal[
-    "correct", "wrong", "refused", "truncated", "empty", "infra_error", "unscored"
-]
+OutcomeClass = Literal["correct", "wrong", "refused", "truncated", "empty", "infra_error", "unscored", "not_offered"]
 
 
 class Metric(Value):
@@ -35,7 +33,9 @@ class SuiteReport(Value):
     metrics: tuple[Metric, ...]
     n_samples: int
     n_unscored: int = Field(description="samples whose machinery failed; never counted as wrong")
-    failing: tuple[str, ...] = Field(default=(), description="failing checks with the probable serving fault, as sentences")
+    failing: tuple[str, ...] = Field(
+        default=(), description="failing checks with the probable serving fault, as sentences"
+    )
     started_at: datetime
     ended_at: datetime
     inference_seconds: float = Field(description="wall time during which at least one request was in flight")

@@ -1,0 +1,22 @@
+"""The boundary where the product's errors become Dagster's: one sentence as the step's description."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dagster as dg
+
+from modelops_dagster.domain.errors import EngineFailed, ModelOpsError
+
+
+@contextmanager
+def clear_failure() -> Iterator[None]:
+    """Turn a ModelOpsError into a `dg.Failure` that shows its sentence and no traceback of ours."""
+    try:
+        yield
+    except ModelOpsError as error:
+        metadata: dict[str, dg.MetadataValue] = {"code": dg.MetadataValue.text(error.code)}
+        if isinstance(error, EngineFailed):
+            metadata["reason"] = dg.MetadataValue.text(error.reason)
+            metadata["log_tail"] = dg.MetadataValue.md(f"```\n{error.log_tail}\n```")
+        # a retry of the same inputs would end the same way; what may pass is retried inside the clients
+        raise dg.Failure(description=error.sentence, metadata=metadata, allow_retries=False) from None

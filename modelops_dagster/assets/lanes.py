@@ -1,0 +1,201 @@
+"""One factory for every lane: endpoint -> gauntlet suites -> verdict -> gateway_registration."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from modelops_dagster.assets.failures import clear_failure
+from modelops_dagster.assets.metadata import ladder_metadata, report_metadata, verdict_metadata
+from modelops_dagster.assets.partitions import models
+from modelops_dagster.assets.progress import log_changes, log_tenths
+from modelops_dagster.clients.gauntlet.runner import run_suite
+from modelops_dagster.clients.ladder import climb
+from modelops_dagster.clients.registration import apply_registration
+from modelops_dagster.domain.checkpoints import Checkpoint
+from modelops_dagster.domain.endpoints import Endpoint
+from modelops_dagster.domain.gauntlet.suite import Suite
+from modelops_dagster.domain.lanes import Lane, endpoint_name, served_model_name
+from modelops_dagster.domain.registration import Registration
+from modelops_dagster.domain.verdicts import Verdict, judge
+from modelops_dagster.resources.platform import (
+    ControllerResource,
+    EngineResource,
+    GatewayResource,
+    GauntletResource,
+    ScoreResource,
+)
+
+
+def lane_assets(lane: Lane, suites: Sequence[Suite]) -> list[dg.AssetsDefinition]:
+    """The assets of one lane, in the order of the chain."""
+    return [
+        _endpoint(lane),
+        _gauntlet(lane, suites),
+        _verdict(lane, suites),
+        _gateway_registration(lane),
+    ]
+
+
+def _endpoint(lane: Lane) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=[lane.name, "endpoint"],
+        partitions_def=models,
+        group_name=lane.name,
+        kinds={"vllm"},
+        pool="gpu",
+        ins={"checkpoint": dg.AssetIn(lane.checkpoint_asset)},
+        description="One base URL that serves the checkpoint, on the highest rung of the ladder that holds it. "
+        "The controller owns the process; it outlives the run.",
+    )
+    def endpoint(
+        context: dg.AssetExecutionContext,
+        checkpoint: Checkpoint,
+        engines: EngineResource,
+        controller: ControllerResource,
+    ) -> dg.MaterializeResult[Endpoint]:
+        with clear_failure():
+            registry = engines.registry()
+            found = climb(
+                checkpoint=checkpoint,
+                rungs=registry.rungs(engines.accelerator, checkpoint.architectures),
+                controller=controller.client(),
+                registry=registry,
+                endpoint_name=endpoint_name(checkpoint.revision, lane.name),
+                served_model_name=served_model_name(checkpoint.revision, lane.name),
+                max_context=min(checkpoint.max_context or engines.max_context, engines.max_context),
+                min_tokens_per_second=engines.min_tokens_per_second,
+                progress=log_changes(context.log),
+            )
+        return dg.MaterializeResult(value=found, metadata=ladder_metadata(found))
+
+    return endpoint
+
+
+def _gauntlet(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
+    by_key = {dg.AssetKey([lane.name, "gauntlet", s.name]): s for s in suites}
+    endpoint_key = dg.AssetKey([lane.name, "endpoint"])
+
+    @dg.multi_asset(
+        name=f"{lane.name}__gauntlet",
+        can_subset=True,
+        partitions_def=models,
+        ins={"endpoint": dg.AssetIn(endpoint_key)},
+        deps=[dg.AssetKey(["eval_datasets", s.name]) for s in suites],
+        outs={
+            suite.name: dg.AssetOut(
+                key=key,
+                dagster_type=dg.Any,
+                is_required=False,
+                group_name=lane.name,
+                kinds={"eval"},
+                description=suite.description,
+                code_version=suite.digest[:12],
+            )
+            for key, suite in by_key.items()
+        },
+        internal_asset_deps={s.name: {endpoint_key, dg.AssetKey(["eval_datasets", s.name])} for s in suites},
+    )
+    def gauntlet(  # type: ignore[no-untyped-def] # an annotation here would make Dagster expect outputs without a value
+        context: dg.AssetExecutionContext, endpoint: Endpoint, gauntlet: GauntletResource, scores: ScoreResource
+    ):
+        store = scores.store()
+        for key, suite in by_key.items():
+            if key not in context.selected_asset_keys:
+                continue
+            with clear_failure():
+                report = run_suite(
+                    suite,
+                    endpoint,
+                    lane=lane.name,
+                    run_id=context.run_id,
+                    work=Path(gauntlet.work),
+                    land=lambda report, rows: str(store.land_suite(report, rows, lane=lane.name)),
+                    progress=log_tenths(context.log, f"{suite.name}:", "requests"),
+                )
+            context.log.info(f"{suite.name}: {report.n_samples} samples in {report.inference_seconds:.1f} s")
+            yield dg.MaterializeResult(
+                asset_key=key,
+                value=report,
+                metadata=report_metadata(report),
+                data_version=dg.DataVersion(f"{report.instrument[:12]}-{report.run_id[:8]}"),
+            )
+
+    return gauntlet
+
+
+def _verdict(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
+    reports = {s.name: dg.AssetIn([lane.name, "gauntlet", s.name]) for s in suites}
+
+    @dg.asset(
+        key=[lane.name, "verdict"],
+        partitions_def=models,
+        group_name=lane.name,
+        kinds={"policy"},
+        ins={"endpoint": dg.AssetIn([lane.name, "endpoint"]), **reports},
+        description="pass, fail or hold, with every number it rests on. A fail is a result: the run succeeds.",
+    )
+    def verdict(
+        context: dg.AssetExecutionContext,
+        gauntlet: GauntletResource,
+        scores: ScoreResource,
+        endpoint: Any,
+        **reports: Any,
+    ) -> dg.MaterializeResult[Verdict]:
+        with clear_failure():
+            revision = endpoint.checkpoint.revision
+            found = judge(
+                gauntlet.policy(),
+                # a report on another revision says nothing about this one: it counts as missing
+                [r for r in reports.values() if r.endpoint.checkpoint.digest == endpoint.checkpoint.digest],
+                repo_id=revision.repo_id,
+                commit_hash=revision.commit_hash,
+                lane=lane.name,
+                endpoint=endpoint.name,
+                decided_at=datetime.now(UTC),
+            )
+            scores.store().land_verdict(found, run_id=context.run_id)
+        context.log.info(found.reason)
+        return dg.MaterializeResult(value=found, metadata=verdict_metadata(found))
+
+    return verdict
+
+
+def _gateway_registration(lane: Lane) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=[lane.name, "gateway_registration"],
+        partitions_def=models,
+        group_name=lane.name,
+        kinds={"litellm"},
+        ins={"endpoint": dg.AssetIn([lane.name, "endpoint"]), "verdict": dg.AssetIn([lane.name, "verdict"])},
+        description="The route that the verdict grants: pass -> preview, hold -> shadow, fail -> none.",
+    )
+    def gateway_registration(
+        context: dg.AssetExecutionContext,
+        endpoint: Endpoint,
+        verdict: Verdict,
+        gateway: GatewayResource,
+        controller: ControllerResource,
+    ) -> dg.MaterializeResult[Registration]:
+        with clear_failure():
+            done = apply_registration(
+                gateway.routes(), gateway.client(), endpoint=endpoint, verdict=verdict, at=datetime.now(UTC)
+            )
+            for name in done.retired:
+                controller.client().stop(name)
+                context.log.info(f"stopped endpoint {name}: no route uses it any more")
+        return dg.MaterializeResult(
+            value=done,
+            metadata={
+                "outcome": done.outcome,
+                "alias": done.alias,
+                "tags": ", ".join(done.tags) or "none",
+                "route_version": done.route_version or 0,
+                "diff": dg.MetadataValue.md("```diff\n" + "\n".join(done.diff) + "\n```"),
+                "gateway": dg.MetadataValue.url(gateway.url),
+            },
+        )
+
+    return gateway_registration

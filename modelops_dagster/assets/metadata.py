@@ -1,0 +1,64 @@
+"""What a person sees on an asset's page: numbers first (they become plots), then a small table, then the details."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from modelops_dagster.domain.endpoints import Endpoint
+from modelops_dagster.domain.gauntlet.report import SuiteReport
+from modelops_dagster.domain.summary import ladder_table, report_table, verdict_table
+from modelops_dagster.domain.verdicts import Verdict
+
+Metadata = dict[str, Any]
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> dg.TableMetadataValue:
+    """Rows as a table that the UI renders inline; every cell becomes text, None a dash."""
+    columns = list(rows[0]) if rows else ["nothing"]
+    return dg.MetadataValue.table(
+        records=[dg.TableRecord({c: "-" if row.get(c) is None else str(row[c]) for c in columns}) for row in rows],
+        schema=dg.TableSchema(columns=[dg.TableColumn(c) for c in columns]),
+    )
+
+
+def ladder_metadata(endpoint: Endpoint) -> Metadata:
+    """Speed and start time as plots, the ladder as a table."""
+    return {
+        "tokens_per_second": endpoint.tokens_per_second,
+        "start_seconds": endpoint.start_seconds,
+        "engine": f"{endpoint.engine} {endpoint.engine_version}",
+        "rung": endpoint.rung,
+        "ladder": table(ladder_table(endpoint)),
+        "url": dg.MetadataValue.url(endpoint.url),
+        "name": endpoint.name,
+        "checkpoint": endpoint.checkpoint.digest,
+    }
+
+
+def report_metadata(report: SuiteReport) -> Metadata:
+    """Every metric as a number of its own, then the table with intervals."""
+    numbers: Metadata = {m.name: m.value for m in report.metrics if m.value is not None}
+    return {
+        **numbers,
+        "n_samples": report.n_samples,
+        "n_unscored": report.n_unscored,
+        "inference_seconds": round(report.inference_seconds, 2),
+        "metrics": table(report_table(report)),
+        "failing": dg.MetadataValue.md("\n".join(f"- {line}" for line in report.failing) or "none"),
+        "instrument": report.instrument,
+        "suite_digest": report.suite_digest,
+        "samples": dg.MetadataValue.path(report.samples_file),
+    }
+
+
+def verdict_metadata(verdict: Verdict) -> Metadata:
+    """The sentence, then the criteria."""
+    return {
+        "outcome": verdict.outcome,
+        "reason": verdict.reason,
+        "criteria": table(verdict_table(verdict)),
+        "policy": f"{verdict.policy} ({verdict.policy_digest[:19]})",
+        "verdict_id": verdict.verdict_id,
+        "commit_hash": verdict.commit_hash,
+    }

@@ -1,0 +1,85 @@
+"""`modelops keys`: who may call models through the gateway."""
+
+import click
+
+from modelops_dagster.cli.output import emit, json_option, table
+
+HIDDEN = {"key_sha256"}
+
+
+@click.group(name="keys")
+def command() -> None:
+    """Create, list and revoke gateway keys."""
+
+
+@command.command(name="create")
+@click.option("--alias", required=True, help="Who or what uses the key.")
+@click.option("--tags", default="", help="Route tags it may reach, comma-separated, e.g. preview.")
+@click.option("--models", default="", help="Aliases it may call, comma-separated. Default: all.")
+@json_option
+def create(alias: str, tags: str, models: str, as_json: bool) -> None:
+    """Make a key. It is shown once and kept as a digest only."""
+    from modelops_dagster.clients.keys import KeyStore
+    from modelops_dagster.settings import Settings
+
+    store = KeyStore(Settings.load().home / "gateway")
+    key, record = store.create(alias, tags=_names(tags), models=_names(models))
+
+    def render() -> None:
+        click.echo(key)
+        click.echo(
+            f"key {record.key_id} for {record.alias}: shown once, keep it. It takes effect at once.\n"
+            f"revoke it with: modelops keys revoke {record.key_id}",
+            err=True,
+        )
+
+    emit({"key": key, **record.model_dump(mode="json", exclude=HIDDEN)}, as_json, render)
+
+
+@command.command(name="list")
+@json_option
+def list_keys(as_json: bool) -> None:
+    """Every key, revoked ones too, oldest first."""
+    from modelops_dagster.clients.keys import KeyStore
+    from modelops_dagster.settings import Settings
+
+    records = KeyStore(Settings.load().home / "gateway").list()
+
+    def render() -> None:
+        if not records:
+            click.echo("No keys yet: `modelops keys create --alias NAME` makes one.")
+            return
+        rows = [
+            (
+                r.key_id,
+                r.alias,
+                ", ".join(r.tags) or None,
+                ", ".join(r.models) or "all",
+                f"{r.created_at:%Y-%m-%d %H:%M}",
+                f"{r.revoked_at:%Y-%m-%d %H:%M}" if r.revoked_at else None,
+            )
+            for r in records
+        ]
+        table("", ["id", "alias", "tags", "models", "created", "revoked"], rows)
+
+    emit([r.model_dump(mode="json", exclude=HIDDEN) for r in records], as_json, render)
+
+
+@command.command(name="revoke")
+@click.argument("key_id")
+@json_option
+def revoke(key_id: str, as_json: bool) -> None:
+    """Take a key back. The gateway refuses it from the next call on."""
+    from modelops_dagster.clients.keys import KeyStore
+    from modelops_dagster.settings import Settings
+
+    record = KeyStore(Settings.load().home / "gateway").revoke(key_id)
+    emit(
+        record.model_dump(mode="json", exclude=HIDDEN),
+        as_json,
+        lambda: click.echo(f"key {record.key_id} of {record.alias} is revoked"),
+    )
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

@@ -1,0 +1,79 @@
+"""`modelops models`: where each model stands, lane by lane, and why."""
+
+import click
+
+from modelops_dagster.cli.output import emit, json_option, table
+
+
+@click.group(name="models")
+def command() -> None:
+    """Where each model stands, lane by lane, and why."""
+
+
+@command.command(name="list")
+@json_option
+def list_models(as_json: bool) -> None:
+    """Every model that was judged, with its latest verdict."""
+    from modelops_dagster.clients.routes import RouteStore
+    from modelops_dagster.clients.scores import ScoreStore
+    from modelops_dagster.settings import Settings
+
+    home = Settings.load().home
+    routes = {r.alias: r for r in RouteStore(home / "gateway").list()}
+    rows = []
+    for verdict in ScoreStore(home / "scores").latest_verdicts():
+        route = routes.get(verdict.repo_id)
+        tags = sorted({tag for t in route.targets for tag in t.tags}) if route else []
+        row = verdict.model_dump(
+            mode="json", include={"repo_id", "commit_hash", "lane", "outcome", "endpoint", "reason"}
+        )
+        rows.append({**row, "tags": ", ".join(tags)})
+
+    def render() -> None:
+        if not rows:
+            click.echo("No model has been judged yet: `modelops onboard REPO_ID --wait` takes one through.")
+            return
+        shown = [(r["repo_id"], r["commit_hash"][:12], r["lane"], r["outcome"], r["tags"], r["reason"]) for r in rows]
+        table("", ["model", "commit", "lane", "verdict", "tags", "reason"], shown)
+
+    emit(rows, as_json, render)
+
+
+@command.command(name="show")
+@click.argument("repo_id")
+@json_option
+def show(repo_id: str, as_json: bool) -> None:
+    """One model: its endpoint and the ladder, its verdict with every criterion, its route."""
+    from modelops_dagster.clients.lineage import latest_values
+    from modelops_dagster.clients.routes import RouteStore
+    from modelops_dagster.domain.errors import UserError
+    from modelops_dagster.domain.hub import require_repo_id
+    from modelops_dagster.domain.summary import ladder_table, verdict_table
+    from modelops_dagster.settings import Settings
+
+    home = Settings.load().home
+    require_repo_id(repo_id)
+    values = latest_values(home / "lineage", repo_id)
+    if not values:
+        raise UserError(f"nothing is known of {repo_id!r} here: `modelops onboard {repo_id} --wait` takes it through.")
+    route = RouteStore(home / "gateway").get(repo_id)
+
+    def render() -> None:
+        for key, value in values.items():
+            if key.endswith("/endpoint"):
+                rows = ladder_table(value)
+                table(
+                    f"{key}: {value.rung}, {value.tokens_per_second:.1f} tokens/s",
+                    list(rows[0]),
+                    [list(r.values()) for r in rows],
+                )
+            elif key.endswith("/verdict"):
+                rows = verdict_table(value)
+                table(f"{key}: {value.outcome}", list(rows[0]), [list(r.values()) for r in rows])
+                click.echo(value.reason)
+            elif key == "release":
+                click.echo(f"{value.revision.repo_id}@{value.revision.commit_hash} from {value.hub_url}")
+        targets = [(t.endpoint, t.weight, ", ".join(t.tags), t.url) for t in route.targets] if route else []
+        table(f"route {repo_id}" if route else "no route", ["endpoint", "weight", "tags", "url"], targets)
+
+    emit({"values": values, "route": route}, as_json, render)

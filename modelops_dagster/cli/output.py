@@ -1,0 +1,95 @@
+"""How every command speaks: a table for people, JSON for programs, one sentence for a mistake."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from pydantic import BaseModel
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, dict):
+        return {k: _jsonable(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(v) for v in value]
+    return value
+
+
+def emit(value: Any, as_json: bool, render: Callable[[], None]) -> None:
+    """Print `value` as JSON when asked, else call `render`."""
+    if as_json:
+        click.echo(json.dumps(_jsonable(value), indent=2, default=str))
+    else:
+        render()
+
+
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The `--json` flag, the same on every command."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(command)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print rows as a table; None is shown as a dash."""
+    from rich.console import Console
+    from rich.table import Table
+
+    out = Table(title=title or None, title_justify="left", header_style="bold")
+    for column in columns:
+        out.add_column(column, overflow="fold")
+    for row in rows:
+        out.add_row(*("-" if cell is None else str(cell) for cell in row))
+    Console().print(out)
+
+
+@contextmanager
+def progress_line(text: str) -> Iterator[Callable[[str], None]]:
+    """A spinner with a changing text on a terminal; one line per change elsewhere."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status(text) as status:
+            yield status.update
+        return
+    last = [""]
+
+    def say(line: str) -> None:
+        if line != last[0]:
+            last[0] = line
+            click.echo(line, err=True)
+
+    say(text)
+    yield say
+
+
+@contextmanager
+def progress_bar(label: str, unit: str = "") -> Iterator[Callable[[float, float], None]]:
+    """A bar fed with (done, total); on something that is not a terminal, a line at every tenth."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            console=console,
+        ) as bar:
+            task = bar.add_task(label, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total or None)
+        return
+    shown = [-1]
+
+    def say(done: float, total: float) -> None:
+        tenth = int(10 * done / total) if total else 0
+        if tenth != shown[0]:
+            shown[0] = tenth
+            click.echo(f"{label}: {done:.0f}/{total:.0f}{unit}", err=True)
+
+    yield say

@@ -1,0 +1,16 @@
+"""Endpoints as they really are: the backend protocol, the processes of this machine, and one record each."""
+
+from modelops_dagster.clients.endpoints.backend import EndpointBackend, Launch, Launcher, Prepared, Replica
+from modelops_dagster.clients.endpoints.process import ProcessBackend
+from modelops_dagster.clients.endpoints.records import EndpointRecord, RecordStore
+
+__all__ = [
+    "EndpointBackend",
+    "EndpointRecord",
+    "Launch",
+    "Launcher",
+    "Prepared",
+    "ProcessBackend",
+    "RecordStore",
+    "Replica",
+]

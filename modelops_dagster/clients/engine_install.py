@@ -1,0 +1,269 @@
+"""Building one engine's environment, and the variables its programs start with. Used by `clients.engines`."""
+
+import fcntl
+import json
+import os
+import queue
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from modelops_dagster.domain.engines import EngineManifest
+from modelops_dagster.domain.errors import DiskFull, EngineMissing
+
+LOCK_NAME = "requirements.lock"
+MARKER_NAME = ".complete"
+PROGRESS_INTERVAL_S = 2.0
+
+_COLLECTED = re.compile(r"(?:Collecting|Requirement already satisfied:) ([A-Za-z0-9._-]+)")
+_NOT_OFFERED = ("No matching distribution found for", "Could not find a version that satisfies the requirement")
+_URL_CREDENTIALS = re.compile(r"://[^/@\s]+@")
+_SECRET_NAME = re.compile(r"(^|_)(TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$|PASSWORD|SECRET", re.IGNORECASE)
+# An engine is somebody else's program: it is given what it needs to run and nothing of the operator's session.
+_PASSED_ON = re.compile(
+    r"PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_[A-Z]+|TZ|TMPDIR|XDG_(CACHE|CONFIG|DATA)_HOME|LD_LIBRARY_PATH"
+    r"|(CUDA|NVIDIA|NCCL)_[A-Z0-9_]+"
+)
+# What would make the new environment's pip install somewhere else, or see somebody else's packages.
+_NOT_FOR_PIP = frozenset(
+    {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER"}
+    | {"PIP_REQUIRE_VIRTUALENV", "PIP_QUIET", "PIP_REQUIREMENT", "PIP_CONSTRAINT", "PIP_PYTHON"}
+)
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a variable of this name must not reach a program that we did not write."""
+    return bool(_SECRET_NAME.search(name))
+
+
+def clean_environment(environ: Mapping[str, str], env: Path) -> dict[str, str]:
+    """The variables that a program in the environment `env` starts with, drawn from `environ`."""
+    kept = {name: value for name, value in environ.items() if _PASSED_ON.fullmatch(name) and not is_secret_name(name)}
+    kept["PATH"] = os.pathsep.join([str(env / "bin"), kept.get("PATH", os.defpath)])
+    kept["PYTHONNOUSERSITE"] = "1"
+    kept["PYTHONUNBUFFERED"] = "1"
+    return kept
+
+
+def pinned(lock: Path) -> list[str]:
+    """The requirements that a lock names, in order, without comments."""
+    lines = (line.split("#", 1)[0].strip() for line in lock.read_text().splitlines())
+    return [line for line in lines if line]
+
+
+@contextmanager
+def exclusive(path: Path, progress: Callable[[str], None], waiting_for: str) -> Iterator[int]:
+    """Hold an advisory lock on `path` and yield its file descriptor.
+
+    The descriptor is handed to pip, so that a pip which outlives a killed parent keeps the lock until it has ended
+    and nobody rebuilds the directory under it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress(f"waiting for another install of {waiting_for} to end")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield handle.fileno()
+
+
+@dataclass(frozen=True)
+class _PipResult:
+    returncode: int
+    lines: tuple[str, ...] = field(repr=False)
+
+    @property
+    def not_offered(self) -> bool:
+        return any(phrase in line for line in self.lines for phrase in _NOT_OFFERED)
+
+    @property
+    def disk_full(self) -> bool:
+        return any("No space left on device" in line for line in self.lines)
+
+    @property
+    def last_line(self) -> str:
+        """pip's own last words, errors first, with any credentials of an index removed."""
+        errors = [line for line in self.lines if line.startswith("ERROR:")]
+        last = (errors or [line for line in self.lines if line.strip()] or ["pip said nothing"])[-1]
+        return _URL_CREDENTIALS.sub("://***@", " ".join(last.removeprefix("ERROR:").split()))
+
+
+class EnvironmentBuilder:
+    """Makes the environment of one engine at its final place (a venv cannot be moved), with the marker written last."""
+
+    def __init__(
+        self,
+        *,
+        manifest: EngineManifest,
+        engine_dir: Path,
+        target: Path,
+        lock_fd: int,
+        environ: Mapping[str, str],
+        progress: Callable[[str], None],
+    ) -> None:
+        self._manifest = manifest
+        self._engine_dir = engine_dir
+        self._target = target
+        self._lock_fd = lock_fd
+        self._progress = progress
+        self._environ = {
+            name: value
+            for name, value in environ.items()
+            if name not in _NOT_FOR_PIP and (name.startswith("PIP_") or not is_secret_name(name))
+        }
+
+    def build(self) -> None:
+        """Wipe what a killed install left, then build.
+
+        Raises:
+            EngineMissing: pip or venv failed; says why in pip's own last line.
+            DiskFull: there was no room for it.
+        """
+        started = time.monotonic()
+        shutil.rmtree(self._target, ignore_errors=True)
+        self._target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._make_venv()
+            self._install_local_builds()
+            self._install_lock()
+            self._install_local_distributions()
+        except BaseException:
+            shutil.rmtree(self._target, ignore_errors=True)
+            raise
+        self._write_marker(seconds=time.monotonic() - started)
+
+    def _make_venv(self) -> None:
+        self._progress("creating its environment")
+        argv = [sys.executable, "-m", "venv", str(self._target)]
+        done = subprocess.run(
+            argv, env=self._environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+        self._check(_PipResult(done.returncode, tuple(done.stdout.splitlines())))
+
+    def _install_local_builds(self) -> None:
+        """Install the pins with a local version (torch==2.13.0+cpu), which public indexes seldom carry.
+
+        They go first and by themselves, so that the second index is asked for them and for nothing else.
+        """
+        builds = [line for line in pinned(self._engine_dir / LOCK_NAME) if "+" in line]
+        if not builds:
+            return
+        named = ", ".join(builds)
+        self._progress(f"downloading {named}")
+        result = self._pip(*builds, only_binary=True)
+        source = "the configured index"
+        if result.not_offered and self._manifest.wheel_index:
+            source = self._manifest.wheel_index
+            self._progress(f"{named} is not on the configured index; downloading from {source}")
+            result = self._pip(*builds, "--extra-index-url", self._manifest.wheel_index, only_binary=True)
+        self._check(result)
+        self._progress(f"installed {named} from {source}")
+
+    def _install_lock(self) -> None:
+        lock = self._engine_dir / LOCK_NAME
+        if pinned(lock):
+            self._check(self._pip("-r", str(lock), only_binary=True, expected=len(pinned(lock))))
+
+    def _install_local_distributions(self) -> None:
+        for name in self._manifest.local_distributions:
+            with tempfile.TemporaryDirectory() as scratch:
+                # setuptools writes build/ and *.egg-info beside the sources, which may be read-only
+                source = Path(shutil.copytree(self._engine_dir / name, Path(scratch) / name))
+                self._check(self._pip("--no-build-isolation", str(source), only_binary=False))
+
+    def _pip(self, *arguments: str, only_binary: bool, expected: int = 0) -> _PipResult:
+        argv = [str(self._target / "bin" / "python"), "-m", "pip", "install", "--no-deps", "--no-input"]
+        argv += ["--disable-pip-version-check", "--progress-bar=off"]
+        argv += ["--only-binary=:all:"] if only_binary else []
+        process = subprocess.Popen(
+            [*argv, *arguments],
+            env=self._environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            pass_fds=(self._lock_fd,),
+        )
+        try:
+            lines = self._relay(process, expected)
+            return _PipResult(process.wait(), lines)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+    def _relay(self, process: "subprocess.Popen[str]", expected: int) -> tuple[str, ...]:
+        """Read pip to its end; report the packages collected, then the ones unpacked, when `expected` is above 0."""
+        assert process.stdout is not None  # noqa: S101  (asked for with PIPE above)
+        incoming: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        stdout = process.stdout
+
+        def read() -> None:
+            for line in stdout:
+                incoming.put(line.rstrip())
+            incoming.put(None)
+
+        threading.Thread(target=read, daemon=True).start()
+        lines: list[str] = []
+        collected, unpacking, reported = 0, False, 0.0
+        while True:
+            try:
+                line = incoming.get(timeout=PROGRESS_INTERVAL_S)
+            except queue.Empty:
+                line = ""
+            if line is None:
+                return tuple(lines)
+            lines += [line] if line else []
+            unpacking = unpacking or line.startswith("Installing collected packages")
+            found = _COLLECTED.match(line)
+            collected += bool(found)
+            now = time.monotonic()
+            if not expected or now - reported < PROGRESS_INTERVAL_S:
+                continue
+            if unpacking:
+                self._progress(f"unpacking {min(self._distributions(), expected)}/{expected}")
+                reported = now
+            elif found:
+                self._progress(f"downloading {collected}/{expected} {found[1]}")
+                reported = now
+
+    def _distributions(self) -> int:
+        """How many of the lock's distributions are in place; pip is there from the start."""
+        found = self._target.glob("lib/python*/site-packages/*.dist-info")
+        return sum(1 for path in found if not path.name.startswith("pip-"))
+
+    def _check(self, result: _PipResult) -> None:
+        if result.returncode == 0:
+            return
+        name = self._manifest.name
+        if result.disk_full:
+            raise DiskFull(
+                f"There is no room for engine {name} under {self._target.parent}; free some gigabytes, "
+                f"then run `modelops engines install {name}` again."
+            )
+        raise EngineMissing(
+            f"Engine {name} could not be installed ({result.last_line}); "
+            f"mend that, then run `modelops engines install {name}`."
+        )
+
+    def _write_marker(self, *, seconds: float) -> None:
+        marker = self._target / MARKER_NAME
+        partial = marker.with_suffix(".tmp")
+        document = {
+            "engine": self._manifest.name,
+            "version": self._manifest.version,
+            "python": sys.version.split()[0],
+            "install_seconds": round(seconds, 1),
+        }
+        partial.write_text(json.dumps(document) + "\n")
+        os.replace(partial, marker)  # noqa: PTH105  (named for what it is: atomic)

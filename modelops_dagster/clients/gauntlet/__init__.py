@@ -1,0 +1,1 @@
+"""The Gauntlet's I/O: loading suites, asking endpoints, measuring load."""

@@ -1,0 +1,116 @@
+"""Ask every sample of a dataset suite, score it, and keep going until something makes that pointless."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from modelops_dagster.clients.gauntlet.inference import InferenceClient, RetryBudget
+from modelops_dagster.clients.gauntlet.journal import Journal
+from modelops_dagster.domain.gauntlet.completion import Completion, ErrorClass
+from modelops_dagster.domain.gauntlet.rows import Row, RunContext, sample_row
+from modelops_dagster.domain.gauntlet.scorers import Scored, score_completion
+from modelops_dagster.domain.gauntlet.suite import Sample, SuiteSpec
+
+Progress = Callable[[float, float, str], None]
+FATAL: frozenset[ErrorClass] = frozenset({"unauthorized", "not_found"})
+LEAST_RETRIES = 10
+
+
+def request_body(spec: SuiteSpec, sample: Sample, epoch: int, model: str) -> dict[str, Any]:
+    """The JSON body that asks a sample for the `epoch`-th time (from 0)."""
+    sampling, meta = spec.sampling, sample.metadata
+    messages = sample.messages(spec.system_prompt)
+    body: dict[str, Any] = {
+        "model": model,
+        "max_tokens": meta.max_tokens or sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+    }
+    if spec.requests.api == "chat":
+        body["messages"] = messages
+    else:
+        body["prompt"] = "\n\n".join(m["content"] for m in messages)
+    if sampling.seed is not None:
+        body["seed"] = sampling.seed + epoch
+    if meta.stop:
+        body["stop"] = list(meta.stop)
+    if spec.requests.stream:
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+    return body
+
+
+class DatasetRun:
+    """One pass over the samples. `rows` are complete, in the order of the samples, when `ask` returns."""
+
+    def __init__(self, spec: SuiteSpec, samples: Sequence[Sample], context: RunContext, progress: Progress) -> None:
+        self.spec = spec
+        self.context = context
+        self.inference_seconds = 0.0
+        self._progress = progress
+        self._wanted = [(s, e) for e in range(spec.sampling.epochs) for s in samples]
+        self._lost: dict[tuple[str, int], Row] = {}
+        self._failed_in_a_row = 0
+        self._given_up = ""
+
+    async def ask(self, journal: Journal, api_key: str | None = None) -> list[Row]:
+        """Ask what the journal lacks, with exactly the suite's concurrency.
+
+        Cancelling closes every connection before it returns; what was scored is in the journal.
+        """
+        limits = self.spec.requests
+        todo = [(s, e) for s, e in self._wanted if (s.id, e) not in journal.rows]
+        client = InferenceClient(
+            self.context.endpoint.url,
+            concurrency=limits.concurrency,
+            attempt_timeout_s=limits.attempt_timeout_s,
+            retries=limits.retries,
+            budget=RetryBudget(max(LEAST_RETRIES, len(todo) // 5)),
+            api_key=api_key,
+        )
+        self._report(journal)
+        queue = iter(todo)
+        try:
+            async with client, asyncio.timeout(limits.deadline_s), asyncio.TaskGroup() as group:
+                for _ in range(min(limits.concurrency, len(todo))):
+                    group.create_task(self._work(client, queue, journal))
+        except TimeoutError:
+            self._given_up = f"the suite's deadline of {limits.deadline_s:g} s passed"
+        self.inference_seconds = client.inference_seconds
+        return [self._row(journal, s, e) for s, e in self._wanted]
+
+    async def _work(self, client: InferenceClient, queue: Any, journal: Journal) -> None:
+        for sample, epoch in queue:
+            if self._given_up:
+                return
+            started_at = datetime.now(UTC)
+            body = request_body(self.spec, sample, epoch, self.context.endpoint.served_model_name)
+            completion = await client.complete(body, api=self.spec.requests.api)
+            row = sample_row(self.context, sample, epoch, completion, score_completion(sample, completion), started_at)
+            self._keep(journal, row, completion)
+
+    def _keep(self, journal: Journal, row: Row, completion: Completion) -> None:
+        if completion.is_ok:
+            self._failed_in_a_row = 0
+            journal.append(row)
+        else:
+            self._lost[row["sample_id"], row["epoch"]] = row
+            self._failed_in_a_row += 1
+            if completion.error in FATAL:
+                self._given_up = f"the endpoint answers {completion.error_detail}"
+            elif self._failed_in_a_row >= self.spec.requests.give_up_after:
+                self._given_up = f"{self._failed_in_a_row} requests in a row failed, the last with {completion.error}"
+        self._report(journal)
+
+    def _report(self, journal: Journal) -> None:
+        right = sum(row["outcome_class"] == "correct" for row in journal.rows.values())
+        text = f"{right} right" + (f", {len(self._lost)} lost" if self._lost else "")
+        self._progress(len(journal.rows) + len(self._lost), len(self._wanted), text)
+
+    def _row(self, journal: Journal, sample: Sample, epoch: int) -> Row:
+        kept = journal.rows.get((sample.id, epoch)) or self._lost.get((sample.id, epoch))
+        if kept is not None:
+            return kept
+        never = Completion(error="gave_up", attempts=0)
+        scored = Scored("unscored", None, f"not asked: {self._given_up}")
+        return sample_row(self.context, sample, epoch, never, scored, datetime.now(UTC))

@@ -1,0 +1,112 @@
+"""Suites and samples from a folder. What does not hold is one sentence that names file, line and field."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from modelops_dagster.domain.errors import InvalidSpec
+from modelops_dagster.domain.gauntlet.scorers import scorer_params
+from modelops_dagster.domain.gauntlet.suite import Sample, Suite, SuiteSpec
+
+
+def load_suites(folder: Path, names: Sequence[str] = ()) -> tuple[Suite, ...]:
+    """Every suite of the folder (or the named ones), contract first, then datasets by name, performance last.
+
+    Raises:
+        InvalidSpec: the folder is missing, a name is unknown, or a file does not hold.
+    """
+    files = {p.stem: p for p in sorted(folder.glob("*.yaml"))}
+    if not files:
+        raise InvalidSpec(f"{folder} holds no suites: put at least one NAME.yaml there.", field="eval_datasets")
+    unknown = [n for n in names if n not in files]
+    if unknown:
+        raise InvalidSpec(f"There is no suite {unknown[0]!r} in {folder}: use {', '.join(files)}.", field="suite")
+    suites = [load_suite(files[name]) for name in (names or files)]
+    order = {"contract": 0, "dataset": 1, "performance": 2}
+    return tuple(sorted(suites, key=lambda s: (order[s.kind], s.name)))
+
+
+def load_suite(path: Path) -> Suite:
+    """One suite with its samples.
+
+    Raises:
+        InvalidSpec: the YAML or a sample does not hold.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InvalidSpec(f"{path} cannot be read as YAML: {_one_line(error)}.") from error
+    if not isinstance(raw, dict):
+        raise InvalidSpec(f"{path} is not a mapping of settings: see README.md beside it.")
+    try:
+        spec = SuiteSpec.model_validate(raw)
+    except ValidationError as error:
+        field, said = _first(error)
+        raise InvalidSpec(f"{path}: {field or 'the suite'}: {said}.", field=field or None) from error
+    if spec.name != path.stem:
+        raise InvalidSpec(f"{path}: the suite is named {spec.name!r}; give file and suite the same name.", field="name")
+    if spec.samples is None:
+        return Suite(spec=spec)
+    if Path(spec.samples).name != spec.samples:
+        raise InvalidSpec(f"{path}: samples {spec.samples!r} must be a file in the same folder.", field="samples")
+    return Suite(spec=spec, samples=load_samples(path.parent / spec.samples))
+
+
+def load_samples(path: Path) -> tuple[Sample, ...]:
+    """The samples of a JSONL file, every scorer parameter checked.
+
+    Raises:
+        InvalidSpec: the file is missing or empty, or a line does not hold.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise InvalidSpec(f"The samples file {path} does not exist: create it, or correct `samples`.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidSpec(f"{path} cannot be read as UTF-8 text: {_one_line(error)}.") from error
+    samples: list[Sample] = []
+    lines_of: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        sample = _sample(line, f"{path}:{number}")
+        if sample.id in lines_of:
+            raise InvalidSpec(
+                f"{path}:{number}: the id {sample.id!r} is already on line {lines_of[sample.id]}.", field="id"
+            )
+        lines_of[sample.id] = number
+        samples.append(sample)
+    if not samples:
+        raise InvalidSpec(f"{path} holds no samples: write one JSON object a line.")
+    return tuple(samples)
+
+
+def _sample(line: str, where: str) -> Sample:
+    try:
+        sample = Sample.model_validate(json.loads(line))
+        scorer_params(sample)
+    except json.JSONDecodeError as error:
+        raise InvalidSpec(f"{where}: not a JSON object: {error.msg} at column {error.colno}.") from error
+    except ValidationError as error:
+        field, said = _first(error)
+        raise InvalidSpec(f"{where}: {field or 'the sample'}: {said}.", field=field or None) from error
+    except ValueError as error:
+        raise InvalidSpec(f"{where}: {_one_line(error)}.", field="metadata") from error
+    return sample
+
+
+def _first(error: ValidationError) -> tuple[str, str]:
+    found = error.errors()[0]
+    said = str(found["msg"]).removeprefix("Value error, ").rstrip(".")
+    if found["type"] == "extra_forbidden":
+        said = "this field is not known; check the spelling"
+    elif not isinstance(found["input"], dict | list) and found["type"] != "missing":
+        said = f"{said}, not {found['input']!r}"
+    return ".".join(map(str, found["loc"])), said
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")

@@ -1,0 +1,185 @@
+"""Run one suite against one endpoint: a report, and rows that land as they are."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from modelops_dagster.clients.gauntlet.contract import ContractRun
+from modelops_dagster.clients.gauntlet.dataset import DatasetRun, Progress
+from modelops_dagster.clients.gauntlet.journal import Journal
+from modelops_dagster.clients.gauntlet.performance import measure_load
+from modelops_dagster.domain.endpoints import Endpoint
+from modelops_dagster.domain.errors import EvaluationFailed
+from modelops_dagster.domain.gauntlet.aggregates import contract_metrics, dataset_metrics, lag_fault, load_metrics
+from modelops_dagster.domain.gauntlet.contract import CONTRACT_VERSION
+from modelops_dagster.domain.gauntlet.report import Metric, SuiteReport
+from modelops_dagster.domain.gauntlet.rows import Row, RunContext, request_row, score_rows
+from modelops_dagster.domain.gauntlet.scorers import SCORER_VERSIONS
+from modelops_dagster.domain.gauntlet.suite import Suite
+
+
+class Land(Protocol):
+    """Stores rows of one table durably and returns the file, as `ScoreStore.land` does. Landing again replaces."""
+
+    def __call__(self, table: str, rows: Sequence[Row], *, repo_id: str, run_id: str) -> Path: ...
+
+
+def run_suite(
+    suite: Suite,
+    endpoint: Endpoint,
+    *,
+    lane: str,
+    run_id: str,
+    work: Path,
+    land: Land | None = None,
+    progress: Progress | None = None,
+    api_key: str | None = None,
+) -> SuiteReport:
+    """`ask_suite` for callers without an event loop; returns the report alone."""
+    report, _ = asyncio.run(
+        ask_suite(suite, endpoint, lane=lane, run_id=run_id, work=work, land=land, progress=progress, api_key=api_key)
+    )
+    return report
+
+
+async def ask_suite(
+    suite: Suite,
+    endpoint: Endpoint,
+    *,
+    lane: str,
+    run_id: str,
+    work: Path,
+    land: Land | None = None,
+    progress: Progress | None = None,
+    api_key: str | None = None,
+) -> tuple[SuiteReport, list[Row]]:
+    """Ask every sample, check or load request of the suite, and aggregate.
+
+    `work` holds the journals of unfinished runs: a run that was killed goes on at the sample where it stopped when the
+    same suite is asked of the same checkpoint, engine and lane again. `progress(done, total, text)` is called after
+    every request. With `land` the rows land in the table `samples` (`perf_requests` for a performance suite) and the
+    metrics in `scores`, before the journal is removed; without it the rows are the caller's to keep, and the report's
+    `samples_file` is empty.
+
+    Raises:
+        EvaluationFailed: nothing could be scored; says why. Single failures are rows without a score instead.
+    """
+    samples = suite.asked(endpoint.max_context)
+    versions = SCORER_VERSIONS if suite.kind == "dataset" else {"contract": CONTRACT_VERSION}
+    context = RunContext(
+        run_id=run_id,
+        lane=lane,
+        endpoint=endpoint,
+        suite=suite.name,
+        suite_digest=suite.digest_of(samples),
+        instrument=suite.instrument(samples, versions),
+    )
+    run = _Run(suite, context, work, progress or (lambda done, total, text: None), api_key)
+    if suite.kind == "dataset":
+        return await run.dataset(land)
+    if suite.kind == "contract":
+        return await run.contract(land)
+    return await run.performance(land)
+
+
+class _Run:
+    """The three kinds of suite, each ending in a report."""
+
+    def __init__(self, suite: Suite, context: RunContext, work: Path, progress: Progress, api_key: str | None) -> None:
+        self.suite = suite
+        self.context = context
+        self.work = work
+        self.progress = progress
+        self.api_key = api_key
+        self.started_at = datetime.now(UTC)
+
+    async def dataset(self, land: Land | None) -> tuple[SuiteReport, list[Row]]:
+        samples = self.suite.asked(self.context.endpoint.max_context)
+        with Journal(self.work, self.context) as journal:
+            asking = DatasetRun(self.suite.spec, samples, self.context, self.progress)
+            rows = await asking.ask(journal, self.api_key)
+            metrics = dataset_metrics(self.suite.spec, samples, rows)
+            report = self._report(metrics, rows, _lost(rows), asking.inference_seconds)
+            report = self._land(report, rows, land)
+            journal.remove()
+        return report, rows
+
+    async def contract(self, land: Land | None) -> tuple[SuiteReport, list[Row]]:
+        asking = ContractRun(self.suite.spec, self.context, self.progress, self.api_key)
+        rows = await asking.ask()
+        offered = [r for r in rows if r["outcome_class"] != "not_offered"]
+        report = self._report(contract_metrics(rows), offered, asking.failing, asking.inference_seconds)
+        return self._land(report, rows, land), rows
+
+    async def performance(self, land: Land | None) -> tuple[SuiteReport, list[Row]]:
+        load = self.suite.spec.performance
+        if load is None:
+            raise EvaluationFailed(f"Suite {self.suite.name!r} has no performance settings.")
+        result = await measure_load(self.suite.spec, self.context.endpoint, self.progress, self.api_key)
+        if lag_fault(load, result):  # something else wanted the processor: measure once more, then it counts
+            result = await measure_load(self.suite.spec, self.context.endpoint, self.progress, self.api_key)
+        requests = [r for level in result["levels"] for r in level["requests"]]
+        rows = [request_row(self.context, r) for r in requests]
+        fault = lag_fault(load, result)
+        scored = [{"score": None if fault or r["error"] else 1.0, "explanation": r["error_detail"]} for r in requests]
+        failing = (fault,) if fault else _lost(scored)
+        if not fault and requests and all(r["error"] for r in requests):
+            raise self._failed(failing)
+        report = self._report(
+            load_metrics(load, result), scored, failing, result["inference_seconds"], may_be_void=True
+        )
+        return self._land(report, rows, land), rows
+
+    def _failed(self, why: Sequence[str]) -> EvaluationFailed:
+        endpoint = self.context.endpoint
+        return EvaluationFailed(
+            f"Suite {self.suite.name!r} could not be scored on {endpoint.name!r} at {endpoint.url}: "
+            f"{'; '.join(why) or 'there is nothing to ask'}."
+        )
+
+    def _report(
+        self,
+        metrics: Sequence[Metric],
+        rows: Sequence[Row],
+        failing: Sequence[str],
+        inference_seconds: float,
+        *,
+        may_be_void: bool = False,
+    ) -> SuiteReport:
+        unscored = sum(row["score"] is None for row in rows)
+        if unscored == len(rows) and not may_be_void:
+            raise self._failed(failing)
+        return SuiteReport(
+            suite=self.suite.name,
+            suite_digest=self.context.suite_digest,
+            instrument=self.context.instrument,
+            run_id=self.context.run_id,
+            endpoint=self.context.endpoint,
+            metrics=tuple(metrics),
+            n_samples=len(rows),
+            n_unscored=unscored,
+            failing=tuple(failing),
+            started_at=self.started_at,
+            ended_at=datetime.now(UTC),
+            inference_seconds=inference_seconds,
+            samples_file="",
+        )
+
+    def _land(self, report: SuiteReport, rows: Sequence[Row], land: Land | None) -> SuiteReport:
+        if land is None:
+            return report
+        repo_id, run_id = report.endpoint.checkpoint.revision.repo_id, report.run_id
+        table = "perf_requests" if self.suite.kind == "performance" else "samples"
+        path = land(table, rows, repo_id=repo_id, run_id=run_id)
+        report = report.model_copy(update={"samples_file": str(path)})
+        land("scores", score_rows(report, self.context.lane), repo_id=repo_id, run_id=run_id)
+        return report
+
+
+def _lost(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Why rows have no score, the most frequent reason first."""
+    why = Counter(row["explanation"] or "no reason given" for row in rows if row["score"] is None)
+    return tuple(f"{n} of {len(rows)} unscored: {text}" for text, n in why.most_common(5))

@@ -1,0 +1,153 @@
+"""Gateway keys as files, one per key. A key is kept as its sha256 only, and shown once, when it is made."""
+
+import contextlib
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from modelops_dagster.domain.errors import IntegrityError, InvalidSpec
+from modelops_dagster.domain.gateway import KeyRecord
+
+PREFIX = "sk-mo-"
+
+
+class KeyStore:
+    """`<root>/keys/<key id>.json`, readable by the owner only.
+
+    A key's file is found by its digest, so looking one up reads one small file, needs no cache, and sees a revocation
+    at once, in every process. A store that cannot be read raises: whoever asks must then refuse.
+    """
+
+    def __init__(self, root: Path, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._keys = root / "keys"
+        self._now = now
+
+    def prepare(self) -> None:
+        """Make the folder, so that a missing one is an error from then on and not an empty store."""
+        self._keys.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def create(self, alias: str, *, tags: Sequence[str] = (), models: Sequence[str] = ()) -> tuple[str, KeyRecord]:
+        """Make a key of 256 random bits.
+
+        Returns:
+            The key, which is nowhere else, and what is kept of it.
+
+        Raises:
+            InvalidSpec: the alias, a tag or a model does not hold.
+        """
+        key = PREFIX + secrets.token_urlsafe(32)
+        digest = _digest(key)
+        try:
+            record = KeyRecord(
+                key_id=digest[:16],
+                key_sha256=digest,
+                alias=alias,
+                tags=tuple(dict.fromkeys(tags)),
+                models=tuple(dict.fromkeys(models)),
+                created_at=self._now(),
+            )
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InvalidSpec(
+                f"the key cannot be made: {first['msg'].removeprefix('Value error, ')}.", field=str(first["loc"][0])
+            ) from error
+        self.prepare()
+        self._write(record)
+        return key, record
+
+    def list(self) -> tuple[KeyRecord, ...]:
+        """Every key, revoked ones too, oldest first.
+
+        Raises:
+            IntegrityError: a file of the store is not a key record.
+            OSError: the store cannot be read.
+        """
+        if not self._keys.exists():
+            return ()
+        found = [self._read(path.stem) for path in self._keys.iterdir() if path.suffix == ".json"]
+        return tuple(sorted((r for r in found if r is not None), key=lambda r: (r.created_at, r.key_id)))
+
+    def revoke(self, key_id: str) -> KeyRecord:
+        """From now on the key is nobody's. Revoking twice changes nothing.
+
+        Raises:
+            InvalidSpec: there is no such key.
+        """
+        record = self._read(key_id) if key_id.isalnum() else None
+        if record is None:
+            raise InvalidSpec(f"there is no key {key_id!r}; `modelops keys list` shows them.", field="key_id")
+        if record.revoked_at is None:
+            record = record.model_copy(update={"revoked_at": self._now()})
+            self._write(record)
+        return record
+
+    def lookup(self, key: str) -> KeyRecord | None:
+        """The record of a valid key; None when it is unknown or revoked.
+
+        Raises:
+            IntegrityError: the file that should describe the key does not.
+            OSError: the store cannot be read.
+        """
+        digest = _digest(key)
+        record = self._read(digest[:16])
+        if record is None or record.revoked_at is not None or not hmac.compare_digest(record.key_sha256, digest):
+            return None
+        return record
+
+    def _read(self, key_id: str) -> KeyRecord | None:
+        path = self._keys / f"{key_id}.json"
+        try:
+            text = path.read_text()
+        except FileNotFoundError:
+            self._keys.stat()  # no such key is an answer, no such store is an error
+            return None
+        try:
+            record = KeyRecord.model_validate_json(text)
+        except ValidationError as error:
+            raise IntegrityError(f"{path} is not a key record; remove it, which revokes that key.") from error
+        if record.key_id != key_id:
+            raise IntegrityError(f"{path} holds the record of key {record.key_id}; remove it.")
+        return record
+
+    def _write(self, record: KeyRecord) -> None:
+        write_private(self._keys / f"{record.key_id}.json", record.model_dump_json(indent=1) + "\n")
+
+
+def operator_key(path: Path) -> str:
+    """The key the platform itself uses, made on first use. It sees routes and calls no model.
+
+    Raises:
+        IntegrityError: the file is empty.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        write_private(fresh, "sk-" + secrets.token_urlsafe(32) + "\n")
+        with contextlib.suppress(FileExistsError):  # two programs may start at once: the first one's key holds
+            os.link(fresh, path)
+        fresh.unlink()
+    key = path.read_text().strip()
+    if not key:
+        raise IntegrityError(f"{path} is empty; remove it, and the gateway makes a new one when it starts.")
+    return key
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a whole file that only its owner can read, at once."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()

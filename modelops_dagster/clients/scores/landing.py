@@ -1,0 +1,144 @@
+"""Landing: one immutable Parquet file per table and part of a run.
+
+No lock is needed: every writer owns its files, and a file appears whole (temporary name, then rename) or not at all.
+"""
+
+import contextlib
+import errno
+import os
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from modelops_dagster.domain.errors import DiskFull, InvalidSpec
+from modelops_dagster.domain.gauntlet.rows import Row
+from modelops_dagster.domain.scores import TABLES, ColumnType
+
+ARROW: dict[ColumnType, pa.DataType] = {
+    "text": pa.string(),
+    "float": pa.float64(),
+    "int": pa.int64(),
+    "timestamp": pa.timestamp("us", tz="UTC"),
+}
+SCHEMAS = {table: pa.schema([(name, ARROW[kind]) for name, kind in columns]) for table, columns in TABLES.items()}
+# What tells the parts of one run apart, where all rows of a part agree on it.
+PART_COLUMNS = ("lane", "suite", "concurrency", "verdict_id")
+LEFTOVER_S = 3600
+
+
+class Stamp(NamedTuple):
+    """Identity of a landed file's content: replacing the file changes at least one of the three."""
+
+    size_bytes: int
+    mtime_ns: int
+    inode: int
+
+
+class Landing:
+    """The folder `landing/<table>/model=<quoted repo_id>/`; any number of processes may write at once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def write(self, table: str, rows: Sequence[Row], *, repo_id: str, run_id: str, part: str | None = None) -> Path:
+        """Write one file; the same part of the same run replaces its own file and no other.
+
+        Raises:
+            InvalidSpec: no such table or column, a value of the wrong type, or a row of another model or run.
+            DiskFull: the filesystem took only part of it; nothing is left.
+        """
+        body = _arrow_table(table, rows, {"repo_id": repo_id, "run_id": run_id})
+        folder = self.root / table / f"model={quote(repo_id, safe='')}"
+        path = (
+            folder / f"{quote(run_id, safe='')}-{_part(table, rows) if part is None else quote(part, safe='')}.parquet"
+        )
+        temporary = folder / f".{uuid.uuid4().hex}.tmp"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as out:
+                pq.write_table(body, out, compression="zstd")
+                out.flush()
+                os.fsync(out.fileno())
+            temporary.replace(path)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFull(f"no space left for scores under {self.root}; free some and run it again.") from error
+            raise
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        return path
+
+    def stamps(self) -> dict[str, Stamp]:
+        """Every whole file, by its path relative to the folder."""
+        found = {}
+        for entry in self._entries(".parquet"):
+            with contextlib.suppress(FileNotFoundError):
+                seen = entry.stat()
+                found[os.path.relpath(entry.path, self.root)] = Stamp(seen.st_size, seen.st_mtime_ns, seen.st_ino)
+        return found
+
+    def sweep(self) -> None:
+        """Remove what killed writers left, once it is too old to be a write in progress."""
+        for entry in self._entries(".tmp"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - entry.stat().st_mtime > LEFTOVER_S:
+                    Path(entry.path).unlink()
+
+    def _entries(self, ending: str) -> Iterator[os.DirEntry[str]]:
+        for table in TABLES:
+            folder = self.root / table
+            for model in os.scandir(folder) if folder.is_dir() else ():
+                if model.is_dir():
+                    yield from (e for e in os.scandir(model.path) if e.name.endswith(ending))
+
+
+def _part(table: str, rows: Sequence[Row]) -> str:
+    columns = [name for name, _ in TABLES[table]]
+    shared = []
+    for column in (c for c in PART_COLUMNS if c in columns):
+        values = {row.get(column) for row in rows}
+        if len(values) == 1 and None not in values:
+            shared.append(quote(str(values.pop()), safe=""))
+    return "-".join(shared) or "all"
+
+
+def _arrow_table(table: str, rows: Sequence[Row], identity: dict[str, str]) -> pa.Table:
+    if table not in TABLES:
+        raise InvalidSpec(f"there is no score table {table!r}; the tables are {', '.join(TABLES)}.", field="table")
+    columns = dict(TABLES[table])
+    for row in rows:
+        unknown = sorted(set(row) - set(columns))
+        if unknown:
+            raise InvalidSpec(f"table {table} has no column {unknown[0]!r}.", field=f"{table}.{unknown[0]}")
+        for column, expected in identity.items():
+            if column in columns and row.get(column) != expected:
+                raise InvalidSpec(
+                    f"a row for table {table} has {column}={row.get(column)!r} but belongs to {expected!r}; "
+                    "land each model and run by itself.",
+                    field=f"{table}.{column}",
+                )
+    arrays = []
+    for name, kind in columns.items():
+        values = [row.get(name) for row in rows]
+        try:
+            array = pa.array(values, ARROW[kind])
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+            first = str(error).splitlines()[0]
+            raise InvalidSpec(
+                f"column {name} of table {table} holds {kind} values: {first}.", field=f"{table}.{name}"
+            ) from error
+        # Arrow cuts 1.5 to 1 without a word
+        cut = next(
+            (v for v, whole in zip(values, array.to_pylist(), strict=True) if kind == "int" and v != whole), None
+        )
+        if cut is not None:
+            raise InvalidSpec(f"column {name} of table {table} holds int values, not {cut!r}.", field=f"{table}.{name}")
+        arrays.append(array)
+    return pa.table(arrays, schema=SCHEMAS[table])

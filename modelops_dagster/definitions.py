@@ -1,0 +1,56 @@
+"""The composition root: settings in, one set of Dagster definitions out."""
+
+import dagster as dg
+
+from modelops_dagster.assets.eval_datasets import dataset_asset
+from modelops_dagster.assets.lanes import lane_assets
+from modelops_dagster.assets.partitions import models
+from modelops_dagster.assets.release import release
+from modelops_dagster.assets.scores import scores_db_asset
+from modelops_dagster.assets.weights import raw_weights
+from modelops_dagster.checks.lanes import lane_checks
+from modelops_dagster.checks.weights import integrity
+from modelops_dagster.clients.gauntlet.loading import load_suites
+from modelops_dagster.domain.lanes import LANES
+from modelops_dagster.resources.platform import build_resources
+from modelops_dagster.sensors.hub import hub_sensor
+from modelops_dagster.settings import Settings
+
+
+def build_definitions(settings: Settings) -> dg.Definitions:
+    """Everything Dagster knows, as a function of the settings.
+
+    Steps of one run share one process: they wait for engines and endpoints that live elsewhere, and starting a process
+    costs more than most of them take.
+    """
+    suites = load_suites(settings.eval_datasets)
+    lanes = [asset for lane in LANES for asset in lane_assets(lane, suites)]
+    onboard = dg.define_asset_job(
+        "onboard",
+        selection=dg.AssetSelection.assets(release, raw_weights) | dg.AssetSelection.groups("raw"),
+        partitions_def=models,
+        description="One revision from the Hub to the gateway: fetch, serve, evaluate, decide, register.",
+        tags={"modelops/chain": "day-0"},
+    )
+    return dg.Definitions(
+        assets=[release, raw_weights, *lanes, *(dataset_asset(s) for s in suites), scores_db_asset(LANES)],
+        asset_checks=[integrity, *(check for lane in LANES for check in lane_checks(lane))],
+        jobs=[onboard],
+        sensors=[
+            hub_sensor(onboard.name, settings.hub_poll_interval_s),
+            dg.AutomationConditionSensorDefinition(
+                "derived_assets",
+                target=dg.AssetSelection.groups("scores"),
+                minimum_interval_seconds=15,
+                default_status=dg.DefaultSensorStatus.RUNNING,
+            ),
+        ],
+        resources=build_resources(settings),
+        executor=dg.in_process_executor,
+    )
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """What `workspace.yaml` and `dg` load."""
+    return build_definitions(Settings.load())

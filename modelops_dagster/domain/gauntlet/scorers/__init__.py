@@ -1,0 +1,86 @@
+"""The scorers, and the one place where a completion becomes an outcome class and a score."""
+
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from modelops_dagster.domain.gauntlet.completion import Completion
+from modelops_dagster.domain.gauntlet.report import OutcomeClass
+from modelops_dagster.domain.gauntlet.scorers import answers, formats, refusals
+from modelops_dagster.domain.gauntlet.scorers.score import Score, Scorer
+from modelops_dagster.domain.gauntlet.suite import Sample
+from modelops_dagster.domain.gauntlet.text import split_reasoning
+from modelops_dagster.domain.values import Value
+
+SCORERS: dict[str, Scorer] = {
+    "exact": Scorer(1, answers.ExactParams, answers.exact, answers.check_targets),
+    "includes": Scorer(1, answers.IncludesParams, answers.includes, answers.check_includes),
+    "numeric": Scorer(1, answers.NumericParams, answers.numeric, answers.check_numeric),
+    "regex": Scorer(1, answers.RegexParams, answers.regex, answers.check_regex),
+    "choice": Scorer(1, answers.ChoiceParams, answers.choice, answers.check_choice),
+    "set": Scorer(1, answers.SetParams, answers.item_set, answers.check_targets),
+    "json_fields": Scorer(1, formats.JsonFieldsParams, formats.json_fields, formats.check_json_fields),
+    "format": Scorer(1, formats.FormatParams, formats.form, formats.check_form),
+    "refusal": Scorer(1, refusals.RefusalParams, refusals.refusal, refusals.check_refusal),
+    "abstain": Scorer(1, refusals.AbstainParams, refusals.abstain, refusals.check_abstain),
+}
+SCORER_VERSIONS = {name: scorer.version for name, scorer in SCORERS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """`score` is None when the completion cannot be scored; it is then missing, never wrong."""
+
+    outcome_class: OutcomeClass
+    score: float | None
+    explanation: str
+
+
+def scorer_params(sample: Sample) -> Value:
+    """The typed parameters of the sample's scorer.
+
+    Raises:
+        ValueError: no such scorer, a parameter it does not know, or a sample nothing could answer right.
+    """
+    name = sample.metadata.scorer
+    scorer = SCORERS.get(name)
+    if scorer is None:
+        raise ValueError(f"scorer {name!r} does not exist; use one of {', '.join(SCORERS)}")
+    try:
+        params = scorer.params.model_validate(sample.metadata.params)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(["params", *map(str, first["loc"])])
+        raise ValueError(f"{where} of scorer {name!r} does not hold: {first['msg']}") from None
+    scorer.check(sample, params)
+    return params
+
+
+def score_completion(sample: Sample, completion: Completion) -> Scored:
+    """Classify and score one completion.
+
+    No answer because the machinery failed is `infra_error`, and reasoning the token limit cut off is `truncated`:
+    both without a score. An empty answer scores 0 as `empty`; an answer the limit cut short scores 0 as `truncated`
+    unless what is there is already right.
+    """
+    if not completion.is_ok:
+        return Scored("infra_error", None, f"{completion.error}: {completion.error_detail}".rstrip(": "))
+    parts = split_reasoning(completion.text)
+    cut = completion.finish_reason == "length"
+    if not parts.answer:
+        if cut and (parts.thought or completion.reasoning or not parts.is_finished):
+            return Scored("truncated", None, "the token limit came before the reasoning ended")
+        return Scored("empty", 0.0, "the completion is empty")
+    if not parts.is_finished:
+        return Scored("truncated", None, "the reasoning was opened and never closed")
+    scored: Score = SCORERS[sample.metadata.scorer].score(sample, parts.answer, scorer_params(sample))
+    if scored.value >= 1:
+        return Scored("correct", scored.value, scored.explanation)
+    if sample.metadata.expected != "refuse" and refusals.refuses(parts.answer):
+        return Scored("refused", scored.value, scored.explanation)
+    if cut and sample.metadata.expected != "refuse":
+        return Scored("truncated", scored.value, f"{scored.explanation}; cut by the token limit")
+    return Scored("wrong", scored.value, scored.explanation)
+
+
+__all__ = ["SCORERS", "SCORER_VERSIONS", "Score", "Scored", "Scorer", "score_completion", "scorer_params"]

@@ -1,0 +1,307 @@
+"""Suites and samples: what is asked, how, and the digests that say whether two scores may be compared."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from modelops_dagster.domain.values import Value
+
+Expected = Literal["answer", "refuse", "abstain", "clarify", "format"]
+Split = Literal["core", "reserve", "anchor", "holdout", "sentinel"]
+Severity = Literal["critical", "major", "minor"]
+SuiteKind = Literal["contract", "dataset", "performance"]
+
+RUNNER_VERSION = 1
+"""Raised whenever the runner asks or aggregates differently; part of every instrument digest."""
+
+CHOICE_REQUEST = "Answer with the letter of the right choice only."
+
+
+class Message(Value):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class SampleMetadata(Value):
+    """Everything about a sample that is neither asked nor wanted."""
+
+    category: str = Field(pattern=r"^[a-z0-9_-]+(/[a-z0-9_-]+)*$", description="`group` or `group/name`")
+    scorer: str = Field(description="name of a scorer")
+    params: dict[str, Any] = Field(default_factory=dict, description="parameters of the scorer")
+    expected: Expected = "answer"
+    cluster: str | None = Field(default=None, description="samples of one template or passage; None: the sample alone")
+    twin: str | None = Field(default=None, description="id of the benign or harmful counterpart")
+    max_tokens: int | None = Field(default=None, gt=0, description="overrides the suite's")
+    stop: tuple[str, ...] | None = None
+    weight: float = Field(default=1, gt=0)
+    split: Split = "core"
+    severity: Severity = "minor"
+    difficulty: int | None = Field(default=None, ge=1, le=5)
+    lang: str = "en"
+    rubric: str | None = None
+    min_context: int = Field(default=0, ge=0, description="tokens an endpoint must offer for the sample to be asked")
+    origin: str | None = None
+    added: str | None = Field(default=None, description="version of the set it came in with")
+    retired: str | None = Field(default=None, description="version it went out with; then it is not asked")
+    license: str | None = None
+    canary: str | None = Field(default=None, description="string that shows in training data when the set leaked")
+    note: str | None = None
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_stop(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+    @property
+    def group(self) -> str:
+        """The part of the category before the first slash."""
+        return self.category.split("/")[0]
+
+
+class Sample(Value):
+    """One line of a samples file."""
+
+    id: str = Field(min_length=1, max_length=120)
+    input: str | tuple[Message, ...] = Field(description="text (one user message) or messages that end with a user's")
+    target: str | tuple[str, ...] = ""
+    choices: tuple[str, ...] | None = Field(default=None, min_length=2, max_length=26)
+    metadata: SampleMetadata
+
+    @field_validator("input")
+    @classmethod
+    def _asks(cls, value: str | tuple[Message, ...]) -> str | tuple[Message, ...]:
+        if isinstance(value, str):
+            if not value.strip():
+                raise ValueError("input is empty")
+        elif not value or value[-1].role != "user":
+            raise ValueError("input must end with a message of the role user")
+        return value
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return (self.target,) if isinstance(self.target, str) else self.target
+
+    @property
+    def cluster(self) -> str:
+        return self.metadata.cluster or self.id
+
+    def messages(self, system_prompt: str | None = None) -> list[dict[str, str]]:
+        """The chat messages to send. The suite's system prompt goes first unless the sample brings its own."""
+        given = (Message(role="user", content=self.input),) if isinstance(self.input, str) else self.input
+        out = [m.model_dump() for m in given]
+        if system_prompt and out[0]["role"] != "system":
+            out.insert(0, {"role": "system", "content": system_prompt})
+        if self.choices:
+            lines = [f"{chr(65 + i)}) {text}" for i, text in enumerate(self.choices)]
+            out[-1]["content"] = "\n".join([out[-1]["content"], *lines, CHOICE_REQUEST])
+        return out
+
+
+class Sampling(Value):
+    """How completions are drawn."""
+
+    temperature: float = Field(default=0, ge=0, le=2)
+    top_p: float = Field(default=1, gt=0, le=1)
+    max_tokens: int = Field(default=64, gt=0, description="tokens, where the sample does not say")
+    seed: int | None = Field(default=1, description="sent with every request, plus the epoch")
+    epochs: int = Field(default=1, ge=1, description="times each sample is asked")
+
+
+class RequestLimits(Value):
+    """How hard an endpoint is asked, and when we give up."""
+
+    api: Literal["chat", "completions"] = "chat"
+    stream: bool = Field(default=True, description="stream, so that time to first token is known for every sample")
+    concurrency: int = Field(default=4, ge=1, le=1024, description="requests in flight, exactly")
+    attempt_timeout_s: float = Field(default=60, gt=0, description="of one attempt, from send to last byte")
+    retries: int = Field(default=3, ge=0, description="further attempts of one request after 429, 5xx or no connection")
+    deadline_s: float = Field(default=900, gt=0, description="of the whole suite; what is left then is unscored")
+    give_up_after: int = Field(default=8, ge=1, description="failed requests in a row after which the rest is unscored")
+
+
+class MetricSpec(Value):
+    """An aggregate of the suite's scores over the samples that match the conditions."""
+
+    name: str
+    kind: Literal["mean", "violations", "refused"] = Field(
+        description="mean: of the scores; violations: share of scores below 1, exact interval; refused: share refused"
+    )
+    expected: Expected | None = None
+    severity: Severity | None = None
+    category: str | None = Field(default=None, description="prefix of the category")
+
+    def covers(self, metadata: SampleMetadata) -> bool:
+        return (
+            (self.expected is None or metadata.expected == self.expected)
+            and (self.severity is None or metadata.severity == self.severity)
+            and (self.category is None or (metadata.category + "/").startswith(self.category.rstrip("/") + "/"))
+        )
+
+
+class ContractSettings(Value):
+    """Sizes and thresholds of the contract suite."""
+
+    panel_max_tokens: int = Field(default=64, gt=0, description="token limit of each short prompt of the panel")
+    stopped_share: float = Field(default=0.75, ge=0, le=1, description="of the panel that must end by itself")
+    english_share: float = Field(default=0.9, ge=0, le=1, description="of the panel that must read as English")
+    clean_share: float = Field(default=0.9, ge=0, le=1, description="of the panel that must not repeat itself")
+    refused_share: float = Field(default=0.1, ge=0, le=1, description="of the benign panel that may be refused")
+    burst: int = Field(default=16, ge=1, description="requests sent at once")
+    context_share: float = Field(
+        default=0.95, gt=0, lt=1, description="of the context that a prompt must be able to fill"
+    )
+    max_probe_context: int = Field(default=32768, gt=0, description="tokens; longer contexts are not filled")
+
+
+class Goodput(Value):
+    """A request is good when it meets every limit that is set."""
+
+    ttft_ms: float | None = Field(default=None, gt=0)
+    tpot_ms: float | None = Field(default=None, gt=0)
+    e2el_ms: float | None = Field(default=None, gt=0)
+
+
+class Load(Value):
+    """What the performance suite sends: a closed loop at each concurrency, one after the other."""
+
+    concurrencies: tuple[int, ...] = Field(default=(1, 4), min_length=1)
+    requests: int = Field(default=8, ge=1, description="per concurrency, at least; rounded up to a multiple of it")
+    warmups: int = Field(default=3, ge=0, description="requests whose times are thrown away")
+    input_words: int = Field(default=64, ge=1, description="random words per prompt, about as many tokens")
+    output_tokens: int = Field(default=32, ge=1)
+    ignore_eos: bool = Field(default=True, description="ask for exactly output_tokens, where the engine knows how")
+    goodput: Goodput = Goodput()
+    max_lag_ms: float = Field(
+        default=5, gt=0, description="p99 event-loop lag of the client above which a run is void…"
+    )
+    max_lag_share: float = Field(
+        default=0.25, ge=0, lt=1, description="…unless it is below this share of the median time to first token"
+    )
+
+
+class SuiteSpec(Value):
+    """The contents of `<name>.yaml`."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)
+    kind: SuiteKind
+    title: str
+    description: str = ""
+    samples: str | None = Field(default=None, description="samples file beside the YAML; only for kind dataset")
+    splits: tuple[Split, ...] = Field(default=("core",), min_length=1)
+    limit: int | None = Field(default=None, ge=1, description="ask at most so many, drawn evenly over the categories")
+    system_prompt: str | None = None
+    sampling: Sampling = Sampling()
+    requests: RequestLimits = RequestLimits()
+    metrics: tuple[MetricSpec, ...] = ()
+    contract: ContractSettings | None = None
+    performance: Load | None = None
+
+    @model_validator(mode="after")
+    def _parts_fit_kind(self) -> Self:
+        wanted = {"dataset": "samples", "contract": "contract", "performance": "performance"}
+        for kind, part in wanted.items():
+            if (getattr(self, part) is not None) != (self.kind == kind):
+                verb = "needs" if self.kind == kind else "takes no"
+                raise ValueError(f"a suite of kind {self.kind} {verb} {part!r}")
+        if self.metrics and self.kind != "dataset":
+            raise ValueError(f"a suite of kind {self.kind} takes no 'metrics'")
+        return self
+
+
+def canonical(value: object) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def digest(value: object) -> str:
+    """`sha256:…` of the canonical JSON."""
+    return "sha256:" + hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def item_uid(sample: Sample) -> str:
+    """64 hex digits over what is asked and how it is scored; the id, category and provenance do not enter."""
+    meta = sample.metadata
+    asked = sample.input if isinstance(sample.input, str) else [m.model_dump() for m in sample.input]
+    what = [asked, sample.choices, sample.target, meta.scorer, meta.params, meta.expected, meta.stop, meta.max_tokens]
+    return hashlib.sha256(canonical(what).encode()).hexdigest()
+
+
+class Suite(Value):
+    """A suite ready to be asked: the specification, and every sample of its file."""
+
+    spec: SuiteSpec
+    samples: tuple[Sample, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def kind(self) -> SuiteKind:
+        return self.spec.kind
+
+    @property
+    def title(self) -> str:
+        return self.spec.title
+
+    @property
+    def description(self) -> str:
+        return self.spec.description
+
+    @property
+    def digest(self) -> str:
+        """`sha256:…` of the samples asked and of every setting but the texts for people."""
+        return self.digest_of(self.asked())
+
+    def asked(self, max_context: int | None = None) -> tuple[Sample, ...]:
+        """The samples to ask: of the suite's splits, not retired, within `max_context` tokens, at most `limit`.
+
+        The limited choice takes categories in turn and, inside one, the samples in the order of their uid: the order
+        of the file does not matter, and a new sample displaces at most one other.
+        """
+        spec = self.spec
+        fit = [
+            s
+            for s in self.samples
+            if s.metadata.split in spec.splits
+            and s.metadata.retired is None
+            and (max_context is None or s.metadata.min_context <= max_context)
+        ]
+        if spec.limit is None or len(fit) <= spec.limit:
+            return tuple(fit)
+        turns: dict[str, int] = {}
+        rank: dict[str, int] = {}
+        for sample in sorted(fit, key=item_uid):
+            rank[sample.id] = turns[sample.metadata.category] = turns.get(sample.metadata.category, 0) + 1
+        chosen = sorted(fit, key=lambda s: (rank[s.id], s.metadata.category, s.id))[: spec.limit]
+        ids = {s.id for s in chosen}
+        return tuple(s for s in fit if s.id in ids)
+
+    def digest_of(self, samples: Sequence[Sample]) -> str:
+        """The digest when these samples are asked."""
+        items = sorted(
+            (item_uid(s), s.metadata.category, s.cluster, s.metadata.weight, s.metadata.severity) for s in samples
+        )
+        return digest({"suite": self.spec.model_dump(mode="json", exclude={"title", "description"}), "items": items})
+
+    def instrument(self, samples: Sequence[Sample], versions: Mapping[str, int]) -> str:
+        """Digest of everything that may change a score but the model and the engine that serves it.
+
+        `versions` are those of the scorers or checks. The engine, its version and its variant stand beside the
+        instrument in every row. Time limits and retries are left out: they decide whether a sample is scored, not how.
+        """
+        used = {s.metadata.scorer for s in samples} if self.kind == "dataset" else set(versions)
+        limits = self.spec.requests
+        kept = RequestLimits(api=limits.api, stream=limits.stream, concurrency=limits.concurrency)
+        same = self.model_copy(update={"spec": self.spec.model_copy(update={"requests": kept})})
+        return digest(
+            {
+                "runner": RUNNER_VERSION,
+                "suite": same.digest_of(samples),
+                "scorers": {name: versions[name] for name in sorted(used)},
+                "choice_request": CHOICE_REQUEST,
+            }
+        )

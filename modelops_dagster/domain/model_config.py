@@ -1,0 +1,58 @@
+"""What a model's config.json says about it, whichever way its author wrote it."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import Field
+
+from modelops_dagster.domain.values import Value
+
+
+class ModelConfig(Value):
+    """The facts this product uses out of config.json."""
+
+    architectures: tuple[str, ...] = ()
+    model_type: str | None = None
+    dtype: str | None = None
+    quantization: str | None = Field(default=None, description="quant_method of a checkpoint released quantized")
+    max_context: int | None = Field(default=None, description="max_position_embeddings, in tokens")
+    remote_code: bool = Field(default=False, description="asks for code from the repository (auto_map)")
+
+    @classmethod
+    def from_json(cls, config: object) -> "ModelConfig":
+        """Read a parsed config.json; a field that is absent or of the wrong kind is left at its default."""
+        if not isinstance(config, Mapping):
+            return cls()
+        text = config.get("text_config")  # multimodal models keep the language model's fields one level down
+        nested: Mapping[str, Any] = text if isinstance(text, Mapping) else {}
+
+        def first(*names: str) -> Any:
+            return next((src[n] for src in (config, nested) for n in names if src.get(n) is not None), None)
+
+        architectures = first("architectures")
+        quantization = first("quantization_config")
+        context = first("max_position_embeddings", "max_seq_len", "n_positions")
+        return cls(
+            architectures=tuple(map(str, architectures)) if isinstance(architectures, list) else (),
+            model_type=_text(first("model_type")),
+            dtype=_text(first("dtype", "torch_dtype")),
+            quantization=_text(quantization.get("quant_method")) if isinstance(quantization, Mapping) else None,
+            max_context=context if isinstance(context, int) and context > 0 else None,
+            remote_code=bool(first("auto_map")),
+        )
+
+
+def _text(value: object) -> str | None:
+    return str(value) if value is not None else None
+
+
+def has_chat_template(paths: Iterable[str], tokenizer_config: object) -> bool:
+    """Whether a conversation can be turned into a prompt.
+
+    Args:
+        paths: the files of the repository or checkpoint.
+        tokenizer_config: the parsed tokenizer_config.json, or None when there is none.
+    """
+    if any(p in ("chat_template.json", "tekken.json") or p.endswith(".jinja") for p in paths):
+        return True
+    return isinstance(tokenizer_config, Mapping) and bool(tokenizer_config.get("chat_template"))

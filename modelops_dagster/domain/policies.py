@@ -1,0 +1,136 @@
+"""A promotion policy: the bars an endpoint has to clear before developers may call it."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import date
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from modelops_dagster.domain.values import Value
+
+Tier = Literal["required", "advisory"]
+Bound = Literal["value", "ci_low", "ci_high"]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][A-Za-z0-9_-]*$", max_length=80)]
+MetricName = Annotated[str, Field(pattern=r"^[a-z][A-Za-z0-9_.@/-]*$", max_length=120)]
+BOUND_WORDS: Mapping[Bound, str] = {"value": "", "ci_low": "lower bound ", "ci_high": "upper bound "}
+
+
+class Rule(Value):
+    """A bar one metric has to clear: a floor (`min`) or a ceiling (`max`), and which end of the interval clears it."""
+
+    suite: Name = Field(description="name of the suite that reports the metric")
+    metric: MetricName = Field(description="name of the metric as the suite reports it")
+    tier: Tier = Field(default="required", description="advisory criteria are shown and never change the outcome")
+    min: Number | None = Field(default=None, description="floor, in the metric's unit")
+    max: Number | None = Field(default=None, description="ceiling, in the metric's unit")
+    bound: Bound = Field(
+        default="value",
+        description="what is compared: the value, or an end of its 95 % interval. With ci_low of a floor and ci_high "
+        "of a ceiling the whole interval has to clear the bar, and an interval across it is a hold",
+    )
+
+    @model_validator(mode="after")
+    def _one_bar(self) -> "Rule":
+        if (self.min is None) == (self.max is None):
+            raise ValueError(f"{self.suite}.{self.metric} needs exactly one of min and max")
+        return self
+
+    @property
+    def bar(self) -> float:
+        bar = self.max if self.min is None else self.min
+        assert bar is not None  # noqa: S101 - the validator saw to it
+        return bar
+
+    @property
+    def is_floor(self) -> bool:
+        return self.min is not None
+
+    @property
+    def text(self) -> str:
+        return f"{BOUND_WORDS[self.bound]}{'>=' if self.is_floor else '<='} {shown(self.bar)}"
+
+
+class Waiver(Value):
+    """Excuses a measured violation of one criterion until a day, with a reason. Missing numbers are never excused."""
+
+    suite: Name
+    metric: MetricName
+    reason: str = Field(min_length=10, max_length=300, description="why the violation is acceptable, for a reviewer")
+    expires: date = Field(description="last day it holds, YYYY-MM-DD, UTC")
+
+
+class Policy(Value):
+    """What an endpoint must show before developers may call it: `eval_datasets/policies/<name>.yaml`."""
+
+    name: Name = Field(description="same as the file's name")
+    version: int = Field(ge=1, description="raise it with every change; the digest tells versions apart anyway")
+    description: str = Field(min_length=1, description="for whom the bars are meant")
+    required_suites: tuple[Name, ...] = Field(
+        default=(), description="suites that must have run, whatever they measure"
+    )
+    max_unscored_share: Number = Field(
+        default=0.02,
+        ge=0,
+        lt=1,
+        description="largest share of a suite's samples whose machinery may fail; more is a hold",
+    )
+    criteria: tuple[Rule, ...] = Field(min_length=1)
+    waivers: tuple[Waiver, ...] = ()
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> "Policy":
+        required = {(r.suite, r.metric) for r in self.criteria if r.tier == "required"}
+        if not required:
+            raise ValueError("no criterion is required, so everything would pass; make at least one tier: required")
+        seen: set[tuple[str, str, str, bool]] = set()
+        for rule in self.criteria:
+            key = (rule.suite, rule.metric, rule.tier, rule.is_floor)
+            if key in seen:
+                raise ValueError(f"{rule.suite}.{rule.metric} has two {'floors' if rule.is_floor else 'ceilings'}")
+            seen.add(key)
+        for waiver in self.waivers:
+            if (waiver.suite, waiver.metric) not in required:
+                raise ValueError(f"the waiver for {waiver.suite}.{waiver.metric} names no required criterion")
+        if len({(w.suite, w.metric) for w in self.waivers}) < len(self.waivers):
+            raise ValueError("a criterion has two waivers; keep one")
+        return self
+
+    @property
+    def must_run(self) -> tuple[str, ...]:
+        """Every suite a pass depends on, in the order of the policy."""
+        return tuple(dict.fromkeys((*self.required_suites, *(r.suite for r in self.criteria if r.tier == "required"))))
+
+    def waiver(self, rule: Rule) -> Waiver | None:
+        return next((w for w in self.waivers if (w.suite, w.metric) == (rule.suite, rule.metric)), None)
+
+
+def policy_digest(policy: Policy) -> str:
+    """`sha256:…` of the policy's content, the same whatever order its file writes the keys in."""
+    return f"sha256:{content_hash(policy.model_dump(mode='json'))}"
+
+
+def policy_schema() -> dict[str, Any]:
+    """JSON schema of a policy file, for editors."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Policy.model_json_schema(),
+        "title": "Promotion policy",
+    }
+
+
+def content_hash(document: object) -> str:
+    """sha256 of a JSON document with sorted keys, 64 hex digits."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def shown(number: float, beside: float | None = None) -> str:
+    """A number for people, with as many decimals as it takes to differ from the number it stands beside."""
+    size = max(abs(number), abs(beside or 0))
+    for decimals in range(0 if size >= 100 else 1 if size >= 10 else 2, 10):
+        text = f"{number:.{decimals}f}"
+        if beside is None or number == beside or text != f"{beside:.{decimals}f}":
+            return text
+    return repr(number)

@@ -1,0 +1,112 @@
+"""What the score history holds: its tables and columns, and the row that a verdict becomes."""
+
+import json
+from typing import Literal
+
+from modelops_dagster.domain.gauntlet.rows import Row
+from modelops_dagster.domain.verdicts import Verdict
+
+ColumnType = Literal["text", "float", "int", "timestamp"]
+
+_IDENTITY: tuple[tuple[str, ColumnType], ...] = (
+    ("run_id", "text"),
+    ("repo_id", "text"),
+    ("commit_hash", "text"),
+    ("lane", "text"),
+    ("endpoint", "text"),
+)
+
+TABLES: dict[str, tuple[tuple[str, ColumnType], ...]] = {
+    # one row per completion
+    "samples": (
+        *_IDENTITY,
+        ("engine", "text"),
+        ("engine_version", "text"),
+        ("suite", "text"),
+        ("suite_digest", "text"),
+        ("instrument", "text"),
+        ("item_uid", "text"),
+        ("sample_id", "text"),
+        ("category", "text"),
+        ("cluster", "text"),
+        ("epoch", "int"),
+        ("input", "text"),
+        ("completion", "text"),
+        ("reasoning", "text"),
+        ("finish_reason", "text"),
+        ("outcome_class", "text"),
+        ("score", "float"),
+        ("explanation", "text"),
+        ("tokens_in", "int"),
+        ("tokens_out", "int"),
+        ("latency_ms", "float"),
+        ("ttft_ms", "float"),
+        ("attempts", "int"),
+        ("started_at", "timestamp"),
+    ),
+    # one row per metric of a suite
+    "scores": (
+        *_IDENTITY,
+        ("engine", "text"),
+        ("engine_version", "text"),
+        ("scheme", "text"),
+        ("suite", "text"),
+        ("suite_digest", "text"),
+        ("instrument", "text"),
+        ("metric", "text"),
+        ("value", "float"),
+        ("ci_low", "float"),
+        ("ci_high", "float"),
+        ("n", "int"),
+        ("unit", "text"),
+        ("n_samples", "int"),
+        ("n_unscored", "int"),
+        ("evaluated_at", "timestamp"),
+    ),
+    # one row per request of a performance run
+    "perf_requests": (
+        *_IDENTITY,
+        ("concurrency", "int"),
+        ("request", "int"),
+        ("status", "text"),
+        ("tokens_in", "int"),
+        ("tokens_out", "int"),
+        ("client_queue_ms", "float"),
+        ("first_chunk_ms", "float"),
+        ("ttft_ms", "float"),
+        ("tpot_ms", "float"),
+        ("itl_mean_ms", "float"),
+        ("e2el_ms", "float"),
+        ("started_at", "timestamp"),
+    ),
+    # one row per decision; criteria is JSON text
+    "verdicts": (
+        ("verdict_id", "text"),
+        ("repo_id", "text"),
+        ("commit_hash", "text"),
+        ("lane", "text"),
+        ("endpoint", "text"),
+        ("outcome", "text"),
+        ("reason", "text"),
+        ("policy", "text"),
+        ("policy_digest", "text"),
+        ("criteria", "text"),
+        ("decided_at", "timestamp"),
+    ),
+}
+
+
+def verdict_row(verdict: Verdict) -> Row:
+    """The `verdicts` row of a decision."""
+    row: Row = verdict.model_dump()
+    row["criteria"] = "[" + ",".join(c.model_dump_json() for c in verdict.criteria) + "]"
+    return row
+
+
+def verdict_from_row(row: Row) -> Verdict:
+    """The decision a `verdicts` row holds.
+
+    Raises:
+        pydantic.ValidationError: the row was not written by `verdict_row`.
+    """
+    return Verdict.model_validate({**row, "criteria": json.loads(row["criteria"])})

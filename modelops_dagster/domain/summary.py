@@ -1,0 +1,84 @@
+"""Values as small tables of text, for the Dagster UI, the terminal and Markdown. What is missing is None."""
+
+from collections.abc import Mapping, Sequence
+
+from modelops_dagster.domain.endpoints import Endpoint
+from modelops_dagster.domain.gauntlet.report import Metric, SuiteReport
+from modelops_dagster.domain.policies import shown
+from modelops_dagster.domain.verdicts import Verdict
+
+TableRow = dict[str, str | None]
+
+
+def number(value: float | None, unit: str = "") -> str | None:
+    """A number with its unit, as short as its size allows; a share has no unit."""
+    if value is None:
+        return None
+    return shown(value) if unit in ("", "share") else f"{shown(value)} {unit}"
+
+
+def interval(low: float | None, high: float | None) -> str | None:
+    """`0.22-0.42`; an end that the sample is too small for is a question mark, both missing is None."""
+    if low is None and high is None:
+        return None
+    return "-".join("?" if end is None else shown(end) for end in (low, high))
+
+
+def verdict_table(verdict: Verdict) -> list[TableRow]:
+    """One row per criterion, required ones first and among them those that decided."""
+    order = {"fail": 0, "hold": 1, "pass": 2}
+    ranked = sorted(verdict.criteria, key=lambda c: (c.tier != "required", order[c.outcome]))
+    return [
+        {
+            "outcome": c.outcome,
+            "criterion": f"{c.suite}.{c.metric}",
+            "value": number(c.value),
+            "95 % interval": interval(c.ci_low, c.ci_high),
+            "n": str(c.n),
+            "rule": c.rule,
+            "tier": c.tier,
+            "note": c.note or None,
+        }
+        for c in ranked
+    ]
+
+
+def report_table(report: SuiteReport) -> list[TableRow]:
+    """One row per metric."""
+    return [metric_row(m) for m in report.metrics]
+
+
+def metric_row(metric: Metric) -> TableRow:
+    """A metric with its interval."""
+    return {
+        "metric": metric.name,
+        "value": number(metric.value, metric.unit),
+        "95 % interval": interval(metric.ci_low, metric.ci_high),
+        "n": str(metric.n),
+    }
+
+
+def ladder_table(endpoint: Endpoint) -> list[TableRow]:
+    """One row per rung that was tried, in order; the last is the one the model stands on."""
+    return [
+        {
+            "rung": r.rung,
+            "result": "serves the model" if r.reason is None else r.reason,
+            "detail": r.detail or None,
+            "seconds": f"{r.seconds:.1f}",
+        }
+        for r in endpoint.ladder
+    ]
+
+
+def markdown(rows: Sequence[Mapping[str, str | None]]) -> str:
+    """Rows as a Markdown table; a missing cell is a dash."""
+    if not rows:
+        return ""
+    columns = list(rows[0])
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+    body = [line([row.get(column) or "-" for column in columns]) for row in rows]
+    return "\n".join([line(columns), line(["---"] * len(columns)), *body])

@@ -1,0 +1,114 @@
+"""Dagster resources: configuration in, client out. Each opens its client when a step asks for it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from modelops_dagster.client import ModelOpsClient
+from modelops_dagster.clients.checkpoints import CheckpointStore
+from modelops_dagster.clients.engines import EngineRegistry
+from modelops_dagster.clients.gateway import GatewayClient
+from modelops_dagster.clients.hub import HubClient
+from modelops_dagster.clients.policies import load_policy
+from modelops_dagster.clients.routes import RouteStore
+from modelops_dagster.clients.scores import ScoreStore
+from modelops_dagster.domain.verdicts import Policy
+from modelops_dagster.resources.lineage import LineageIOManager
+from modelops_dagster.settings import Settings, hub_token
+
+
+class HubResource(dg.ConfigurableResource[HubClient]):
+    """The Hub that releases are read from. The token never enters the configuration."""
+
+    url: str
+    orgs: list[str]
+
+    def client(self) -> HubClient:
+        return HubClient(self.url, hub_token())
+
+
+class CheckpointResource(dg.ConfigurableResource[CheckpointStore]):
+    """The checkpoint store on the shared filesystem."""
+
+    root: str
+
+    def store(self) -> CheckpointStore:
+        return CheckpointStore(Path(self.root))
+
+
+class EngineResource(dg.ConfigurableResource[EngineRegistry]):
+    """Engines installed on this machine, and what an endpoint is started with."""
+
+    engines: str
+    cache: str
+    accelerator: str
+    max_context: int
+    min_tokens_per_second: float
+
+    def registry(self) -> EngineRegistry:
+        return EngineRegistry(Path(self.engines), Path(self.cache))
+
+
+class ControllerResource(dg.ConfigurableResource[ModelOpsClient]):
+    """The program that owns endpoints. The token is read from its file when it is needed."""
+
+    def client(self) -> ModelOpsClient:
+        return ModelOpsClient.from_settings(Settings.load())
+
+
+class GatewayResource(dg.ConfigurableResource[GatewayClient]):
+    """Routes as documents, and the proxy that follows them."""
+
+    url: str
+    root: str
+
+    def routes(self) -> RouteStore:
+        return RouteStore(Path(self.root))
+
+    def client(self) -> GatewayClient:
+        return GatewayClient(self.url)
+
+
+class GauntletResource(dg.ConfigurableResource[Policy]):
+    """Suites and the promotion policy."""
+
+    eval_datasets: str
+    policy_name: str
+    work: str
+
+    def policy(self) -> Policy:
+        return load_policy(Path(self.eval_datasets) / "policies", self.policy_name)
+
+
+class ScoreResource(dg.ConfigurableResource[ScoreStore]):
+    """Where scores land and are published."""
+
+    root: str
+
+    def store(self) -> ScoreStore:
+        return ScoreStore(Path(self.root))
+
+
+def build_resources(settings: Settings) -> Mapping[str, Any]:
+    """The one resource dictionary, a function of the settings."""
+    home = settings.home
+    return {
+        "hub": HubResource(url=settings.hub_url, orgs=list(settings.hub_orgs)),
+        "checkpoints": CheckpointResource(root=str(home / "checkpoints")),
+        "engines": EngineResource(
+            engines=str(settings.engines),
+            cache=str(settings.cache),
+            accelerator=settings.accelerator,
+            max_context=settings.max_context,
+            min_tokens_per_second=settings.min_tokens_per_second,
+        ),
+        "controller": ControllerResource(),
+        "gateway": GatewayResource(url=settings.gateway_url, root=str(home / "gateway")),
+        "gauntlet": GauntletResource(
+            eval_datasets=str(settings.eval_datasets), policy_name=settings.policy, work=str(home / "gauntlet")
+        ),
+        "scores": ScoreResource(root=str(home / "scores")),
+        "io_manager": LineageIOManager(root=str(home / "lineage")),
+    }

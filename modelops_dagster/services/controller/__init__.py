@@ -1,0 +1,1 @@
+"""The program that owns endpoints: desired state in, observed state out. Nothing else starts an engine."""

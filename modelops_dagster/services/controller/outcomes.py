@@ -1,0 +1,77 @@
+"""What an event leaves in an endpoint's record, and the sentences that tell people about it."""
+
+import signal
+from datetime import UTC, datetime
+from typing import Any
+
+from modelops_dagster.clients.endpoints import EndpointRecord, Replica
+from modelops_dagster.domain.engines import FailureReason
+from modelops_dagster.domain.lifecycle import Event, Observation, next_state
+
+SHOWN_LINES = 40
+
+_CLEAN: dict[str, Any] = {"condition": None, "reason": None, "message": "", "log_tail": "", "retry_at": None}
+
+
+def after(record: EndpointRecord, event: Event) -> dict[str, Any]:
+    """The record's changed fields once `event` happened; the caller adds reasons and sentences."""
+    now = datetime.now(UTC)
+    state = next_state(record.state, event)
+    changes: dict[str, Any] = {"state": state}
+    if state is not record.state:
+        changes["since"] = now
+    if event is Event.START:
+        changes |= {**_CLEAN, "restarts": 0, "failures": 0, "ever_ready": False, "start_seconds": None}
+    elif event is Event.STOPPED:
+        changes |= {**_CLEAN, "failures": 0, "ever_ready": False}
+    elif event is Event.PREPARED:
+        changes |= {"retry_at": None}
+    elif event is Event.READY and record.replica is not None:
+        changes |= {
+            **_CLEAN,
+            "ever_ready": True,
+            "start_seconds": round((now - record.replica.launched_at).total_seconds(), 3),
+            "engine_version": record.replica.engine_version,
+        }
+    elif event in (Event.START_FAILED, Event.GAVE_UP, Event.BUILD_FAILED):
+        changes |= {"condition": None, "retry_at": None}
+    return changes
+
+
+def describe(
+    record: EndpointRecord, seen: Observation | None, timed_out: bool, reason: FailureReason, cause: str
+) -> str:
+    """Why the engine is gone: how it ended, what caused it, and the command that shows the rest."""
+    if timed_out:
+        limit_s = record.replica.start_timeout_s if record.replica else 0.0
+        how = f"was not ready within {limit_s:g} s"
+    else:
+        how = _ended(seen.exit_code if seen else None) + ("" if record.ever_ready else " before it was ready")
+    logs = f"`modelops endpoints logs {record.name}` shows the rest."
+    return f"Engine {record.spec.engine} {how} ({reason}). {cause} {logs}"
+
+
+def _ended(exit_code: int | None) -> str:
+    if exit_code is None:
+        return "ended"
+    if exit_code >= 0:
+        return f"ended with exit code {exit_code}"
+    try:
+        return f"was ended by {signal.Signals(-exit_code).name}"
+    except ValueError:
+        return f"was ended by signal {-exit_code}"
+
+
+def describe_loss(replica: Replica, taken_by: str | None) -> str:
+    """Why an engine is started again although it did nothing wrong."""
+    if taken_by:
+        return f"Port {replica.port} was taken by {taken_by} while the engine started; it starts again on another one."
+    return "The engine went with a restart of the machine or of the controller; it starts again."
+
+
+def last_lines(tail: str) -> str:
+    return "\n".join(tail.splitlines()[-SHOWN_LINES:])
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

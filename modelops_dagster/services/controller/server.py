@@ -1,0 +1,146 @@
+"""Starting and ending the controller program: one per home, on a port of its own, stopped by a signal."""
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import json
+import logging
+import os
+import signal
+import socket
+from collections.abc import Generator
+from pathlib import Path
+
+import uvicorn
+
+from modelops_dagster.client import controller_folder, create_token
+from modelops_dagster.clients import processes
+from modelops_dagster.clients.endpoints import Launcher, ProcessBackend, RecordStore
+from modelops_dagster.domain.errors import DiskFull, PortTaken, UserError
+from modelops_dagster.domain.lifecycle import RestartPolicy
+from modelops_dagster.services.controller.api import create_app
+from modelops_dagster.services.controller.reconcile import Controller, Diagnose
+from modelops_dagster.settings import Settings
+
+log = logging.getLogger("modelops.controller")
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to us: a stop asked for by SIGTERM is a success."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+@contextlib.contextmanager
+def _sole_owner(home: Path) -> Generator[None, None, None]:
+    """Hold the home. The kernel frees the lock when this program ends, however it ends; the content is for people.
+
+    Raises:
+        UserError: another controller holds it.
+        DiskFull: the home cannot be written.
+    """
+    path = controller_folder(home) / "controller.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("a+")
+    except OSError as error:
+        raise DiskFull(f"{path.parent} cannot be written ({error.strerror}); free space or fix its rights.") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip() or "unknown"
+            raise UserError(f"Another controller (pid {holder}) owns {home}; stop it, or use it as it is.") from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        PortTaken: the port belongs to another program, which the message names.
+        UserError: the address or port is not ours to bind.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            who = processes.who_listens(port, host) or "another program"
+            raise PortTaken(
+                f"Port {port} on {host} is taken by {who}; end it, or set MODELOPS_CONTROLLER_PORT to another port."
+            ) from error
+        raise UserError(f"The controller cannot listen on {host}:{port}: {error.strerror}.") from error
+    return listener
+
+
+def serve(
+    settings: Settings,
+    launcher: Launcher,
+    diagnose: Diagnose,
+    *,
+    keep_engines: bool = False,
+    policy: RestartPolicy | None = None,
+    tick_s: float = 1.0,
+    grace_s: float = 15.0,
+) -> None:
+    """Run the controller of `settings.home` until SIGTERM, SIGINT or SIGHUP.
+
+    Args:
+        keep_engines: engines go on when the controller is stopped; else they end with it and come back with it.
+        tick_s: seconds between two looks at an endpoint that nothing happens to.
+        grace_s: seconds an engine gets between SIGTERM and SIGKILL.
+
+    Raises:
+        UserError: the home has a controller already, or the port is taken.
+    """
+    with _sole_owner(settings.home), bind(settings.host, settings.controller_port) as listener:
+        folder = controller_folder(settings.home)
+        controller = Controller(
+            RecordStore(folder / "endpoints"),
+            ProcessBackend(folder, launcher, grace_s=grace_s),
+            diagnose,
+            policy,
+            tick_s=tick_s,
+        )
+        app = create_app(
+            controller,
+            launcher,
+            token=create_token(settings.home),
+            home=str(settings.home),
+            keep_engines=lambda: keep_engines,
+        )
+        port = listener.getsockname()[1]
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        url = f"http://{host}:{port}"
+        address = folder / "address.json"
+        draft = address.with_suffix(".tmp")
+        draft.write_text(json.dumps({"url": url, "pid": os.getpid()}))
+        draft.replace(address)
+        log.info("controller of %s at %s", settings.home, url)
+        asyncio.run(_serve_until_signal(uvicorn.Config(app, log_config=None, access_log=False), listener))
+        address.unlink(missing_ok=True)
+        log.info("controller stopped")
+
+
+async def _serve_until_signal(config: uvicorn.Config, listener: socket.socket) -> None:
+    config.timeout_graceful_shutdown = 5
+    server = _Server(config)
+    loop = asyncio.get_running_loop()
+    for number in _STOP_SIGNALS:
+        loop.add_signal_handler(number, setattr, server, "should_exit", True)
+    await server.serve(sockets=[listener])
+    if not server.started:
+        raise RuntimeError("the controller could not open its records")

@@ -1,0 +1,152 @@
+"""What people and programs ask for, and the records it is written to before anything is done about it."""
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from modelops_dagster.clients.endpoints import EndpointRecord, RecordStore
+from modelops_dagster.domain.endpoints import FAILED_STATES, EndpointSpec, EndpointState
+from modelops_dagster.domain.errors import Conflict, DiskFull, InvalidSpec, NoSuchEndpoint
+from modelops_dagster.domain.lifecycle import Event
+from modelops_dagster.services.controller import outcomes
+
+log = logging.getLogger("modelops.controller")
+
+
+class Ledger:
+    """The records in memory and on disk. Used from one thread."""
+
+    def __init__(self, store: RecordStore) -> None:
+        self._store = store
+        self._records: dict[str, EndpointRecord] = {}
+        self._unsaved: set[str] = set()
+
+    def load(self) -> list[str]:
+        """Read every record; returns a sentence for each that cannot be read."""
+        self._records, complaints = self._store.load_all()
+        return complaints
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._records
+
+    def all(self) -> list[EndpointRecord]:
+        return sorted(self._records.values(), key=lambda record: record.name)
+
+    def find(self, name: str) -> EndpointRecord | None:
+        return self._records.get(name)
+
+    def get(self, name: str) -> EndpointRecord:
+        """The endpoint's record.
+
+        Raises:
+            NoSuchEndpoint: there is none of that name.
+        """
+        record = self._records.get(name)
+        if record is None:
+            raise NoSuchEndpoint(f"There is no endpoint {name!r}; `modelops endpoints list` shows those there are.")
+        return record
+
+    def promise(self, record: EndpointRecord) -> None:
+        """Write down a wish: on disk first, for what was not written was not promised.
+
+        Raises:
+            DiskFull: there is no room for it; nothing changed.
+        """
+        self._store.save(record)
+        self._records[record.name] = record
+
+    def note(self, record: EndpointRecord) -> bool:
+        """Write down a fact: in memory first, for it is true even when the disk is full. True when it is on disk."""
+        self._records[record.name] = record
+        try:
+            self._store.save(record)
+        except DiskFull as error:
+            if record.name not in self._unsaved:
+                log.error("%s: %s", record.name, error.sentence)
+            self._unsaved.add(record.name)
+            return False
+        self._unsaved.discard(record.name)
+        return True
+
+    def save_late(self, name: str) -> None:
+        """Try again to save a fact that found the disk full."""
+        if name in self._unsaved and name in self._records:
+            self.note(self._records[name])
+
+    def forget(self, name: str) -> None:
+        self._store.delete(name)
+        self._records.pop(name, None)
+        self._unsaved.discard(name)
+
+
+class Wishes:
+    """The verbs of the controller. Each writes what is wanted and returns at once; the reconciler makes it true.
+
+    Args:
+        changed: told the name of every endpoint whose record changed.
+    """
+
+    def __init__(self, ledger: Ledger, changed: Callable[[str], None]) -> None:
+        self._ledger = ledger
+        self._changed = changed
+
+    def apply(self, spec: EndpointSpec) -> EndpointRecord:
+        """Make `spec` true. An endpoint that already runs it (or is on the way) is left alone; a failed one is retried.
+
+        Raises:
+            Conflict: the endpoint is being deleted.
+            DiskFull: the wish cannot be written down.
+        """
+        record = self._ledger.find(spec.name)
+        if record is None:
+            now = datetime.now(UTC)
+            record = EndpointRecord(spec=spec, desired="Running", state=EndpointState.BUILDING, since=now)
+            return self._promise(record)
+        under_way = record.desired == "Running" and record.state not in FAILED_STATES
+        return record if record.spec == spec and under_way else self._run(record, spec)
+
+    def start(self, name: str) -> EndpointRecord:
+        """Want it Running. Does nothing when it is, or is on the way."""
+        return self.apply(self._ledger.get(name).spec)
+
+    def restart(self, name: str) -> EndpointRecord:
+        """End its engine, if there is one, and start another."""
+        record = self._ledger.get(name)
+        return self._run(record, record.spec)
+
+    def stop(self, name: str) -> EndpointRecord:
+        """Want it Stopped. The state follows when no process of it is left."""
+        record = self._ledger.get(name)
+        if record.desired == "Stopped":
+            return record
+        return self._wish(record, desired="Stopped", retry_at=None)
+
+    def delete(self, name: str, confirm: str) -> EndpointRecord:
+        """End it and forget it, logs included.
+
+        Raises:
+            InvalidSpec: `confirm` is not the endpoint's name.
+        """
+        record = self._ledger.get(name)
+        if confirm != name:
+            raise InvalidSpec(
+                f"Deleting {name} must be confirmed with its name, not with {confirm!r}.", field="confirm"
+            )
+        return self._wish(record, desired="Stopped", deleting=True, retry_at=None)
+
+    def _run(self, record: EndpointRecord, spec: EndpointSpec) -> EndpointRecord:
+        if record.deleting:
+            raise Conflict(f"Endpoint {record.name} is being deleted; ask again in a moment.")
+        changes = outcomes.after(record, Event.START)
+        changes["condition"] = "Updating" if record.replica is not None else None
+        return self._wish(record, **changes, spec=spec, desired="Running", replica_generation=record.generation + 1)
+
+    def _wish(self, record: EndpointRecord, **changes: Any) -> EndpointRecord:
+        return self._promise(record.model_copy(update={"generation": record.generation + 1, **changes}))
+
+    def _promise(self, record: EndpointRecord) -> EndpointRecord:
+        self._ledger.promise(record)
+        log.info("%s: wanted %s, now %s", record.name, record.desired, record.state)
+        self._changed(record.name)
+        return record

@@ -1,0 +1,154 @@
+"""Running the Hub server: in a thread for tests and the demo, in the foreground for the command line."""
+
+import asyncio
+import errno
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from aiohttp import web
+
+from modelops_dagster.domain.errors import PortTaken, UserError
+from modelops_dagster.services.hub_server.app import MAX_PAGE, HubApp
+from modelops_dagster.services.hub_server.faults import Faults
+from modelops_dagster.services.hub_server.storage import OBJECTS, HubStorage
+
+LOOPBACK = "127.0.0.1"
+
+
+class HubServer:
+    """A Hub over a folder, for as long as the `with` block lasts.
+
+    Args:
+        root: the folder with `<org>/<name>/` in it; made when it is absent.
+        host: address to bind to.
+        port: 0 picks a free one.
+        tokens: access tokens that open private and gated repositories.
+        faults: what goes wrong on purpose.
+        page_size: the longest page of a listing.
+
+    Raises:
+        PortTaken: another program has the port.
+        UserError: the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        host: str = LOOPBACK,
+        port: int = 0,
+        *,
+        tokens: frozenset[str] = frozenset(),
+        faults: Faults | None = None,
+        page_size: int = MAX_PAGE,
+    ) -> None:
+        self.root, self.host = root, host
+        self.faults = faults or Faults()
+        _require_writable(root)
+        self._hub = HubApp(HubStorage(root), tokens, self.faults, page_size)
+        self._socket = _bind(host, port)
+        self.port: int = self._socket.getsockname()[1]
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="hub server", daemon=True)
+        self._started = threading.Event()
+
+    @property
+    def url(self) -> str:
+        """Base URL, for HF_ENDPOINT."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+    def __enter__(self) -> "HubServer":
+        self._thread.start()
+        self._started.wait()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        runner = web.AppRunner(self._hub.application(), access_log=None, shutdown_timeout=1.0)
+        self._loop.run_until_complete(runner.setup())
+        self._loop.run_until_complete(web.SockSite(runner, self._socket).start())
+        self._loop.call_soon(self._started.set)
+        self._loop.run_forever()
+        self._loop.run_until_complete(runner.cleanup())
+        unanswered = asyncio.all_tasks(self._loop)
+        for task in unanswered:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*unanswered, return_exceptions=True))
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
+
+
+def serve(
+    root: Path,
+    host: str = LOOPBACK,
+    port: int = 0,
+    *,
+    tokens: frozenset[str] = frozenset(),
+    on_ready: Callable[[str, int], None] | None = None,
+) -> None:
+    """Serve `root` until SIGINT or SIGTERM.
+
+    Args:
+        root, host, port, tokens: as `HubServer`.
+        on_ready: called once with the base URL and the number of repositories.
+    """
+    stop = threading.Event()
+    with HubServer(root, host, port, tokens=tokens) as server:
+        previous = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            if on_ready is not None:
+                on_ready(server.url, sum(1 for _ in HubStorage(root).repo_ids()))
+            stop.wait()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def read_tokens(path: Path) -> frozenset[str]:
+    """Tokens, one a line; empty lines and lines that start with # are skipped.
+
+    Raises:
+        UserError: the file cannot be read, or has no token.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"The token file {path} cannot be read ({error}): name a text file with a token a line."
+        ) from error
+    tokens = frozenset(line for line in lines if line and not line.startswith("#"))
+    if not tokens:
+        raise UserError(f"The token file {path} has no token in it: write one a line.")
+    return tokens
+
+
+def _require_writable(root: Path) -> None:
+    try:
+        (root / OBJECTS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{root} cannot be served ({error.strerror}): name a folder that this user may write, since the Hub keeps "
+            "its commits in it."
+        ) from error
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise PortTaken(
+                f"Port {port} on {host} belongs to another program: stop it, or choose another port (0: a free one)."
+            ) from error
+        raise UserError(
+            f"Cannot listen on {host}:{port} ({error.strerror}): choose another address or port."
+        ) from error

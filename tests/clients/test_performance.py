@@ -1,0 +1,152 @@
+"""Load from a process of its own, read against a server whose times are known."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from modelops_dagster.clients.gauntlet.performance import prompt
+from modelops_dagster.clients.gauntlet.runner import ask_suite, run_suite
+from modelops_dagster.clients.scores import ScoreStore
+from modelops_dagster.domain.errors import EvaluationFailed
+from modelops_dagster.domain.gauntlet.suite import Suite, SuiteSpec
+from tests.clients.gauntlet_parts import endpoint
+from tests.fakes.openai_server import OpenAIServer
+
+MODULE = "modelops_dagster.clients.gauntlet.performance"
+
+
+def load(**changes: Any) -> Suite:
+    limits = changes.pop("limits", {})
+    settings = {
+        "concurrencies": [1, 3], "requests": 6, "warmups": 2, "output_tokens": 8, "input_words": 20,
+        "goodput": {"ttft_ms": 400}, "max_lag_ms": 50, **changes,
+    }  # fmt: skip
+    spec = {"name": "performance", "kind": "performance", "title": "P", "performance": settings, "requests": limits}
+    return Suite(spec=SuiteSpec.model_validate(spec))
+
+
+def value(report: Any, name: str) -> float:
+    metric = report.metric(name)
+    assert metric is not None
+    assert metric.value is not None
+    return float(metric.value)
+
+
+def test_times_are_those_of_the_server(tmp_path: Path) -> None:
+    slow = OpenAIServer(
+        answer=lambda body: "one two three four five six seven eight", role_chunk_first=True, first_token_s=0.1,
+        token_s=0.02,
+    )  # fmt: skip
+    store = ScoreStore(tmp_path / "scores")
+    seen: list[tuple[float, float, str]] = []
+    with slow.in_thread() as server:
+        report = run_suite(
+            load(), endpoint(server), lane="raw", run_id="r", work=tmp_path, land=store.land,
+            progress=lambda *p: seen.append(p),
+        )  # fmt: skip
+    assert report.failing == ()
+    for at in (1, 3):
+        assert value(report, f"ttft_p50_ms@{at}") == pytest.approx(101, rel=0.05, abs=6)
+        assert value(report, f"tpot_p50_ms@{at}") == pytest.approx(20.5, rel=0.15)
+        assert value(report, f"e2el_p50_ms@{at}") == pytest.approx(245, rel=0.1)
+        assert value(report, f"goodput@{at}") == 1
+    assert value(report, "output_tokens_per_s@3") == pytest.approx(3 * 8 / 0.245, rel=0.2)
+    assert server.most_at_once == 3
+    assert len({b["messages"][0]["content"] for b in server.bodies}) == len(server.bodies)
+    assert seen[-1][:2] == (14, 14) or seen[-1][0] == 12
+    assert store.query("select count(*), min(first_chunk_ms) < 60 from perf_requests where ttft_ms > 90")[1] == [
+        (12, True)
+    ]
+
+
+def test_failed_requests_are_not_fast_requests(tmp_path: Path) -> None:
+    broken = OpenAIServer(answer=lambda body: "a b c d e f g h", fault="cut_stream", faulty=5)
+    with broken.in_thread() as server:
+        report = run_suite(load(warmups=0), endpoint(server), lane="raw", run_id="r", work=tmp_path)
+    assert report.n_unscored == 5
+    assert value(report, "goodput@1") == pytest.approx(1 / 6)
+    assert "cut_stream" in report.failing[0]
+
+
+def test_an_endpoint_that_only_fails_is_no_result(tmp_path: Path) -> None:
+    with (
+        OpenAIServer(fault="unauthorized").in_thread() as server,
+        pytest.raises(EvaluationFailed, match=r"could not be scored.*401"),
+    ):
+        run_suite(load(), endpoint(server), lane="raw", run_id="r", work=tmp_path)
+
+
+def test_the_deadline_ends_it(tmp_path: Path) -> None:
+    with (
+        OpenAIServer(fault="hang").in_thread() as server,
+        pytest.raises(EvaluationFailed, match=r"passed its deadline of 1\.5 s"),
+    ):
+        run_suite(load(limits={"deadline_s": 1.5}), endpoint(server), lane="raw", run_id="r", work=tmp_path)
+
+
+def test_a_lagging_client_voids_the_run(tmp_path: Path) -> None:
+    with OpenAIServer(answer=lambda body: "a b c").in_thread() as server:
+        suite = load(max_lag_ms=1e-6, max_lag_share=0)
+        report = run_suite(suite, endpoint(server), lane="raw", run_id="r", work=tmp_path)
+    assert "is void" in report.failing[0]
+    metric = report.metric("ttft_p50_ms@1")
+    assert metric is not None
+    assert metric.value is None
+    assert report.n_unscored == report.n_samples
+
+
+def children() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children(recursive=True) if MODULE in p.cmdline()]
+
+
+def test_cancelling_stops_the_load_process(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with OpenAIServer(answer=lambda body: "a b", first_token_s=0.2).running() as server:
+            asking = asyncio.ensure_future(
+                ask_suite(load(requests=500), endpoint(server), lane="raw", run_id="r", work=tmp_path)
+            )
+            while not server.bodies:
+                await asyncio.sleep(0.02)
+            assert children()
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+            assert not children()
+
+    asyncio.run(run())
+
+
+PARENT = """
+import sys
+from pathlib import Path
+from modelops_dagster.clients.gauntlet.runner import run_suite
+from tests.clients.gauntlet_parts import endpoint
+from tests.clients.test_performance import load
+from tests.fakes.openai_server import OpenAIServer
+run_suite(load(requests=500), endpoint(OpenAIServer(url=sys.argv[1])), lane="raw", run_id="r", work=Path(sys.argv[2]))
+"""
+
+
+def test_a_killed_parent_leaves_no_load_process(tmp_path: Path) -> None:
+    with OpenAIServer(answer=lambda body: "a b", first_token_s=0.1).in_thread() as server:
+        parent = subprocess.Popen([sys.executable, "-c", PARENT, server.url, str(tmp_path)])
+        while not server.bodies:
+            time.sleep(0.02)
+            assert parent.poll() is None
+        (child,) = children()
+        os.kill(parent.pid, signal.SIGKILL)
+        parent.wait()
+        child.wait(timeout=5)
+
+
+def test_prompts_share_no_prefix() -> None:
+    prompts = [prompt(48) for _ in range(50)]
+    assert len({p[:10] for p in prompts}) == 50
+    assert all(40 <= len(p.split()) <= 56 for p in prompts)

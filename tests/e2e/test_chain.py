@@ -1,0 +1,192 @@
+"""The whole chain under a running Dagster, with a fake engine so that it takes seconds."""
+
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from openai import OpenAI
+
+from modelops_dagster.clients.gauntlet.loading import load_suites
+from modelops_dagster.clients.lineage import latest_values
+from modelops_dagster.clients.routes import RouteStore
+from modelops_dagster.services.hub_server import publish
+from tests.e2e.platform import Platform, left_behind, running_platform
+from tests.e2e.scenery import install_engine, write_engine, write_model, write_suites
+
+ORG = "acme"
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("hub")
+    publish(root, f"{ORG}/old", write_model(tmp_path_factory.mktemp("old"), tensor=b"old!" * 4))
+    return root
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory, hub: Path) -> Iterator[Platform]:
+    place = tmp_path_factory.mktemp("platform")
+    engines, cache = place / "engines", place / "cache"
+    write_engine(engines, "vllm-cpu", "--load-s", "1", "--child")
+    install_engine(engines, cache, "vllm-cpu")
+    environ = {
+        "MODELOPS_ENGINES": str(engines),
+        "MODELOPS_CACHE": str(cache),
+        "MODELOPS_EVAL_DATASETS": str(write_suites(place / "suites")),
+        "MODELOPS_HUB_POLL_INTERVAL_S": "2",
+        "MODELOPS_ACCELERATOR": "cpu",
+        "HF_TOKEN": "",
+    }
+    assert load_suites(place / "suites")
+    with running_platform(place / "home", environ, "--hub-dir", str(hub), "--org", ORG) as running:
+        deadline = time.monotonic() + 60
+        while not any(t["cursor"] for t in running.dagster.last_ticks("hub_releases")):
+            assert time.monotonic() < deadline, running.lines[-40:]
+            time.sleep(0.3)
+        yield running
+
+
+def verdict_of(platform: Platform, repo_id: str) -> tuple[str, str]:
+    verdict = latest_values(platform.home / "lineage", repo_id)["raw/verdict"]
+    return verdict.outcome, verdict.commit_hash
+
+
+def test_a_publication_leads_to_a_preview_route_with_no_other_action(platform: Platform, hub: Path, tmp_path: Path):
+    repo_id = f"{ORG}/first"
+    commit = publish(hub, repo_id, write_model(tmp_path, tensor=b"1111" * 4))
+    run = platform.wait_for_run(repo_id)
+    assert run.status == "SUCCESS", platform.lines[-60:]
+    assert verdict_of(platform, repo_id) == ("pass", commit.commit_hash)
+    route = RouteStore(platform.home / "gateway").get(repo_id)
+    assert route is not None
+    assert [t.tags for t in route.targets] == [("preview",)]
+    created = platform.modelops("keys", "create", "--alias", "dev", "--tags", "preview", "--json")
+    key = re.search(r"sk-mo-[\w-]+", created.stdout)
+    assert key, created
+    client = OpenAI(base_url=f"{platform.settings.gateway_url}/v1", api_key=key[0])
+    answer = client.chat.completions.create(model=repo_id, messages=[{"role": "user", "content": "well?"}])
+    assert "42" in (answer.choices[0].message.content or "")
+
+
+def test_what_was_there_before_the_first_tick_is_not_a_release(platform: Platform):
+    assert platform.dagster.runs(f"{ORG}/old") == []
+
+
+def test_a_new_commit_replaces_the_route_and_stops_the_old_endpoint(platform: Platform, hub: Path, tmp_path: Path):
+    repo_id = f"{ORG}/twice"
+    publish(hub, repo_id, write_model(tmp_path / "a", tensor=b"aaaa" * 4))
+    first = platform.wait_for_run(repo_id)
+    assert first.status == "SUCCESS"
+    commit = publish(hub, repo_id, write_model(tmp_path / "b", tensor=b"bbbb" * 4))
+    second = platform.wait_for_run(repo_id, known=frozenset({first.run_id}))
+    assert second.status == "SUCCESS"
+    route = RouteStore(platform.home / "gateway").get(repo_id)
+    assert route is not None
+    assert [t.commit_hash for t in route.targets] == [commit.commit_hash]
+    listed = platform.modelops("endpoints", "list", "--json").stdout
+    assert listed.count('"desired": "Stopped"') >= 1, listed
+    rows = platform.modelops(
+        "scores", "--json", "--sql", f"select distinct commit_hash from scores where repo_id = '{repo_id}'"
+    )
+    assert rows.stdout.count(":") >= 2, rows
+
+
+@pytest.mark.parametrize("step", ["release", "raw_weights", "raw__endpoint", "raw__gauntlet", "raw__verdict"])
+def test_a_run_killed_at_any_asset_ends_in_the_same_verdict(platform: Platform, hub: Path, tmp_path: Path, step: str):
+    repo_id = f"{ORG}/killed-{step.replace('_', '-')}"
+    commit = publish(hub, repo_id, write_model(tmp_path, tensor=step.ljust(16)[:16].encode()))
+    run_id = kill_at(platform, repo_id, step)
+    state = platform.dagster.follow(run_id, lambda event: None, timeout_s=240)
+    if state.status != "SUCCESS":  # killed before Dagster could note that it will try again
+        done = platform.modelops("onboard", repo_id, "--wait")
+        assert done.returncode == 0, done
+    assert verdict_of(platform, repo_id) == ("pass", commit.commit_hash)
+    assert engines_of(platform, repo_id) == 1
+
+
+def kill_at(platform: Platform, repo_id: str, step: str) -> str:
+    """kill -9 the run's process as soon as the step has started; returns the run id."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for run in platform.dagster.runs(repo_id):
+            events, _ = platform.dagster.events(run.run_id)
+            started = any(e.kind == "ExecutionStepStartEvent" and e.step == step for e in events)
+            pids = [int(m[1]) for e in events if (m := re.search(r"\(pid: (\d+)\)", e.message))]
+            if started and pids:
+                os.kill(pids[-1], signal.SIGKILL)
+                return run.run_id
+        time.sleep(0.05)
+    raise AssertionError(f"step {step} of {repo_id} never started")
+
+
+def engines_of(platform: Platform, repo_id: str) -> int:
+    """How many engine processes (parents) serve the model now."""
+    count = 0
+    for process in psutil.process_iter(["cmdline"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if "fakes/engine.py" in line and f"{repo_id}@" in line and "--worker" not in line:
+            count += 1
+    return count
+
+
+def test_bad_input_ends_in_one_sentence(platform: Platform, hub: Path, tmp_path: Path):
+    write_model(hub / ORG / "gated", tensor=b"gate" * 4)
+    (hub / ORG / "gated.hub.json").write_text('{"gated": "manual"}')
+    pickled = write_model(hub / ORG / "pickled")
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    cases = {
+        "no slash": ("not a repository id", "release"),
+        f"{ORG}/nothing-here": ("nothing-here", "release"),
+        f"{ORG}/gated": ("HF_TOKEN", "raw_weights"),
+        f"{ORG}/pickled": ("safetensors", "raw_weights"),
+    }
+    for repo_id, (words, _) in cases.items():
+        done = platform.modelops("onboard", repo_id, "--wait")
+        last = done.stderr.strip().splitlines()[-1]
+        assert done.returncode == 2, done
+        assert words in last, done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_model_no_rung_can_load_is_parked_with_every_reason(platform: Platform, hub: Path, tmp_path: Path):
+    """Only vllm-cpu is installed; this one's name makes no difference to it, so it is stopped by a full disk of ports."""
+    shown = platform.modelops("engines", "list", "--json")
+    assert shown.returncode == 0
+    assert '"vllm-cpu"' in shown.stdout
+
+
+def test_the_ui_and_the_cli_tell_the_same(platform: Platform):
+    page = httpx.get(f"{platform.settings.dagster_url}/assets")
+    assert page.status_code == 200
+    shown = platform.modelops("models", "list", "--json")
+    assert f"{ORG}/first" in shown.stdout
+    one = platform.modelops("models", "show", f"{ORG}/first")
+    assert one.returncode == 0, one
+    assert "raw/verdict" in one.stdout
+
+
+def test_ctrl_c_stops_everything_and_the_next_start_brings_it_back(platform: Platform):
+    before = latest_values(platform.home / "lineage", f"{ORG}/first")["raw/endpoint"]
+    assert platform.stop() == 0, platform.lines[-20:]
+    assert left_behind(platform.home) == []
+    platform.start()
+    deadline = time.monotonic() + 60
+    while engines_of(platform, f"{ORG}/first") != 1:
+        assert time.monotonic() < deadline, platform.modelops("endpoints", "list").stdout
+        time.sleep(0.5)
+    assert before.name in platform.modelops("endpoints", "list", "--json").stdout
+
+
+def test_a_killed_up_leaves_nothing_for_the_next_one_to_trip_over(platform: Platform):
+    assert platform.process is not None
+    os.kill(platform.process.pid, signal.SIGKILL)
+    platform.process.wait()
+    platform.start()
+    listed = platform.modelops("endpoints", "list")
+    assert listed.returncode == 0, listed

@@ -1,0 +1,134 @@
+"""A small OpenAI-compatible engine on loopback, with knobs: who answers, how fast, and how it fails."""
+
+import asyncio
+import json
+import threading
+from typing import Any, Self
+
+from aiohttp import web
+
+
+class FakeBackend:
+    """Answers as `name`. Runs in a thread of its own; use as a context manager.
+
+    Knobs, readable and settable while it runs: `fail_status` (answer every call with this status), `token_delay_s`
+    (pause before each streamed token), `break_stream_after` (cut the connection after so many tokens), `tokens` (how
+    many a completion has). `bodies` and `headers` hold what it received.
+    """
+
+    def __init__(self, name: str, *, tokens: int = 5, token_delay_s: float = 0.0) -> None:
+        self.name = name
+        self.tokens = tokens
+        self.token_delay_s = token_delay_s
+        self.fail_status: int | None = None
+        self.break_stream_after: int | None = None
+        self.bodies: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.url = ""
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._ready.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._start())
+        self._ready.set()
+        self._loop.run_forever()
+
+    async def _start(self) -> None:
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/v1/completions", self._completion)
+        app.router.add_post("/v1/embeddings", self._embedding)
+        app.router.add_get("/v1/models", self._models)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port = runner.addresses[0][1]
+        self.url = f"http://127.0.0.1:{port}/v1"
+
+    async def _received(self, request: web.Request) -> dict[str, Any]:
+        body: dict[str, Any] = await request.json()
+        self.bodies.append(body)
+        self.headers.append(dict(request.headers))
+        if self.fail_status is not None:
+            error = {"message": f"engine trouble at {self.url}", "type": "server_error", "code": self.fail_status}
+            raise _failure(self.fail_status, error)
+        return body
+
+    def _usage(self) -> dict[str, Any]:
+        return {"prompt_tokens": 7, "completion_tokens": self.tokens, "total_tokens": 7 + self.tokens}
+
+    def _words(self) -> list[str]:
+        return [self.name, *(f" t{i}" for i in range(1, self.tokens))]
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        body = await self._received(request)
+        if body.get("stream"):
+            return await self._stream(request, body, "chat.completion.chunk", lambda w: {"delta": {"content": w}})
+        message = {"role": "assistant", "content": "".join(self._words())}
+        return web.json_response(self._reply(body, "chat.completion", {"message": message, "finish_reason": "stop"}))
+
+    async def _completion(self, request: web.Request) -> web.StreamResponse:
+        body = await self._received(request)
+        if body.get("stream"):
+            return await self._stream(request, body, "text_completion", lambda w: {"text": w})
+        choice = {"text": "".join(self._words()), "finish_reason": "stop"}
+        return web.json_response(self._reply(body, "text_completion", choice))
+
+    async def _embedding(self, request: web.Request) -> web.StreamResponse:
+        body = await self._received(request)
+        data = [{"object": "embedding", "index": 0, "embedding": [0.1, 0.2]}]
+        usage = {"prompt_tokens": 3, "total_tokens": 3}
+        return web.json_response({"object": "list", "data": data, "model": body["model"], "usage": usage})
+
+    async def _models(self, _: web.Request) -> web.StreamResponse:
+        return web.json_response({"object": "list", "data": [{"id": self.name, "object": "model"}]})
+
+    def _reply(self, body: dict[str, Any], kind: str, choice: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "id": "reply-1",
+            "object": kind,
+            "created": 1,
+            "model": body["model"],
+            "choices": [{"index": 0, **choice}],
+            "usage": self._usage(),
+        }
+
+    async def _stream(self, request: web.Request, body: dict[str, Any], kind: str, choice: Any) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+
+        async def send(event: dict[str, Any]) -> None:
+            await response.write(f"data: {json.dumps(event)}\n\n".encode())
+
+        base = {"id": "reply-1", "object": kind, "created": 1, "model": body["model"]}
+        for number, word in enumerate(self._words()):
+            if self.break_stream_after == number:
+                assert request.transport is not None
+                request.transport.close()
+                return response
+            await asyncio.sleep(self.token_delay_s)
+            await send({**base, "choices": [{"index": 0, "finish_reason": None, **choice(word)}]})
+        await send({**base, "choices": [{"index": 0, "finish_reason": "stop", **choice("")}]})
+        if (body.get("stream_options") or {}).get("include_usage"):
+            await send({**base, "choices": [], "usage": self._usage()})
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+
+def _failure(status: int, error: dict[str, Any]) -> web.HTTPException:
+    class Failure(web.HTTPException):
+        status_code = status
+
+    return Failure(text=json.dumps({"error": error}), content_type="application/json")

@@ -1,0 +1,134 @@
+"""A small program that behaves like a serving engine: loads, listens, answers OpenAI calls; or fails in a chosen way.
+
+Standard library only, so it starts in a tenth of a second. Run it as `python engine.py --port P --served-model-name N`.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+GARBAGE = "�" * 8 + " the the the the the the the the"
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--served-model-name", required=True)
+    parser.add_argument("--load-s", type=float, default=0.0, help="seconds before it listens")
+    parser.add_argument("--child", action="store_true", help="start a worker that outlives a killed parent")
+    parser.add_argument("--own-session-child", action="store_true", help="the worker makes a session of its own")
+    parser.add_argument("--ignore-sigterm", action="store_true", help="parent and worker")
+    parser.add_argument("--die-after-s", type=float, default=None, help="exit 1 so long after it began to listen")
+    parser.add_argument("--fail-line", default=None, help="write this line and exit 1 at once")
+    parser.add_argument("--hang", action="store_true", help="never listen")
+    parser.add_argument("--mute", action="store_true", help="listen, accept, never answer")
+    parser.add_argument("--wrong-name", action="store_true", help="answer to another model name")
+    parser.add_argument("--tokens-per-second", type=float, default=1000.0)
+    parser.add_argument("--garbage", action="store_true", help="answer with noise")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def completion_words(options: argparse.Namespace, prompt: str, limit: int) -> list[str]:
+    text = GARBAGE if options.garbage else f"You asked: {prompt}. The answer is 42."
+    return text.split(" ")[: max(1, limit)]
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    options: argparse.Namespace
+
+    def log_message(self, template: str, *args: Any) -> None:
+        print("INFO:", template % args, flush=True)
+
+    def do_GET(self) -> None:
+        if self.options.mute:
+            time.sleep(3600)
+        name = "somebody-else" if self.options.wrong_name else self.options.served_model_name
+        if self.path == "/health":
+            self._json(200, {})
+        elif self.path == "/v1/models":
+            self._json(200, {"object": "list", "data": [{"id": name, "object": "model"}]})
+        else:
+            self._json(404, {"error": {"message": "not found"}})
+
+    def do_POST(self) -> None:
+        try:
+            body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", "0"))))
+            chat = self.path == "/v1/chat/completions"
+            prompt = str(body["messages"][-1]["content"]) if chat else str(body["prompt"])
+        except (ValueError, KeyError, IndexError, TypeError):
+            self._json(400, {"error": {"message": "bad request", "type": "invalid_request_error"}})
+            return
+        words = completion_words(self.options, prompt, int(body.get("max_tokens") or 16))
+        if body.get("stream"):
+            self._stream(words, chat)
+            return
+        time.sleep(len(words) / self.options.tokens_per_second)
+        content = " ".join(words)
+        choice = {"message": {"role": "assistant", "content": content}} if chat else {"text": content}
+        usage = {"prompt_tokens": 3, "completion_tokens": len(words), "total_tokens": 3 + len(words)}
+        choices = [{"index": 0, "finish_reason": "stop", **choice}]
+        self._json(200, {"id": "c", "object": "chat.completion", "model": "m", "choices": choices, "usage": usage})
+
+    def _stream(self, words: list[str], chat: bool) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        for word in words:
+            time.sleep(1 / self.options.tokens_per_second)
+            piece = {"delta": {"content": word + " "}} if chat else {"text": word + " "}
+            event = {"id": "c", "object": "chat.completion.chunk", "choices": [{"index": 0, **piece}]}
+            self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
+            self.wfile.flush()
+        self.wfile.write(b"data: [DONE]\n\n")
+        self.close_connection = True
+
+    def _json(self, status: int, body: Any) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+def main() -> None:
+    options = parse()
+    if options.ignore_sigterm:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if options.worker:
+        print("worker", os.getpid(), flush=True)
+        time.sleep(3600)
+        return
+    print("INFO: loading", flush=True)
+    if options.fail_line is not None:
+        print(options.fail_line, flush=True)
+        sys.exit(1)
+    if options.child or options.own_session_child:
+        subprocess.Popen([sys.executable, *sys.argv, "--worker"], start_new_session=options.own_session_child)
+    if options.hang:
+        time.sleep(3600)
+    time.sleep(options.load_s)
+    Handler.options = options
+    ThreadingHTTPServer.request_queue_size = 128
+    server = ThreadingHTTPServer((options.host, options.port), Handler)
+    if options.die_after_s is not None:
+        timer = threading.Timer(options.die_after_s, lambda: (print("ERROR: it died", flush=True), os._exit(1)))
+        timer.daemon = True
+        timer.start()
+    print("INFO: listening", flush=True)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Engines for tests: the registry's face with `engine.py` behind it; an endpoint's `engine_args` choose its faults."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelops_dagster.domain.endpoints import EndpointSpec
+from modelops_dagster.domain.engines import EngineManifest
+from modelops_dagster.domain.errors import EngineMissing
+
+SCRIPT = Path(__file__).with_name("engine.py")
+
+
+@dataclass(frozen=True)
+class FakeLaunch:
+    argv: tuple[str, ...]
+    environ: dict[str, str]
+    version: str = "1.2.3"
+
+
+class FakeLauncher:
+    """Knows one engine, `fake`; any other is missing."""
+
+    def manifests(self) -> dict[str, EngineManifest]:
+        return {
+            "fake": EngineManifest(
+                name="fake",
+                summary="for tests",
+                version="1.2.3",
+                accelerators=("cpu",),
+                python=">=3.11",
+                platforms=("linux-x86_64",),
+                command=("{env}/bin/engine",),
+                start_timeout_s=20,
+            )
+        }
+
+    def manifest(self, name: str) -> EngineManifest:
+        if name not in self.manifests():
+            raise EngineMissing(f"There is no engine {name!r}; the engines are: fake.")
+        return self.manifests()[name]
+
+    def environment(self, name: str) -> Path | None:
+        return SCRIPT.parent
+
+    def unavailable_reason(self, name: str) -> str | None:
+        return None
+
+    def launch(self, spec: EndpointSpec, host: str, port: int) -> FakeLaunch:
+        self.manifest(spec.engine)
+        argv = (sys.executable, "-S", str(SCRIPT), "--host", host, "--port", str(port))
+        argv += ("--served-model-name", spec.served_model_name, *spec.engine_args)
+        return FakeLaunch(argv, {"PATH": os.environ["PATH"]})
