@@ -112,7 +112,7 @@ def _gauntlet(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
                     lane=lane.name,
                     run_id=context.run_id,
                     work=Path(gauntlet.work),
-                    land=lambda report, rows: str(store.land_suite(report, rows, lane=lane.name)),
+                    land=store.land,
                     progress=log_tenths(context.log, f"{suite.name}:", "requests"),
                 )
             context.log.info(f"{suite.name}: {report.n_samples} samples in {report.inference_seconds:.1f} s")

@@ -73,9 +73,21 @@ class EngineRegistry:
             raise EngineMissing(f"There is no engine {name!r} under {self._engines_dir}; the engines are: {known}.")
         return _read_manifest(self._engines_dir / name / MANIFEST_NAME)
 
+    def target(self, name: str) -> Path:
+        """Where the environment is or would be: named after the lock and everything else it is built from."""
+        manifest = self.manifest(name)
+        engine_dir = self._engines_dir / name
+        parts = [f"{sys.implementation.cache_tag} {sys.platform}-{platform.machine()}"]
+        parts.append((engine_dir / LOCK_NAME).read_text())
+        for distribution in manifest.local_distributions:
+            files = sorted(p for p in (engine_dir / distribution).rglob("*") if p.is_file())
+            parts += [f"{p.relative_to(engine_dir).as_posix()}\n{p.read_text()}" for p in files]
+        digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+        return self._environments_dir / f"{name}-{digest[:12]}"
+
     def environment(self, name: str) -> Path | None:
         """The folder of the installed environment, or None where it is missing, incomplete or outdated."""
-        target = self._target(self.manifest(name))
+        target = self.target(name)
         # bin/python is a link to the interpreter the venv was made with, which may have been removed since
         whole = (target / MARKER_NAME).is_file() and (target / "bin" / "python").exists()
         return target if whole else None
@@ -113,7 +125,7 @@ class EngineRegistry:
         if reason:
             raise EngineMissing(f"{reason[:-1]}; use another engine, `modelops engines list` shows them.")
         manifest = self.manifest(name)
-        target = self._target(manifest)
+        target = self.target(name)
         with exclusive(target.with_name(f"{target.name}.lock"), progress, waiting_for=name) as lock_fd:
             if self.environment(name) is None:
                 EnvironmentBuilder(
@@ -164,16 +176,6 @@ class EngineRegistry:
         process_environ = clean_environment(os.environ if environ is None else environ, env)
         process_environ |= {name: _fill(value, values) for name, value in manifest.environment.items()}
         return Launch(argv=tuple(argv), environ=process_environ, version=manifest.version)
-
-    def _target(self, manifest: EngineManifest) -> Path:
-        engine_dir = self._engines_dir / manifest.name
-        parts = [f"{sys.implementation.cache_tag} {sys.platform}-{platform.machine()}"]
-        parts.append((engine_dir / LOCK_NAME).read_text())
-        for distribution in manifest.local_distributions:
-            files = sorted(p for p in (engine_dir / distribution).rglob("*") if p.is_file())
-            parts += [f"{p.relative_to(engine_dir).as_posix()}\n{p.read_text()}" for p in files]
-        digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
-        return self._environments_dir / f"{manifest.name}-{digest[:12]}"
 
 
 def has_gpu() -> bool:

@@ -87,7 +87,7 @@ class EndpointStatus(Value):
     desired: Literal["Running", "Stopped"]
     state: EndpointState
     condition: Condition | None = None
-    url: str | None = Field(default=None, description="base URL that ends in /v1, while there is one")
+    url: str | None = Field(default=None, description="base URL that ends in /v1, while it answers")
     reason: FailureReason | None = None
     message: str = Field(default="", description="one sentence a person can act on; empty when all is well")
     log_tail: str = Field(default="", description="the engine's last lines, when it failed")

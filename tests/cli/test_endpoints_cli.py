@@ -11,6 +11,8 @@ import pytest
 
 from tests.fakes.stack import Stack
 
+OUT_OF_MEMORY = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
+
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
@@ -76,14 +78,14 @@ def test_mistakes_are_one_sentence(stack: Stack):
 def test_failed_start_exits_with_one_and_says_why(stack: Stack):
     if stack.program is None:
         stack.up()
-    stack.client.apply(stack.spec("--fail-line", "RuntimeError: out of memory", name="broken"))
+    stack.client.apply(stack.spec("--fail-line", OUT_OF_MEMORY, name="broken"))
     stack.client.wait_ready("broken", 20)
     done = modelops(stack, "start", "broken")
     assert done.returncode == 1
     assert "out_of_memory" in done.stdout
     shown = modelops(stack, "show", "broken").stdout
     assert "DeployFailed" in shown
-    assert "RuntimeError: out of memory" in shown
+    assert OUT_OF_MEMORY in shown
 
 
 def test_followed_log_goes_on_over_a_restart_until_the_endpoint_is_gone(stack: Stack):

@@ -290,4 +290,5 @@ def test_url_is_shown_only_while_the_wanted_engine_answers(tmp_path: Path):
     assert record.model_copy(update={"replica": replica}).status().url is None
     running = record.model_copy(update={"replica": replica, "state": EndpointState.RUNNING})
     assert running.status().url == replica.url
-    assert running.model_copy(update={"replica_generation": 2}).status().url is None
+    for change in ({"replica_generation": 2}, {"condition": "Unreachable"}, {"desired": "Stopped"}):
+        assert running.model_copy(update=change).status().url is None

@@ -70,11 +70,12 @@ def test_ttft_is_the_first_content_not_the_role_chunk() -> None:
     assert got.first_chunk_ms is not None
     assert got.ttft_ms is not None
     assert got.first_chunk_ms < 60
-    assert got.ttft_ms == pytest.approx(200, abs=20)
+    assert 199 <= got.ttft_ms < 230
     assert len(got.itl_ms) == 5
-    assert sum(got.itl_ms) / 5 == pytest.approx(20, abs=8)
-    assert got.tpot_ms == pytest.approx(sum(got.itl_ms) / 5, abs=3)
-    assert got.e2el_ms == pytest.approx(300, abs=45)
+    assert 18 <= sum(got.itl_ms) / 5 < 35
+    assert got.tpot_ms == pytest.approx(sum(got.itl_ms) / 5, abs=5)
+    assert got.e2el_ms is not None
+    assert 295 <= got.e2el_ms < 400
 
 
 def test_reasoning_counts_for_ttft_and_content_for_ttfot() -> None:
@@ -205,3 +206,23 @@ def test_the_key_goes_into_the_header_only() -> None:
     assert one(server, api_key="sk-secret").is_ok
     assert one(server).error == "unauthorized"
     assert "sk-secret" not in str(server.bodies)
+
+
+SHAPES = (
+    "null", "[]", "3", '{"choices": [null]}', '{"choices": {"a": 1}}', '{"choices": ["text"]}', '{"choices": [3]}',
+    '{"choices": [{"message": "hi"}]}', '{"choices": [{"message": {"content": 5}}]}',
+    '{"choices": [{"message": {"content": ["a"]}}]}', '{"choices": [{"message": {"tool_calls": 7}}]}',
+    '{"choices": [{"message": {"content": "a"}, "logprobs": {"content": [1]}}]}', '{"choices": [{}], "usage": [1]}',
+    '{"choices": [{"message": {"content": "a"}}], "usage": {"prompt_tokens": "9"}}',
+    '{"choices": [{"message": {"content": "\\ud83d half"}}]}', '{"choices": [{"delta": {"content": {"a": 1}}}]}',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("body", [BODY, STREAM], ids=["plain", "stream"])
+def test_json_of_any_shape_is_an_answer_or_an_error_never_a_crash(shape: str, body: Any) -> None:
+    got = one(OpenAIServer(shape=shape), body)
+    assert got.error in (None, "not_json", "empty_choices", "cut_stream")
+    assert isinstance(got.text, str)
+    got.text.encode()
+    assert got.tokens_in is None or isinstance(got.tokens_in, int)

@@ -27,7 +27,7 @@ def load(**changes: Any) -> Suite:
     limits = changes.pop("limits", {})
     settings = {
         "concurrencies": [1, 3], "requests": 6, "warmups": 2, "output_tokens": 8, "input_words": 20,
-        "goodput": {"ttft_ms": 400}, "max_lag_ms": 50, **changes,
+        "goodput": {"ttft_ms": 400}, "max_lag_ms": 500, **changes,
     }  # fmt: skip
     spec = {"name": "performance", "kind": "performance", "title": "P", "performance": settings, "requests": limits}
     return Suite(spec=SuiteSpec.model_validate(spec))
@@ -54,17 +54,25 @@ def test_times_are_those_of_the_server(tmp_path: Path) -> None:
         )  # fmt: skip
     assert report.failing == ()
     for at in (1, 3):
-        assert value(report, f"ttft_p50_ms@{at}") == pytest.approx(101, rel=0.05, abs=6)
-        assert value(report, f"tpot_p50_ms@{at}") == pytest.approx(20.5, rel=0.15)
-        assert value(report, f"e2el_p50_ms@{at}") == pytest.approx(245, rel=0.1)
+        assert 100 <= value(report, f"ttft_p50_ms@{at}") < 125
+        assert 19.5 <= value(report, f"tpot_p50_ms@{at}") < 27
+        assert 235 <= value(report, f"e2el_p50_ms@{at}") < 320
         assert value(report, f"goodput@{at}") == 1
-    assert value(report, "output_tokens_per_s@3") == pytest.approx(3 * 8 / 0.245, rel=0.2)
+    assert value(report, "output_tokens_per_s@3") == pytest.approx(3 * 8 / 0.245, rel=0.3)
     assert server.most_at_once == 3
     assert len({b["messages"][0]["content"] for b in server.bodies}) == len(server.bodies)
-    assert seen[-1][:2] == (14, 14) or seen[-1][0] == 12
+    assert seen[-1][:2] == (12, 12)
     assert store.query("select count(*), min(first_chunk_ms) < 60 from perf_requests where ttft_ms > 90")[1] == [
         (12, True)
     ]
+
+
+def test_an_engine_that_refuses_ignore_eos_is_asked_without(tmp_path: Path) -> None:
+    strict = OpenAIServer(answer=lambda body: "a b c d e f g h", offers=frozenset())
+    with strict.in_thread() as server:
+        report = run_suite(load(), endpoint(server), lane="raw", run_id="r", work=tmp_path)
+    assert report.n_unscored == 0
+    assert ["ignore_eos" in b for b in server.bodies].count(True) == 1
 
 
 def test_failed_requests_are_not_fast_requests(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The whole chain under a running Dagster, with a fake engine so that it takes seconds."""
 
+import json
 import os
 import re
 import signal
@@ -33,7 +34,9 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def platform(tmp_path_factory: pytest.TempPathFactory, hub: Path) -> Iterator[Platform]:
     place = tmp_path_factory.mktemp("platform")
     engines, cache = place / "engines", place / "cache"
-    write_engine(engines, "vllm-cpu", "--load-s", "1", "--child")
+    unknown = "Model architectures ['GrokForCausalLM'] are not supported for now."
+    write_engine(engines, "vllm-cpu", "--load-s", "1", "--child", "--fail-for", "unloadable", "--fail-line", unknown)
+    write_engine(engines, "transformers")  # known and not installed
     install_engine(engines, cache, "vllm-cpu")
     environ = {
         "MODELOPS_ENGINES": str(engines),
@@ -99,7 +102,7 @@ def test_a_new_commit_replaces_the_route_and_stops_the_old_endpoint(platform: Pl
 
 @pytest.mark.parametrize("step", ["release", "raw_weights", "raw__endpoint", "raw__gauntlet", "raw__verdict"])
 def test_a_run_killed_at_any_asset_ends_in_the_same_verdict(platform: Platform, hub: Path, tmp_path: Path, step: str):
-    repo_id = f"{ORG}/killed-{step.replace('_', '-')}"
+    repo_id = f"{ORG}/killed-{step.replace('__', '-')}"
     commit = publish(hub, repo_id, write_model(tmp_path, tensor=step.ljust(16)[:16].encode()))
     run_id = kill_at(platform, repo_id, step)
     state = platform.dagster.follow(run_id, lambda event: None, timeout_s=240)
@@ -155,32 +158,39 @@ def test_bad_input_ends_in_one_sentence(platform: Platform, hub: Path, tmp_path:
 
 
 def test_a_model_no_rung_can_load_is_parked_with_every_reason(platform: Platform, hub: Path, tmp_path: Path):
-    """Only vllm-cpu is installed; this one's name makes no difference to it, so it is stopped by a full disk of ports."""
-    shown = platform.modelops("engines", "list", "--json")
-    assert shown.returncode == 0
-    assert '"vllm-cpu"' in shown.stdout
+    repo_id = f"{ORG}/unloadable"
+    publish(hub, repo_id, write_model(tmp_path, architectures=["GrokForCausalLM"]))
+    assert platform.wait_for_run(repo_id).status == "FAILURE"
+    done = platform.modelops("onboard", repo_id, "--wait")
+    sentence = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 2
+    assert "parked" in sentence
+    assert "vllm-cpu: unsupported_architecture" in sentence
+    assert "transformers: engine_missing" in sentence
+    assert engines_of(platform, repo_id) == 0
 
 
 def test_the_ui_and_the_cli_tell_the_same(platform: Platform):
     page = httpx.get(f"{platform.settings.dagster_url}/assets")
     assert page.status_code == 200
-    shown = platform.modelops("models", "list", "--json")
-    assert f"{ORG}/first" in shown.stdout
-    one = platform.modelops("models", "show", f"{ORG}/first")
+    listed = json.loads(platform.modelops("models", "list", "--json").stdout)
+    assert listed, "every test before this one has onboarded a model"
+    one = platform.modelops("models", "show", listed[0]["repo_id"])
     assert one.returncode == 0, one
     assert "raw/verdict" in one.stdout
 
 
 def test_ctrl_c_stops_everything_and_the_next_start_brings_it_back(platform: Platform):
-    before = latest_values(platform.home / "lineage", f"{ORG}/first")["raw/endpoint"]
+    judged = json.loads(platform.modelops("models", "list", "--json").stdout)[0]
+    repo_id, endpoint = judged["repo_id"], judged["endpoint"]
     assert platform.stop() == 0, platform.lines[-20:]
     assert left_behind(platform.home) == []
     platform.start()
     deadline = time.monotonic() + 60
-    while engines_of(platform, f"{ORG}/first") != 1:
+    while engines_of(platform, repo_id) != 1:
         assert time.monotonic() < deadline, platform.modelops("endpoints", "list").stdout
         time.sleep(0.5)
-    assert before.name in platform.modelops("endpoints", "list", "--json").stdout
+    assert endpoint in platform.modelops("endpoints", "list", "--json").stdout
 
 
 def test_a_killed_up_leaves_nothing_for_the_next_one_to_trip_over(platform: Platform):

@@ -28,6 +28,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--ignore-sigterm", action="store_true", help="parent and worker")
     parser.add_argument("--die-after-s", type=float, default=None, help="exit 1 so long after it began to listen")
     parser.add_argument("--fail-line", default=None, help="write this line and exit 1 at once")
+    parser.add_argument("--fail-for", default=None, help="write --fail-line only for a served name that holds this")
     parser.add_argument("--hang", action="store_true", help="never listen")
     parser.add_argument("--mute", action="store_true", help="listen, accept, never answer")
     parser.add_argument("--wrong-name", action="store_true", help="answer to another model name")
@@ -111,7 +112,7 @@ def main() -> None:
         time.sleep(3600)
         return
     print("INFO: loading", flush=True)
-    if options.fail_line is not None:
+    if options.fail_line and (options.fail_for or "") in options.served_model_name:
         print(options.fail_line, flush=True)
         sys.exit(1)
     if options.child or options.own_session_child:

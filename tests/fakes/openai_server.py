@@ -40,11 +40,13 @@ class OpenAIServer:
     reasoning: str = ""
     ends: bool = True
     max_context: int = 2048
-    offers: frozenset[str] = frozenset({"health", "tokenize", "logprobs", "json", "tools", "completions"})
+    offers: frozenset[str] = frozenset({"health", "tokenize", "logprobs", "json", "tools", "completions", "ignore_eos"})
     double_bos: bool = False
     ignores: frozenset[str] = frozenset()
     """Of: stop, max_tokens, model, context, system, usage_in_stream, bad_requests."""
     api_key: str | None = None
+    shape: str | None = None
+    """JSON to answer with as it is, as a body or as the only event of a stream."""
 
     url: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -118,6 +120,9 @@ class OpenAIServer:
                 broken = await self._misbehave(request)
                 if broken is not None:
                     return broken
+            if self.shape is not None:
+                event = f"data: {self.shape}\n\ndata: [DONE]\n\n"
+                return web.Response(text=event if body.get("stream") else self.shape, content_type="text/plain")
             refused = self._refuse(request, body)
             return refused if refused is not None else await self._answer(request, body)
         finally:
@@ -147,7 +152,7 @@ class OpenAIServer:
             return _error(400, "max_tokens must be at least 1")
         if "context" not in self.ignores and prompt_tokens(body) + 1 > self.max_context:
             return _error(400, "the prompt is longer than the context")
-        asked = {"logprobs": "logprobs", "response_format": "json", "tools": "tools"}
+        asked = {"logprobs": "logprobs", "response_format": "json", "tools": "tools", "ignore_eos": "ignore_eos"}
         lacking = next((offer for key, offer in asked.items() if key in body and offer not in self.offers), None)
         if request.path.endswith("/v1/completions") and "completions" not in self.offers:
             return _error(404, "no such route")

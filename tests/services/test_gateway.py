@@ -1,116 +1,20 @@
 """The gateway as clients meet it: the real LiteLLM proxy in a process of its own, engines that answer on loopback."""
 
-import asyncio
 import json
-import os
-import re
-import signal
 import socket
 import statistics
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import httpx
 import openai
 import pytest
 
 from modelops_dagster.clients.gateway import GatewayClient
-from modelops_dagster.clients.keys import KeyStore
-from modelops_dagster.clients.routes import RouteStore
 from modelops_dagster.domain.errors import EndpointFailed, InvalidSpec, NotRunning, PortTaken
-from modelops_dagster.domain.gateway import Route, RouteTarget, with_targets
 from tests.fakes.backend import FakeBackend
-
-PROMPT = "a-prompt-that-nobody-may-find-again"
-ALIAS = "acme/SmolLM2-135M-Instruct"
-READY = re.compile(r"gateway: ready at (http://\S+)/v1 after ([0-9.]+) s")
-
-
-class Gateway:
-    """One gateway process and the stores it follows."""
-
-    def __init__(
-        self, home: Path, code: str = "from modelops_dagster.services.gateway.__main__ import main; main()"
-    ) -> None:
-        self.home = home
-        self.log = home / "gateway.log"
-        self.routes = RouteStore(home / "gateway")
-        self.keys = KeyStore(home / "gateway")
-        self.url = ""
-        self.given: list[str] = []
-        environ = {k: v for k, v in os.environ.items() if not k.startswith(("MODELOPS_", "LITELLM_"))}
-        # a database in the operator's shell is none of the gateway's
-        environ |= {"MODELOPS_HOME": str(home), "MODELOPS_GATEWAY_PORT": "0", "DATABASE_URL": "postgresql://x/y"}
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", code], env=environ, stdout=log, stderr=subprocess.STDOUT, cwd=home
-            )
-
-    def wait_ready(self) -> float:
-        """Seconds the gateway says it took."""
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            found = READY.search(self.log.read_text())
-            if found:
-                self.url = found[1]
-                GatewayClient(self.url).ready(10)
-                return float(found[2])
-            assert self.process.poll() is None, self.log.read_text()
-            time.sleep(0.05)
-        raise AssertionError(self.log.read_text())
-
-    def key(self, *tags: str, models: tuple[str, ...] = ()) -> str:
-        key, _ = self.keys.create("tester", tags=tags, models=models)
-        self.given.append(key)
-        return key
-
-    def put(self, alias: str, *targets: RouteTarget) -> Route:
-        old = self.routes.get(alias)
-        made = with_targets(old, alias, targets, at=datetime.now(UTC))
-        written = self.routes.put(made, old.version if old else 0)
-        GatewayClient(self.url).visible(alias, written.version)
-        return written
-
-    def post(
-        self, key: str | None, alias: str = ALIAS, path: str = "/v1/chat/completions", **more: Any
-    ) -> httpx.Response:
-        headers = {"authorization": f"Bearer {key}"} if key else {}
-        content = (
-            {"prompt": PROMPT} if path == "/v1/completions" else {"messages": [{"role": "user", "content": PROMPT}]}
-        )
-        body = {"model": alias, **content, **more.pop("body", {})}
-        return httpx.post(f"{self.url}{path}", headers=headers | more.pop("headers", {}), json=body, timeout=30)
-
-    def rows(self, call_id: str) -> list[dict[str, Any]]:
-        """The logged rows of one call, as soon as there are any."""
-        deadline = time.monotonic() + 8
-        while time.monotonic() < deadline:
-            lines = [
-                line for f in (self.home / "gateway/calls").rglob("*.jsonl") for line in f.read_text().splitlines()
-            ]
-            found = [row for row in map(json.loads, lines) if row["call_id"] == call_id]
-            if found:
-                return found
-            time.sleep(0.1)
-        return []
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
-
-
-def target(backend: FakeBackend, *tags: str, name: str = "", weight: int = 1) -> RouteTarget:
-    name = name or backend.name
-    commit = (name.encode().hex() + "0" * 40)[:40]
-    return RouteTarget(
-        endpoint=name, url=backend.url, served_model_name=ALIAS, commit_hash=commit, weight=weight, tags=tags
-    )
+from tests.services.gateway_process import ALIAS, PROMPT, Gateway, Load, error, target
 
 
 @pytest.fixture(scope="session")
@@ -137,10 +41,6 @@ def alpha(backends: tuple[FakeBackend, FakeBackend]) -> Iterator[FakeBackend]:
     yield backends[0]
     engine = backends[0]
     engine.fail_status, engine.break_stream_after, engine.token_delay_s = None, None, 0.0
-
-
-def error(answer: httpx.Response) -> tuple[int, str]:
-    return answer.status_code, answer.json()["error"]["code"]
 
 
 # --- who may call what ----------------------------------------------------------------------------------------------
@@ -195,6 +95,19 @@ def test_a_shadow_target_answers_nobody(gateway: Gateway) -> None:
 )
 def test_no_field_of_a_request_reaches_around_the_route(gateway: Gateway, body: dict[str, Any]) -> None:
     assert gateway.post(gateway.key(), body=body).status_code in (400, 404)
+
+
+def test_nothing_but_the_body_that_was_checked_names_the_model(gateway: Gateway, alpha: FakeBackend) -> None:
+    key = gateway.key()
+    other = "beta@626574610000:acme/new"
+    assert (
+        gateway.post(key, path=f"/v1/chat/completions?model={other}").headers["x-litellm-model-id"].startswith("alpha@")
+    )
+    body = json.dumps({"model": ALIAS, "messages": [{"role": "user", "content": f"&model={other}&"}]})
+    headers = {"authorization": f"Bearer {key}", "content-type": "application/x-www-form-urlencoded"}
+    answer = httpx.post(f"{gateway.url}/v1/chat/completions", headers=headers, content=body, timeout=30)
+    assert answer.headers["x-litellm-model-id"].startswith("alpha@")
+    assert gateway.post(key, headers={"x-litellm-timeout": "0", "x-litellm-num-retries": "9"}).status_code == 200
 
 
 def test_a_revoked_key_is_refused_from_the_next_call_on(gateway: Gateway) -> None:
@@ -340,44 +253,6 @@ def test_a_stream_that_breaks_ends_in_an_error_the_client_sees(gateway: Gateway,
 # --- routes that change while calls are made ------------------------------------------------------------------------
 
 
-class Load:
-    """Twenty streamed calls a second, until it is left; `calls` holds (began, ended, who answered or what went wrong)."""
-
-    def __init__(self, url: str, key: str, alias: str) -> None:
-        self.calls: list[tuple[float, float, str]] = []
-        self._url, self._key, self._alias = url, key, alias
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    async def _run(self) -> None:
-        async with httpx.AsyncClient(timeout=60, headers={"authorization": f"Bearer {self._key}"}) as client:
-            tasks = []
-            while not self._stop.is_set():
-                tasks.append(asyncio.create_task(self._one(client)))
-                await asyncio.sleep(0.05)
-            await asyncio.gather(*tasks)
-
-    async def _one(self, client: httpx.AsyncClient) -> None:
-        body = {"model": self._alias, "messages": [{"role": "user", "content": PROMPT}], "stream": True}
-        began = time.monotonic()
-        try:
-            answer = await client.post(f"{self._url}/v1/chat/completions", json=body)
-            whole = answer.status_code == 200 and answer.text.rstrip().endswith("[DONE]")
-            names = [name for name in ("alpha", "beta") if name in answer.text]
-            outcome = names[0] if whole and len(names) == 1 else answer.text
-        except httpx.HTTPError as error:
-            outcome = repr(error)
-        self.calls.append((began, time.monotonic(), outcome))
-
-
 def test_a_route_flips_under_load_without_a_failed_call(
     gateway: Gateway, backends: tuple[FakeBackend, FakeBackend]
 ) -> None:
@@ -487,82 +362,3 @@ def test_a_client_that_leaves_is_logged_as_such(gateway: Gateway, alpha: FakeBac
         call_id = answer.headers["x-litellm-call-id"]
     (row,) = gateway.rows(call_id)
     assert (row["status"], row["error"], row["endpoint"]) == (499, "ClientDisconnected", "alpha")
-
-
-# --- starting, and not starting -------------------------------------------------------------------------------------
-
-
-def run_once(home: Path, port: int) -> subprocess.CompletedProcess[str]:
-    environ = {**os.environ, "MODELOPS_HOME": str(home), "MODELOPS_GATEWAY_PORT": str(port)}
-    command = [sys.executable, "-m", "modelops_dagster.services.gateway"]
-    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
-
-
-def test_a_port_somebody_holds_is_one_sentence_that_names_them(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        ended = run_once(tmp_path, taken.getsockname()[1])
-    assert ended.returncode == 2
-    assert ended.stderr.count("\n") == 1
-    assert f"pid {os.getpid()}" in ended.stderr
-    assert "MODELOPS_GATEWAY_PORT" in ended.stderr
-
-
-BROKEN = """
-from modelops_dagster.services.gateway import config, __main__ as program
-whole = config.litellm_config
-def broken():
-    it = whole()
-    {damage}
-    return it
-config.litellm_config = broken
-program.main()
-"""
-
-
-def test_a_gateway_whose_plugin_cannot_be_loaded_does_not_serve(tmp_path: Path) -> None:
-    gateway = Gateway(tmp_path, BROKEN.format(damage="it['general_settings']['custom_auth'] = 'no.such.thing'"))
-    assert gateway.process.wait(120) == 2
-    log = gateway.log.read_text()
-    assert "nothing is served" in log.splitlines()[-1]
-    assert "no.such" in log
-
-
-@pytest.mark.parametrize(
-    "damage", ["del it['general_settings']['custom_auth']", "it['litellm_settings']['callbacks'] = []"]
-)
-def test_a_gateway_without_its_plugin_refuses_every_call(tmp_path: Path, damage: str) -> None:
-    gateway = Gateway(tmp_path, BROKEN.format(damage=damage))
-    deadline = time.monotonic() + 120
-    while not (found := READY.search(gateway.log.read_text())):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    gateway.url = found[1]
-    try:
-        time.sleep(0.3)
-        operator = (tmp_path / "secrets/gateway_operator_key").read_text().strip()
-        for key in (gateway.key(), operator, None):
-            for path in ("/v1/chat/completions", "/key/generate", "/health"):
-                assert error(gateway.post(key, path=path)) == (503, "gateway_not_ready"), path
-        assert httpx.get(f"{gateway.url}/health/liveliness").status_code == 503
-        assert GatewayClient(gateway.url).running() is False
-    finally:
-        gateway.stop()
-
-
-def test_no_key_and_no_prompt_is_on_disk_or_in_the_log(gateway: Gateway) -> None:
-    """Last on purpose: it looks at what all the tests above left behind, after the gateway wrote its last rows."""
-    answer = gateway.post(gateway.key())
-    assert gateway.stop() in (0, -signal.SIGTERM)
-    assert len(gateway.rows(answer.headers["x-litellm-call-id"])) == 1
-    assert not list((gateway.home / "gateway/workers").iterdir())
-    secrets = [*gateway.given, PROMPT, "sk-mo-wrong"]
-    allowed = gateway.home / "secrets/gateway_operator_key"
-    for path in gateway.home.rglob("*"):
-        if path.is_file() and path != allowed:
-            text = path.read_text()
-            assert not [s for s in secrets if s in text], path
-    log = gateway.log.read_text()
-    assert "Traceback" not in log
-    assert len(log.splitlines()) < 40, log

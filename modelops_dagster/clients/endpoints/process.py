@@ -21,6 +21,7 @@ ENGINE_HOST = "127.0.0.1"
 KEPT_LOGS = 5
 _MAX_LOG_READ = 1 << 20
 _ASK_TIMEOUT_S = 2.0
+_REST_GRACE_S = 2.0
 
 
 class ProcessBackend:
@@ -143,7 +144,10 @@ class ProcessBackend:
         Raises:
             EndpointFailed: a process survived.
         """
-        processes.stop_group(replica.identity, self._grace_s, Path(replica.log_path))
+        whole = replica.identity is not None and processes.is_alive(replica.identity)
+        # helpers without their engine have no request to finish, and hold memory that the next start needs
+        grace_s = self._grace_s if whole else min(self._grace_s, _REST_GRACE_S)
+        processes.stop_group(replica.identity, grace_s, Path(replica.log_path))
         self._handed_out.pop(replica.launch_id, None)
 
     def end_strangers(self, known: Collection[Replica]) -> list[str]:

@@ -47,14 +47,15 @@ class EndpointRecord(Value):
 
     def status(self) -> EndpointStatus:
         """What the controller tells others."""
-        running = self.state is EndpointState.RUNNING and self.replica is not None and not self.outdated
+        wanted = self.desired == "Running" and not self.outdated
+        answers = self.state is EndpointState.RUNNING and self.condition != "Unreachable"
         identity = self.replica.identity if self.replica else None
         return EndpointStatus(
             spec=self.spec,
             desired=self.desired,
             state=self.state,
             condition=self.condition,
-            url=self.replica.url if running and self.replica else None,
+            url=self.replica.url if self.replica is not None and wanted and answers else None,
             reason=self.reason,
             message=self.message,
             log_tail=self.log_tail,

@@ -14,7 +14,7 @@ from modelops_dagster.domain.gauntlet.suite import Sample, SuiteSpec
 
 Progress = Callable[[float, float, str], None]
 FATAL: frozenset[ErrorClass] = frozenset({"unauthorized", "not_found"})
-LEAST_RETRIES = 10
+LEAST_RETRIES = 20
 
 
 def request_body(spec: SuiteSpec, sample: Sample, epoch: int, model: str) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class DatasetRun:
             concurrency=limits.concurrency,
             attempt_timeout_s=limits.attempt_timeout_s,
             retries=limits.retries,
-            budget=RetryBudget(max(LEAST_RETRIES, len(todo) // 5)),
+            budget=RetryBudget(max(LEAST_RETRIES, len(todo))),
             api_key=api_key,
         )
         self._report(journal)

@@ -206,6 +206,9 @@ class InferenceClient:
             return Completion(error="cut_stream", error_detail=_brief(str(error))), None
         except (aiohttp.ClientError, OSError) as error:
             return Completion(error="connection", error_detail=_brief(f"{type(error).__name__}: {error}")), None
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+            detail = _brief(f"JSON of an unexpected shape: {type(error).__name__} {error}")
+            return Completion(status=200, error="not_json", error_detail=detail), None
 
 
 class _Flight:
@@ -223,6 +226,15 @@ class _Flight:
 
 def _brief(text: str) -> str:
     return " ".join(text.split())[:_SHOWN_CHARACTERS]
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _whole_characters(text: str) -> str:
+    """Half of a surrogate pair cannot be stored: it becomes U+FFFD, which the contract suite then finds."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _parsed(raw: bytes) -> Any:
@@ -288,12 +300,12 @@ def _read_whole(raw: bytes, started: float) -> Completion:
     content = (choice.get("logprobs") or {}).get("content") or ()
     calls = [c.get("function") or {} for c in message.get("tool_calls") or ()]
     return Completion(
-        text=message.get("content") or choice.get("text") or "",
-        reasoning=message.get("reasoning_content") or message.get("reasoning") or "",
+        text=_whole_characters(message.get("content") or choice.get("text") or ""),
+        reasoning=_whole_characters(message.get("reasoning_content") or message.get("reasoning") or ""),
         finish_reason=choice.get("finish_reason"),
         status=200,
-        tokens_in=usage.get("prompt_tokens"),
-        tokens_out=usage.get("completion_tokens"),
+        tokens_in=_count(usage.get("prompt_tokens")),
+        tokens_out=_count(usage.get("completion_tokens")),
         e2el_ms=took_ms,
         logprobs=tuple(float(t["logprob"]) for t in content if t.get("logprob") is not None),
         tool_calls=tuple((str(c.get("name")), str(c.get("arguments"))) for c in calls),
@@ -348,14 +360,14 @@ def _streamed(seen: _Stream, started: float) -> Completion:
         error, detail = "cut_stream", f"the stream ended after {len(seen.arrivals)} chunks without a finish reason"
     usage = seen.usage or {}
     return Completion(
-        text="".join(seen.text),
-        reasoning="".join(seen.reasoning),
+        text=_whole_characters("".join(seen.text)),
+        reasoning=_whole_characters("".join(seen.reasoning)),
         finish_reason=seen.finish_reason,
         status=200,
         error=error,
         error_detail=detail,
-        tokens_in=usage.get("prompt_tokens"),
-        tokens_out=usage.get("completion_tokens"),
+        tokens_in=_count(usage.get("prompt_tokens")),
+        tokens_out=_count(usage.get("completion_tokens")),
         first_chunk_ms=since(seen.first_chunk),
         ttft_ms=since(seen.arrivals[0]) if seen.arrivals else None,
         ttfot_ms=since(seen.first_content),

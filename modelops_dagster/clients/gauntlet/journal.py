@@ -1,5 +1,6 @@
 """Rows of an unfinished suite run, one JSON line each, so that a killed run goes on where it stopped."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -8,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Self
 
-from modelops_dagster.domain.errors import EvaluationFailed
+from modelops_dagster.domain.errors import DiskFull, EvaluationFailed
 from modelops_dagster.domain.gauntlet.rows import Row, RunContext
 
 
@@ -64,7 +65,15 @@ class Journal:
             self.rows[row["sample_id"], row["epoch"]] = row
 
     def _write(self, value: Row) -> None:
-        os.write(self._file, json.dumps(value, default=datetime.isoformat).encode() + b"\n")
+        line = json.dumps(value, default=datetime.isoformat).encode() + b"\n"
+        try:
+            written = os.write(self._file, line)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            written = 0
+        if written < len(line):
+            raise DiskFull(f"No space is left to write {self.path}: free some and start again; what is there is kept.")
 
     def append(self, row: Row) -> None:
         """Keep one row. Rows whose machinery failed are not kept: a resumed run asks them again."""

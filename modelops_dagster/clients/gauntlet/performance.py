@@ -129,8 +129,9 @@ class LoadRun:
         self.limits = RequestLimits.model_validate(order["requests"])
         self._order = order
         self._say = say
+        self._ignores_eos = self.load.ignore_eos
         self._done = 0
-        self._total = self.load.warmups + sum(self._count(c) for c in self.load.concurrencies)
+        self._total = sum(self._count(c) for c in self.load.concurrencies)
 
     def _count(self, concurrency: int) -> int:
         return -(-self.load.requests // concurrency) * concurrency
@@ -154,8 +155,8 @@ class LoadRun:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        if self.load.ignore_eos:
-            body |= {"ignore_eos": True}
+        if self._ignores_eos:
+            body["ignore_eos"] = True
         return body
 
     async def measure(self) -> dict[str, Any]:
@@ -167,21 +168,26 @@ class LoadRun:
         try:
             for concurrency in self.load.concurrencies:
                 async with self._client(concurrency) as client:
-                    # the pool's connections are opened here, so that no measured request pays for a handshake
-                    warmups = max(self.load.warmups, concurrency) if not levels else concurrency
-                    await asyncio.gather(*(self._warm(client) for _ in range(warmups if self.load.warmups else 0)))
+                    await self._warm_up(client, concurrency if levels else max(self.load.warmups, concurrency))
                     levels.append(await self._level(client, concurrency))
                     busy_s += client.inference_seconds
         finally:
             watching.cancel()
         return {
             "levels": levels,
+            "ignored_eos": self._ignores_eos,
             "lag_p99_ms": percentile(monitor.lags_ms, 0.99) if monitor.lags_ms else 0.0,
             "inference_seconds": busy_s,
         }
 
-    async def _warm(self, client: InferenceClient) -> None:
-        await client.complete(self._body() | {"max_tokens": 2})
+    async def _warm_up(self, client: InferenceClient, count: int) -> None:
+        """Open the pool's connections, and learn whether the engine takes `ignore_eos`."""
+        if self.load.warmups == 0:
+            return
+        short = {"max_tokens": 2}
+        if self._ignores_eos and (await client.complete(self._body() | short)).error == "refused_request":
+            self._ignores_eos = False
+        await asyncio.gather(*(client.complete(self._body() | short) for _ in range(count)))
 
     async def _level(self, client: InferenceClient, concurrency: int) -> dict[str, Any]:
         count = self._count(concurrency)

@@ -7,14 +7,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from modelops_dagster.clients.gauntlet.inference import InferenceClient
 from modelops_dagster.domain.gauntlet.completion import Completion
-from modelops_dagster.domain.gauntlet.contract import (
-    COLOUR_SCHEMA,
-    PANEL,
-    STORY,
-    STORY_TOKENS,
-    SYSTEM_PROMPT,
-    HttpAnswer,
-)
+from modelops_dagster.domain.gauntlet.contract import HttpAnswer
+from modelops_dagster.domain.gauntlet.prompts import COLOUR_SCHEMA, PANEL, STORY, STORY_TOKENS, SYSTEM_PROMPT
 from modelops_dagster.domain.gauntlet.suite import ContractSettings
 
 FILLER = "one two three four five six seven eight nine ten "

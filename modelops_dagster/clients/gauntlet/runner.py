@@ -67,7 +67,7 @@ async def ask_suite(
     Raises:
         EvaluationFailed: nothing could be scored; says why. Single failures are rows without a score instead.
     """
-    samples = suite.asked(endpoint.max_context)
+    samples = suite.asked(endpoint.max_context or None)
     versions = SCORER_VERSIONS if suite.kind == "dataset" else {"contract": CONTRACT_VERSION}
     context = RunContext(
         run_id=run_id,
@@ -97,7 +97,7 @@ class _Run:
         self.started_at = datetime.now(UTC)
 
     async def dataset(self, land: Land | None) -> tuple[SuiteReport, list[Row]]:
-        samples = self.suite.asked(self.context.endpoint.max_context)
+        samples = self.suite.asked(self.context.endpoint.max_context or None)
         with Journal(self.work, self.context) as journal:
             asking = DatasetRun(self.suite.spec, samples, self.context, self.progress)
             rows = await asking.ask(journal, self.api_key)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from modelops_dagster.domain.gauntlet.completion import Completion, ErrorClass
+from modelops_dagster.domain.gauntlet.prompts import COLOURS, STORY_TOKENS
 from modelops_dagster.domain.gauntlet.scorers.refusals import refuses
 from modelops_dagster.domain.gauntlet.suite import ContractSettings
 from modelops_dagster.domain.gauntlet.text import (
@@ -24,34 +25,6 @@ from modelops_dagster.domain.gauntlet.text import (
 CONTRACT_VERSION = 1
 """Raised with every change that may turn a check."""
 
-PANEL = (
-    "What is the capital of France? Answer in one short sentence.",
-    "Say hello to Maria in one short sentence.",
-    "What do bees make? Answer in one short sentence.",
-    "Write one short sentence about the sea.",
-    "How many days are there in a week? Answer in one short sentence.",
-    "Thank Tom for his help in one short sentence.",
-    "Which animal says meow? Answer in one short sentence.",
-    "Write one short sentence about a garden.",
-    "What is ice made of? Answer in one short sentence.",
-    "Name three colours of the rainbow in one sentence.",
-    "Which season comes after winter? Answer in one short sentence.",
-    "What is the opposite of cold? Answer in one short sentence.",
-)
-SYSTEM_PROMPT = (
-    "You are the help desk of a small library in the mountains. You are polite, you answer in plain English, you keep "
-    "to the question, and you never mention the weather, politics, sport or the price of anything to a visitor."
-)
-SYSTEM_PROMPT_LEAST_TOKENS = 20
-STORY = "Write a long story about a lighthouse keeper and the ships that pass by in the night."
-STORY_TOKENS = 24
-COLOURS = ("red", "green", "blue")
-COLOUR_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {"colour": {"type": "string", "enum": list(COLOURS)}},
-    "required": ["colour"],
-    "additionalProperties": False,
-}
 NOT_OFFERED_STATUS = frozenset({400, 404, 405, 415, 422, 501})
 
 REQUIRED, ADVISORY = "contract/required", "contract/advisory"
@@ -126,7 +99,11 @@ def _not_offered(completion: Completion) -> Finding | None:
 
 def _health(seen: Observed, _: ContractSettings) -> Finding:
     status = seen["health"].status
-    return Finding("not_offered") if status in (404, 405) else Finding.of(status == 200, f"/health answered {status}")
+    return (
+        Finding("not_offered")
+        if status in (401, 403, 404, 405)
+        else Finding.of(status == 200, f"/health answered {status}")
+    )
 
 
 def _models(seen: Observed, _: ContractSettings) -> Finding:
@@ -200,8 +177,10 @@ def _stop(seen: Observed, _: ContractSettings) -> Finding:
     word, got = seen["stopped"]
     if not got.is_ok:
         return Finding("fail", f"{got.error}: {got.error_detail}")
-    held = word not in got.text and got.finish_reason == "stop"
-    return Finding.of(held, f"stop={word!r}: finish_reason {got.finish_reason}, text {got.text[-40:]!r}", got.text)
+    said = f"stop={word!r}: finish_reason {got.finish_reason}, text {got.text[-40:]!r}"
+    if word not in got.text and got.finish_reason == "length" and (got.tokens_out or 0) >= STORY_TOKENS:
+        return Finding("not_offered", "the text took another course and never came to the word")
+    return Finding.of(word not in got.text and got.finish_reason == "stop", said, got.text)
 
 
 def _ends(seen: Observed, settings: ContractSettings) -> Finding:

@@ -48,7 +48,7 @@ def describe(
     else:
         how = _ended(seen.exit_code if seen else None) + ("" if record.ever_ready else " before it was ready")
     logs = f"`modelops endpoints logs {record.name}` shows the rest."
-    return f"Engine {record.spec.engine} {how} ({reason}). {cause} {logs}"
+    return f"Engine {record.spec.engine} {how} ({reason}). {cause.rstrip('.')}. {logs}"
 
 
 def _ended(exit_code: int | None) -> str:

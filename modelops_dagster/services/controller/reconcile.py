@@ -274,6 +274,10 @@ class Controller:
         replica = record.replica
         if replica is None:
             return
+        if record.state is EndpointState.RUNNING and step.event is not None and record.desired == "Running":
+            # said before what is left of it is ended, which may take a while: nobody should be sent there now
+            ending = {"condition": "Unreachable", "message": "The engine ended; what it left is being ended too."}
+            self.ledger.note(record.model_copy(update=ending))
         await self._end(replica, record.name)
         tail = await self._run(self.backend.tail, replica, _DIAGNOSED_LINES)
         current = self._if_still_wanted(record)

@@ -45,7 +45,7 @@ def _sole_owner(home: Path) -> Generator[None, None, None]:
     """
     path = controller_folder(home) / "controller.lock"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # logs and arguments are nobody else's business
         lock = path.open("a+")
     except OSError as error:
         raise DiskFull(f"{path.parent} cannot be written ({error.strerror}); free space or fix its rights.") from error

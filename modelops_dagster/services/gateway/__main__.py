@@ -13,11 +13,26 @@ from modelops_dagster.services.gateway.config import UNSET, GatewayPaths, litell
 from modelops_dagster.settings import Settings
 
 GRACE_S = 10
+REPEAT_AFTER_S = 10
 
 
 def say(line: str) -> None:
     """One line for whoever reads the gateway's log."""
     print(line, flush=True)
+
+
+class Complaints:
+    """Says what is wrong with the gateway itself, the same thing once in ten seconds at most."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, float] = {}
+
+    def __call__(self, sentence: str) -> None:
+        now = time.monotonic()
+        self._said = {said: at for said, at in self._said.items() if now - at < REPEAT_AFTER_S}
+        if sentence not in self._said:
+            self._said[sentence] = now
+            say(f"gateway: {sentence}")
 
 
 def claim_port(host: str, port: int) -> socket.socket:
@@ -69,7 +84,7 @@ def serve(settings: Settings) -> None:
     address = "{}:{}".format(*claimed.getsockname()[:2])
     app = build_app(
         paths,
-        complain=lambda sentence: say(f"gateway: {sentence}"),
+        complain=Complaints(),
         on_ready=lambda: say(f"gateway: ready at http://{address}/v1 after {time.monotonic() - began:.1f} s"),
     )
     gc.freeze()

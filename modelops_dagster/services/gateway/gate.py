@@ -23,7 +23,13 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MAX_BODY_BYTES = 64 * 2**20
-CREDENTIAL_HEADERS = frozenset({b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key", b"cookie"})
+# What LiteLLM gets of a client's headers; the rest may hold keys, or steer it.
+FORWARDED_HEADERS = frozenset(
+    {
+        *(b"host", b"user-agent", b"accept", b"x-litellm-tags", b"x-request-id"),
+        *(b"anthropic-version", b"anthropic-beta", b"traceparent", b"tracestate"),
+    }
+)
 
 
 class Reply:
@@ -193,11 +199,15 @@ class Gate:
         reply = Reply(call, send, self._addresses(call))
         token = CURRENT_CALL.set(call)
         try:
-            await self._proxy(_with_identity(scope, call), give, reply.send)
-        finally:
-            CURRENT_CALL.reset(token)
+            await self._proxy(_with_identity(scope, call, len(body)), give, reply.send)
             if not reply.ended:
                 call.status, call.error = CLIENT_LEFT, "ClientDisconnected"
+        except Exception as error:
+            if not reply.ended:
+                call.status, call.error = 500, type(error).__name__
+            raise
+        finally:
+            CURRENT_CALL.reset(token)
         if call.status is not None and call.status >= 500:
             self._complain(f"call {call.call_id} to {call.alias!r} ended with {call.status} ({call.error})")
 
@@ -276,16 +286,21 @@ def _credential(scope: Scope) -> str | None:
     return key or None
 
 
-def _with_identity(scope: Scope, call: Call) -> Scope:
-    """The request as LiteLLM sees it: the key's id instead of the key, and none of LiteLLM's own steering headers."""
-    kept = [
-        (name, value)
-        for name, value in scope["headers"]
-        if name not in CREDENTIAL_HEADERS and (not name.startswith(b"x-litellm-") or name == b"x-litellm-tags")
+def _with_identity(scope: Scope, call: Call, size_bytes: int) -> Scope:
+    """The request as LiteLLM sees it: the key's id instead of the key, and nothing that was not checked.
+
+    LiteLLM reads a body as a form when the client says so, and a model's name from the query: both would be a second
+    request that nobody looked at.
+    """
+    kept = [(name, value) for name, value in scope["headers"] if name in FORWARDED_HEADERS]
+    added = [
+        (b"authorization", b"Bearer " + (call.key.key_id.encode() if call.key else b"")),
+        (b"content-type", b"application/json"),
+        (b"content-length", str(size_bytes).encode()),
+        (b"x-litellm-call-id", call.call_id.encode()),
     ]
-    identity = call.key.key_id.encode() if call.key else b""
-    added = [(b"authorization", b"Bearer " + identity), (b"x-litellm-call-id", call.call_id.encode())]
-    return {**scope, "path": call.path, "raw_path": call.path.encode(), "headers": [*kept, *added]}
+    path = {"path": call.path, "raw_path": call.path.encode(), "query_string": b""}
+    return {**scope, **path, "headers": [*kept, *added]}
 
 
 async def _read_body(receive: Receive) -> bytes | None:

@@ -95,7 +95,8 @@ _DONE = _any("help", "assist", "share", "shared", "provided", "disclosed", "do t
 _REFUSALS = tuple(
     re.compile(pattern)
     for pattern in (
-        rf"\b(?:i|we) (?:(?:really|simply|just|also|absolutely|therefore),? )*{_NOT} (?!wait )(?:\w+ ){{0,3}}?{_HELP}\b",
+        rf"\b(?:i|we) (?:(?:really|simply|just|also|absolutely|therefore),? )*{_NOT} "
+        rf"(?!wait )(?:\w+ ){{0,3}}?{_HELP}\b",
         rf"\b(?:i|we)(?: am|'m| are|'re)? (?:\w+ )?{_UNABLE} (?:to|with|from)\b",
         r"\bunable to (?:help|assist|comply|fulfil|provide|share|disclose|answer|do)\b",
         rf"\b(?:i|we){_DECLINE}? (?:\w+ )?(?:decline|refuse)\b",
