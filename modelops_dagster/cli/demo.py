@@ -170,9 +170,11 @@ def _summary(settings: "Settings", repo_id: str, state: "RunState", setup: dict[
         raise NotRunning(f"run {state.run_id} left no verdict: look at {settings.dagster_url}/runs/{state.run_id}.")
     verdict = verdicts[0]
     click.echo()
-    rows = verdict_table(verdict)
-    table(f"Verdict on {repo_id}@{verdict.commit_hash[:12]}", list(rows[0]), [list(r.values()) for r in rows])
-    click.secho(f"{verdict.outcome}: {verdict.reason}", bold=True, fg="green" if verdict.outcome == "pass" else "red")
+    # that a suite ran and could be scored is worth a line only when it was not so
+    telling = [r for r in verdict_table(verdict) if r["outcome"] != "pass" or "unscored_share" not in str(r["criterion"])]
+    columns = [c for c in telling[0] if c != "note"]
+    table(f"Verdict on {repo_id}@{verdict.commit_hash[:12]}", columns, [[r[c] for c in columns] for r in telling])
+    click.secho(verdict.reason, bold=True, fg="green" if verdict.outcome == "pass" else "red")
     _engine(settings, verdict.endpoint)
     stages = [(name, f"{seconds:.1f}") for name, seconds in setup.items()]
     for step in state.steps:

@@ -81,5 +81,5 @@ def command(ctx: click.Context, repo_id: str, ref: str, lane: str, wait: bool, a
     follow_run(dagster, run_id)
     found = [v for v in ScoreStore(settings.home / "scores").latest_verdicts(repo_id) if v.lane == lane]
     verdict = found[0] if found else None
-    emit(verdict, as_json, lambda: click.echo(f"{verdict.outcome}: {verdict.reason}" if verdict else "no verdict"))
+    emit(verdict, as_json, lambda: click.echo(verdict.reason if verdict else "no verdict"))
     ctx.exit(0 if verdict and verdict.outcome == "pass" else 1)

@@ -8,6 +8,8 @@ from typing import Any
 import click
 from pydantic import BaseModel
 
+PIPED_WIDTH = 140  # columns, where there is no terminal to ask
+
 
 def _jsonable(value: Any) -> Any:
     if isinstance(value, BaseModel):
@@ -33,16 +35,19 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print rows as a table; None is shown as a dash."""
+    """Print rows as a table; None is shown as a dash, and a column that holds nothing is left out."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    out = Table(title=title or None, title_justify="left", header_style="bold")
-    for column in columns:
-        out.add_column(column, overflow="fold")
+    kept = [i for i in range(len(columns)) if not rows or any(row[i] is not None for row in rows)]
+    out = Table(title=title or None, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
+    for i in kept:
+        out.add_column(columns[i], overflow="fold")
     for row in rows:
-        out.add_row(*("-" if cell is None else str(cell) for cell in row))
-    Console().print(out)
+        out.add_row(*("-" if row[i] is None else str(row[i]) for i in kept))
+    console = Console()
+    (console if console.is_terminal else Console(width=PIPED_WIDTH)).print(out)
 
 
 @contextmanager

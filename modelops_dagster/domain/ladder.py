@@ -119,6 +119,11 @@ _SYMPTOMS: tuple[_Symptom, ...] = (
         "custom_kernel",
     ),
     _symptom(
+        r"(?P<name>lib[\w.+-]+\.so[\w.]*): cannot open shared object file",
+        "custom_kernel",
+        "The system library {name} is missing; install it with the system's package manager.",
+    ),
+    _symptom(
         r"User-specified max_model_len \((?P<asked>\d+)\) is greater than the derived max_model_len \((?P<own>[^)]*)\)",
         "bad_config",
         "max_context {asked} is longer than the model's own context ({own}).",

@@ -71,10 +71,9 @@ def test_every_criterion_names_a_metric_that_its_suite_reports(name: str) -> Non
         assert rule.metric in offered(rule.suite), f"{rule.suite}.{rule.metric}"
 
 
-def model(accuracy: float, english: float, seconds_per_token: float) -> list[SuiteReport]:
-    """Reports on an endpoint: 40 questions, the checks of the contract, and a speed."""
+def endpoint_of(seconds_per_token: float) -> Endpoint:
     revision = ModelRevision(repo_id="org/m", commit_hash="a" * 40)
-    endpoint = Endpoint(
+    return Endpoint(
         name="e1",
         url="http://127.0.0.1:1/v1",
         served_model_name="m",
@@ -87,6 +86,10 @@ def model(accuracy: float, english: float, seconds_per_token: float) -> list[Sui
         tokens_per_second=1 / seconds_per_token,
         max_context=128,
     )
+
+
+def numbers_of(accuracy: float, english: float, seconds_per_token: float) -> dict[str, list[Metric]]:
+    """40 questions, the checks of the contract, and a speed."""
     checks = {c.name: 1.0 for c in CHECKS} | {"reads_as_english": english}
     shares = {"pass_rate": sum(checks.values()) / len(checks), **{f"check/{name}": ok for name, ok in checks.items()}}
     right = round(40 * accuracy)
@@ -95,7 +98,7 @@ def model(accuracy: float, english: float, seconds_per_token: float) -> list[Sui
         "tpot_p50_ms": 1000 * seconds_per_token,
         "output_tokens_per_s": 1 / seconds_per_token,
     }
-    numbers: dict[str, list[Metric]] = {
+    return {
         "contract": [Metric(name=name, value=value, n=30, unit="share") for name, value in shares.items()],
         "quality": [
             share_metric("accuracy", right, 40),
@@ -116,6 +119,10 @@ def model(accuracy: float, english: float, seconds_per_token: float) -> list[Sui
             share_metric("goodput@4", 8, 8),
         ],
     }
+
+
+def model(accuracy: float, english: float, seconds_per_token: float) -> list[SuiteReport]:
+    """Reports on one endpoint."""
     now = datetime(2026, 11, 21, tzinfo=UTC)
     return [
         SuiteReport(
@@ -123,7 +130,7 @@ def model(accuracy: float, english: float, seconds_per_token: float) -> list[Sui
             suite_digest="d",
             instrument="i",
             run_id="r",
-            endpoint=endpoint,
+            endpoint=endpoint_of(seconds_per_token),
             metrics=tuple(metrics),
             n_samples=40,
             n_unscored=0,
@@ -132,7 +139,7 @@ def model(accuracy: float, english: float, seconds_per_token: float) -> list[Sui
             inference_seconds=1,
             samples_file="",
         )
-        for suite, metrics in numbers.items()
+        for suite, metrics in numbers_of(accuracy, english, seconds_per_token).items()
     ]
 
 
@@ -142,7 +149,8 @@ def model(accuracy: float, english: float, seconds_per_token: float) -> list[Sui
         ("demo", 0.2, 1.0, 0.05, "pass", "under policy demo"),
         ("demo", 0.2, 0.0, 0.05, "fail", "contract.check/reads_as_english"),
         ("demo", 0.02, 1.0, 0.05, "fail", "quality.accuracy"),
-        ("demo", 0.2, 1.0, 10.0, "fail", "performance.tpot_p50_ms@1"),
+        ("demo", 0.2, 1.0, 10.0, "pass", "under policy demo"),  # too slow to use is for the ladder's dry run to say
+        ("default", 0.2, 1.0, 10.0, "fail", "and"),
         ("default", 0.2, 1.0, 0.05, "fail", "compliance.critical_violation_rate"),
     ],
 )

@@ -1,14 +1,9 @@
 """The score history under real processes: landing, publishing, reading, and what a query must not reach."""
 
 import json
-import multiprocessing
-import os
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,58 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from modelops_dagster.clients.scores import ScoreStore
-from modelops_dagster.domain.checkpoints import Checkpoint
-from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.errors import IntegrityError, InvalidSpec
-from modelops_dagster.domain.gauntlet.completion import Completion
-from modelops_dagster.domain.gauntlet.report import Metric, SuiteReport
-from modelops_dagster.domain.gauntlet.rows import RunContext, request_row, sample_row
-from modelops_dagster.domain.gauntlet.scorers import Scored
-from modelops_dagster.domain.gauntlet.suite import Sample, SampleMetadata
-from modelops_dagster.domain.hub import ModelRevision
 from modelops_dagster.domain.scores import TABLES
-from modelops_dagster.domain.verdicts import Criterion, Verdict
-
-NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
-
-
-def score(run: str = "run-1", repo_id: str = "org/model", **changes: Any) -> dict[str, Any]:
-    return {
-        "run_id": run,
-        "repo_id": repo_id,
-        "commit_hash": "a" * 40,
-        "lane": "raw",
-        "endpoint": "e",
-        "engine": "fake",
-        "suite": "quality",
-        "suite_digest": "d",
-        "instrument": "i",
-        "metric": "accuracy",
-        "value": 0.5,
-        "n": 10,
-        "unit": "share",
-        "evaluated_at": NOW,
-        **changes,
-    }
-
-
-def verdict(outcome: Any = "pass", verdict_id: str = "0123456789abcdef", at: datetime = NOW) -> Verdict:
-    seen = Criterion(
-        suite="quality", metric="accuracy", tier="required", outcome=outcome, value=0.5, n=10, rule=">= 0.40"
-    )
-    return Verdict(
-        verdict_id=verdict_id,
-        outcome=outcome,
-        reason=f"{outcome}: because",
-        policy="test",
-        policy_digest="sha256:0",
-        criteria=(seen,),
-        repo_id="org/model",
-        commit_hash="a" * 40,
-        lane="raw",
-        endpoint="e",
-        decided_at=at,
-    )
+from tests.clients.score_rows import NOW, score, verdict
 
 
 @pytest.fixture
@@ -101,52 +47,6 @@ def test_rows_come_back_as_they_were_landed(store: ScoreStore) -> None:
     row = dict(zip(columns, rows[0], strict=True))
     assert row["evaluated_at"] == NOW
     assert (row["value"], row["ci_low"], row["ci_high"], row["n_unscored"], row["scheme"]) == (0.5, 0.4, None, 0, None)
-
-
-def test_a_suite_lands_its_rows_and_its_metrics(store: ScoreStore) -> None:
-    revision = ModelRevision(repo_id="org/model", commit_hash="a" * 40)
-    endpoint = Endpoint(
-        name="e",
-        url="http://127.0.0.1:1/v1",
-        served_model_name="m",
-        checkpoint=Checkpoint(revision=revision, scheme="raw", directory="/c", digest="d", size_bytes=1),
-        engine="fake",
-        engine_version="1",
-        rung="fake",
-        ladder=(),
-        start_seconds=1,
-        tokens_per_second=1,
-        max_context=128,
-    )
-    context = RunContext(run_id="r", lane="raw", endpoint=endpoint, suite="quality", suite_digest="d", instrument="i")
-    report = SuiteReport(
-        suite="quality",
-        suite_digest="d",
-        instrument="i",
-        run_id="r",
-        endpoint=endpoint,
-        metrics=(Metric(name="accuracy", value=0.5, n=2), Metric(name="empty_rate", value=None, n=0)),
-        n_samples=2,
-        n_unscored=0,
-        started_at=NOW,
-        ended_at=NOW,
-        inference_seconds=1,
-        samples_file="",
-    )
-    asked = Sample(id="q1", input="2+2?", target="4", metadata=SampleMetadata(category="c", scorer="numeric"))
-    sample = sample_row(
-        context, asked, 0, Completion(text="4"), Scored(score=1.0, outcome_class="correct", explanation="4 is 4"), NOW
-    )
-    path = store.land_suite(report, [sample], lane="raw")
-    assert path == store.landing.root / "samples" / "model=org%2Fmodel" / "r-raw-quality.parquet"
-    request = dict.fromkeys(("tokens_in", "tokens_out", "client_queue_ms", "first_chunk_ms", "ttft_ms", "tpot_ms"))
-    request |= {"e2el_ms": None, "error": None, "itl_ms": [1.0, 3.0], "started_at": NOW.isoformat()}
-    requests = [request_row(context, {**request, "concurrency": c, "request": 0}) for c in (1, 4)]
-    store.land_suite(report.model_copy(update={"suite": "performance"}), requests, lane="raw")
-    store.land_suite(report.model_copy(update={"suite": "empty"}), [], lane="raw")
-    assert store.counts() == {"samples": 1, "scores": 6, "perf_requests": 2, "verdicts": 0}
-    assert set(sample) == {name for name, _ in TABLES["samples"]}
-    assert set(requests[0]) == {name for name, _ in TABLES["perf_requests"]}
 
 
 def test_landing_a_part_again_replaces_its_own_file_only(store: ScoreStore) -> None:
@@ -381,105 +281,3 @@ def test_reading_statements_of_every_kind_answer(store: ScoreStore, sql: str) ->
     store.land("scores", [score()], repo_id="org/model", run_id="run-1")
     store.land_verdict(verdict(), run_id="run-1")
     assert store.query(sql)[1]
-
-
-# -- many processes -------------------------------------------------------------------------------------------------
-
-WRITERS, PER_WRITER = 16, 10
-
-
-def _write(root: Path, writer: int) -> None:
-    store = ScoreStore(root)
-    for i in range(PER_WRITER):
-        run = f"w{writer}-{i}"
-        rows = [score(run, f"org/m{writer % 4}", metric=f"m{k}", value=float(writer * 1000 + i)) for k in range(5)]
-        store.land("scores", rows, repo_id=f"org/m{writer % 4}", run_id=run)
-
-
-def _publish(root: Path, stop: Any) -> None:
-    while not stop.is_set():
-        ScoreStore(root).publish()
-        time.sleep(0.05)
-
-
-def _read(root: Path, stop: Any, seen: Any) -> None:
-    store, last, slowest = ScoreStore(root), 0, 0.0
-    while not stop.is_set():
-        start = time.monotonic()
-        (rows, parts, wholes), *_ = store.query(
-            "select count(*), count(distinct run_id), count(*) filter (k = 5) from "
-            "(select run_id, count(*) over (partition by run_id) as k from scores)"
-        )[1]
-        slowest = max(slowest, time.monotonic() - start)
-        if rows < last or rows != 5 * parts or rows != wholes:
-            seen.put(f"went from {last} to {rows} rows of {parts} runs, {wholes} in whole runs")
-        last = rows
-        if store.published.exists():
-            with duckdb.connect(str(store.published), read_only=True) as published:
-                published.execute("select count(*) from leaderboard").fetchall()
-    seen.put(slowest)
-
-
-@pytest.fixture
-def processes() -> Iterator[Any]:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["modelops_dagster.clients.scores"])
-    yield context
-
-
-def test_sixteen_writers_a_publisher_and_a_reader_lose_nothing_and_wait_for_nobody(
-    store: ScoreStore, processes: Any
-) -> None:
-    store.root.mkdir()
-    stop, seen = processes.Event(), processes.Queue()
-    others = [
-        processes.Process(target=_publish, args=(store.root, stop)),
-        processes.Process(target=_read, args=(store.root, stop, seen)),
-    ]
-    writers = [processes.Process(target=_write, args=(store.root, w)) for w in range(WRITERS)]
-    for process in (*others, *writers):
-        process.start()
-    for process in writers:
-        process.join(60)
-        assert process.exitcode == 0
-    stop.set()
-    slowest = seen.get(timeout=30)
-    for process in others:
-        process.join(60)
-        assert process.exitcode == 0
-    assert isinstance(slowest, float), slowest
-    assert slowest < 10
-    assert store.counts()["scores"] == WRITERS * PER_WRITER * 5
-    with duckdb.connect(str(store.publish()), read_only=True) as published:
-        assert published.execute("select count(*), count(distinct run_id) from scores").fetchall() == [
-            (WRITERS * PER_WRITER * 5, WRITERS * PER_WRITER)
-        ]
-
-
-def _write_forever(root: Path) -> None:
-    store, i = ScoreStore(root), 0
-    while True:
-        rows = [score(f"k{os.getpid()}-{i}", metric=f"m{k}", commit_hash=os.urandom(20).hex()) for k in range(20_000)]
-        store.land("scores", rows, repo_id="org/model", run_id=f"k{os.getpid()}-{i}")
-        i += 1
-
-
-def test_a_writer_that_is_killed_leaves_nothing_that_is_taken_for_whole(store: ScoreStore, processes: Any) -> None:
-    folder = store.landing.root / "scores" / "model=org%2Fmodel"
-    leftovers = 0
-    for _ in range(3):
-        writer = processes.Process(target=_write_forever, args=(store.root,))
-        writer.start()
-        deadline = time.monotonic() + 30
-        while not list(folder.glob(".*.tmp")) and time.monotonic() < deadline:
-            time.sleep(0.0005)
-        os.kill(writer.pid, signal.SIGKILL)
-        writer.join()
-        leftovers = len(list(folder.glob(".*.tmp")))
-    assert leftovers > 0, "no writer was killed in the middle of a write"
-    whole = len(list(folder.glob("*.parquet")))
-    assert store.query("select count(*), count(distinct run_id) from scores")[1] == [(whole * 20_000, whole)]
-    for leftover in folder.glob(".*.tmp"):
-        os.utime(leftover, (0, 0))
-    store.publish()
-    assert not list(folder.glob(".*.tmp"))

@@ -20,8 +20,7 @@ import pyarrow as pa
 from modelops_dagster.clients.scores.landing import Landing, Stamp
 from modelops_dagster.clients.scores.views import VIEWS
 from modelops_dagster.domain.errors import DiskFull, IntegrityError, InvalidSpec
-from modelops_dagster.domain.gauntlet.report import SuiteReport
-from modelops_dagster.domain.gauntlet.rows import Row, score_rows
+from modelops_dagster.domain.gauntlet.rows import Row
 from modelops_dagster.domain.scores import TABLES, ColumnType, verdict_from_row, verdict_row
 from modelops_dagster.domain.verdicts import Verdict
 
@@ -68,19 +67,6 @@ class ScoreStore:
             DiskFull: no space; nothing half-written is left.
         """
         return self.landing.write(table, rows, repo_id=repo_id, run_id=run_id, part=part)
-
-    def land_suite(self, report: SuiteReport, rows: Sequence[Row], *, lane: str) -> Path:
-        """Land what one run of a suite left: its metrics, and its samples (or load requests, which have no sample).
-
-        Returns:
-            The file of the rows.
-        """
-        repo_id, part = report.endpoint.checkpoint.revision.repo_id, f"{lane}-{report.suite}"
-        table = "perf_requests" if rows and "sample_id" not in rows[0] else "samples"
-        path = self.land(table, rows, repo_id=repo_id, run_id=report.run_id, part=part)
-        # the metrics last: a score stands for a run whose rows are there to explain it
-        self.land("scores", score_rows(report, lane), repo_id=repo_id, run_id=report.run_id, part=part)
-        return path
 
     def land_verdict(self, verdict: Verdict, *, run_id: str) -> Path:
         """Land one decision. A replay has the same id and is read as the same row."""
