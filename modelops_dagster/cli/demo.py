@@ -171,7 +171,8 @@ def _summary(settings: "Settings", repo_id: str, state: "RunState", setup: dict[
     verdict = verdicts[0]
     click.echo()
     # that a suite ran and could be scored is worth a line only when it was not so
-    telling = [r for r in verdict_table(verdict) if r["outcome"] != "pass" or "unscored_share" not in str(r["criterion"])]
+    rows = verdict_table(verdict)
+    telling = [r for r in rows if r["outcome"] != "pass" or "unscored_share" not in str(r["criterion"])]
     columns = [c for c in telling[0] if c != "note"]
     table(f"Verdict on {repo_id}@{verdict.commit_hash[:12]}", columns, [[r[c] for c in columns] for r in telling])
     click.secho(verdict.reason, bold=True, fg="green" if verdict.outcome == "pass" else "red")

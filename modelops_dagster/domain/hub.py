@@ -20,7 +20,7 @@ def require_repo_id(repo_id: str) -> str:
     """
     if not REPO_ID.fullmatch(repo_id) or ".." in repo_id or "--" in repo_id or len(repo_id) > 160:
         raise InvalidSpec(
-            f"{repo_id!r} is not a repository id: write it as org/name, with letters, digits and single '.', '_' and '-'.",
+            f"{repo_id!r} is not a repository id: write org/name with letters, digits and single '.', '_' and '-'.",
             field="repo_id",
         )
     return repo_id

@@ -123,6 +123,7 @@ _SYMPTOMS: tuple[_Symptom, ...] = (
         "custom_kernel",
         "The system library {name} is missing; install it with the system's package manager.",
     ),
+    _symptom(r"[Aa]ddress already in use", "crash", "Another program took its port while it started."),
     _symptom(
         r"User-specified max_model_len \((?P<asked>\d+)\) is greater than the derived max_model_len \((?P<own>[^)]*)\)",
         "bad_config",

@@ -19,9 +19,7 @@ class Lane(Value):
     description: str
 
 
-LANES = (
-    Lane(name="raw", checkpoint_asset="raw_weights", description="The checkpoint as released, on the day it is released."),
-)
+LANES = (Lane(name="raw", checkpoint_asset="raw_weights", description="The checkpoint as released, on its first day."),)
 
 
 def endpoint_name(revision: ModelRevision, lane: str) -> str:

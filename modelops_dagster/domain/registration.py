@@ -26,8 +26,8 @@ class Registration(Value):
 def next_route(route: Route | None, verdict: Verdict, endpoint: Endpoint, at: datetime) -> Route | None:
     """The route after the verdict, or None when the alias shall have none.
 
-    A pass replaces what stood before. A hold is kept beside it under `shadow`, where nobody's request reaches it. A fail
-    withdraws this endpoint and leaves the others alone.
+    A pass replaces what stood before. A hold is kept beside it under `shadow`, where nobody's request reaches it. A
+    fail withdraws this endpoint and leaves the others alone.
     """
     revision = endpoint.checkpoint.revision
     others = tuple(t for t in (route.targets if route else ()) if t.endpoint != endpoint.name)

@@ -35,7 +35,7 @@ from modelops_dagster.settings import Settings, data_folder
 
 READY_TIMEOUT_S = 240
 # Lines the daemon writes every few seconds when nothing happens; they are in its log file, not on the terminal.
-CHATTER = re.compile(r"AssetDaemon - INFO|Checking for new runs for sensor|skipped: No new commit|ignoring older events")
+CHATTER = re.compile(r"AssetDaemon - INFO|Checking for new runs for sensor|: No new commit|ignoring older events")
 PORTS = {"dagster_port": "the Dagster UI", "gateway_port": "the gateway", "controller_port": "the controller"}
 
 
