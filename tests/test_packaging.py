@@ -1,0 +1,66 @@
+"""What a user gets: the wheel loads without the checkout, `dg` accepts the project, the command starts light."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(*argv: str, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    plain = {k: v for k, v in os.environ.items() if not k.startswith(("MODELOPS_", "DAGSTER_"))}
+    return subprocess.run(argv, cwd=cwd, env={**plain, **environ}, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built wheel, unpacked where nothing of the checkout is in reach."""
+    dist, site = tmp_path_factory.mktemp("dist"), tmp_path_factory.mktemp("site")
+    built = run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(dist), ".", cwd=ROOT)
+    assert built.returncode == 0, built.stdout + built.stderr
+    wheel = next(dist.glob("*.whl"))
+    placed = run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(wheel), cwd=dist)
+    assert placed.returncode == 0, placed.stderr
+    return site
+
+
+LOAD = """
+import dagster as dg, modelops_dagster, sys
+from modelops_dagster.definitions import defs
+from modelops_dagster.clients.engines import EngineRegistry
+from modelops_dagster.settings import Settings
+settings = Settings.load()
+dg.Definitions.validate_loadable(defs())
+print(modelops_dagster.__file__)
+print(sorted(EngineRegistry(settings.engines, settings.cache).manifests()))
+"""
+
+
+def test_the_wheel_loads_with_its_suites_and_engines(site: Path, tmp_path: Path):
+    # -P keeps the current folder off the path; PYTHONPATH comes before the editable install
+    loaded = run(
+        sys.executable, "-P", "-c", LOAD, cwd=tmp_path, PYTHONPATH=str(site), MODELOPS_HOME=str(tmp_path / "h")
+    )
+    assert loaded.returncode == 0, loaded.stderr[-2000:]
+    where, engines = loaded.stdout.strip().splitlines()[-2:]
+    assert where.startswith(str(site))
+    assert "vllm-cpu" in engines
+
+
+def test_dg_accepts_the_project(tmp_path: Path):
+    checked = run(str(Path(sys.executable).parent / "dg"), "check", "defs", cwd=ROOT, MODELOPS_HOME=str(tmp_path))
+    assert checked.returncode == 0, checked.stdout[-2000:] + checked.stderr[-2000:]
+    assert "All definitions loaded successfully" in checked.stdout + checked.stderr
+
+
+def test_the_command_imports_neither_dagster_nor_torch():
+    code = "import sys, modelops_dagster.cli.main as m\n"
+    code += "import importlib\nfor name, (module, _) in m.COMMANDS.items(): importlib.import_module(f'modelops_dagster.cli.{module}')\n"
+    code += (
+        "print(sorted({n.split('.')[0] for n in sys.modules} & {'dagster', 'torch', 'litellm', 'pandas', 'duckdb'}))"
+    )
+    done = run(sys.executable, "-c", code, cwd=ROOT)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
