@@ -57,8 +57,8 @@ def test_dg_accepts_the_project(tmp_path: Path):
 
 
 def test_the_command_imports_neither_dagster_nor_torch():
-    code = "import sys, modelops_dagster.cli.main as m\n"
-    code += "import importlib\nfor name, (module, _) in m.COMMANDS.items(): importlib.import_module(f'modelops_dagster.cli.{module}')\n"
+    code = "import importlib, sys, modelops_dagster.cli.main as m\n"
+    code += "for module, _ in m.COMMANDS.values(): importlib.import_module(f'modelops_dagster.cli.{module}')\n"
     code += (
         "print(sorted({n.split('.')[0] for n in sys.modules} & {'dagster', 'torch', 'litellm', 'pandas', 'duckdb'}))"
     )

