@@ -53,11 +53,17 @@ def report_metadata(report: SuiteReport) -> Metadata:
 
 
 def verdict_metadata(verdict: Verdict) -> Metadata:
-    """The sentence, then the criteria."""
+    """The sentence, then the criteria; what a criterion has to add stands below, where there is room for it."""
+    rows = verdict_table(verdict)
+    required = [c for c in verdict.criteria if c.tier == "required"]
+    notes = {str(row["note"]): f"- {row['criterion']}: {row['note']}" for row in rows if row["note"]}
     return {
         "outcome": verdict.outcome,
         "reason": verdict.reason,
-        "criteria": table(verdict_table(verdict)),
+        "required": len(required),
+        "required_held": sum(c.outcome == "pass" for c in required),
+        "criteria": table([{k: v for k, v in row.items() if k != "note"} for row in rows]),
+        "notes": dg.MetadataValue.md("\n".join(notes.values()) or "none"),
         "policy": f"{verdict.policy} ({verdict.policy_digest[:19]})",
         "verdict_id": verdict.verdict_id,
         "commit_hash": verdict.commit_hash,

@@ -104,8 +104,8 @@ def page(platform: Platform) -> Iterator[Page]:
 def test_the_ui_shows_the_materialized_lineage(platform: Platform, page: Page):
     ARTIFACTS.mkdir(exist_ok=True)
     url = platform.settings.dagster_url
-    page.goto(f"{url}/asset-groups", wait_until="networkidle")
-    for asset in ("raw_weights", "endpoint", "verdict", "gateway_registration"):
+    page.goto(f"{url}/locations/modelops_dagster/asset-groups/raw/lineage")
+    for asset in ("raw_weights", "endpoint", "quality", "verdict", "gateway_registration", "100% filled"):
         page.get_by_text(asset, exact=True).first.wait_for(timeout=60_000)
     page.wait_for_timeout(2000)
     page.screenshot(path=ARTIFACTS / "lineage.png")
