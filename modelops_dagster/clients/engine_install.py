@@ -63,8 +63,8 @@ def pinned(lock: Path) -> list[str]:
 def exclusive(path: Path, progress: Callable[[str], None], waiting_for: str) -> Iterator[int]:
     """Hold an advisory lock on `path` and yield its file descriptor.
 
-    The descriptor is handed to pip, so that a pip which outlives a killed parent keeps the lock until it has ended
-    and nobody rebuilds the directory under it.
+    The descriptor is handed to the programs that build, so that one which outlives a killed parent keeps the lock
+    until it has ended and nobody rebuilds the directory under it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as handle:
@@ -145,7 +145,14 @@ class EnvironmentBuilder:
         self._progress("creating its environment")
         argv = [sys.executable, "-m", "venv", str(self._target)]
         done = subprocess.run(
-            argv, env=self._environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+            argv,
+            env=self._environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            pass_fds=(self._lock_fd,),
         )
         self._check(_PipResult(done.returncode, tuple(done.stdout.splitlines())))
 

@@ -108,6 +108,13 @@ class EngineRegistry:
         found: Accelerator = "cuda" if accelerator == "cuda" or (accelerator == "auto" and has_gpu()) else "cpu"
         return rungs_for(found, self.manifests(), architectures)
 
+    def installed_versions(self) -> dict[str, str]:
+        """What runs here, by engine: its version and the digest of its lock, for a newer lock may bring a newer
+        Transformers to the same version of the engine."""
+        versions = {name: manifest.version for name, manifest in self.manifests().items() if manifest.serves}
+        here = {name: self.environment(name) for name in versions}
+        return {name: f"{versions[name]}+{at.name.rpartition('-')[2]}" for name, at in here.items() if at is not None}
+
     def install(self, name: str, progress: Callable[[str], None]) -> Path:
         """Build the engine's environment unless it is there already; returns its folder.
 

@@ -90,27 +90,17 @@ def climb(
         NotRunning: the controller does not answer.
     """
     length = min(max_context, checkpoint.max_context or max_context)
-    specs = {
-        rung: EndpointSpec(
-            name=endpoint_name,
-            checkpoint=checkpoint.directory,
-            checkpoint_digest=checkpoint.digest,
-            engine=rung.engine,
-            variant=rung.variant,
-            served_model_name=served_model_name,
-            max_context=length,
-        )
-        for rung in rungs
-    }
+    specs = {rung: _spec(checkpoint, rung, endpoint_name, served_model_name, length) for rung in rungs}
+    progress = _changes(progress)
     climber = _Climber(checkpoint, controller, registry, min_tokens_per_second, progress)
     results: list[RungResult] = []
-    standing = climber.standing_rung(endpoint_name, specs)
+    first = climber.standing_rung(endpoint_name, specs)
     for rung, spec in specs.items():
-        if standing is not None and rung != standing:
-            detail = f"The endpoint already runs on {standing.label}; delete it to climb again."
+        if first is not None and rung != first:
+            detail = f"The endpoint already runs on {first.label}; delete it to climb again."
             results.append(RungResult(rung=rung.label, reason="not_tried", detail=detail))
             continue
-        standing = None
+        first = None
         begun = time.monotonic()
         try:
             status, tokens_per_second = climber.try_rung(rung, spec)
@@ -121,23 +111,49 @@ def climb(
             continue
         results.append(RungResult(rung=rung.label, seconds=round(time.monotonic() - begun, 1)))
         progress(f"{rung.label}: serves the model at {tokens_per_second:.1f} tokens/s")
-        return Endpoint(
-            name=endpoint_name,
-            url=str(status.url),
-            served_model_name=served_model_name,
-            checkpoint=checkpoint,
-            engine=rung.engine,
-            engine_version=status.engine_version or registry.manifest(rung.engine).version,
-            variant=rung.variant,
-            rung=rung.label,
-            ladder=tuple(results),
-            start_seconds=status.start_seconds or 0.0,
-            tokens_per_second=round(tokens_per_second, 2),
-            max_context=length,
-        )
+        version = status.engine_version or registry.manifest(rung.engine).version
+        return _endpoint(checkpoint, rung, status, version, tokens_per_second, results)
     if controller.get(endpoint_name) is not None:
         controller.stop(endpoint_name)
     raise _parked(checkpoint, results)
+
+
+def _spec(
+    checkpoint: Checkpoint, rung: Rung, endpoint_name: str, served_model_name: str, max_context: int
+) -> EndpointSpec:
+    return EndpointSpec(
+        name=endpoint_name,
+        checkpoint=checkpoint.directory,
+        checkpoint_digest=checkpoint.digest,
+        engine=rung.engine,
+        variant=rung.variant,
+        served_model_name=served_model_name,
+        max_context=max_context,
+    )
+
+
+def _endpoint(
+    checkpoint: Checkpoint,
+    rung: Rung,
+    status: EndpointStatus,
+    engine_version: str,
+    tokens_per_second: float,
+    results: Sequence[RungResult],
+) -> Endpoint:
+    return Endpoint(
+        name=status.spec.name,
+        url=str(status.url),
+        served_model_name=status.spec.served_model_name,
+        checkpoint=checkpoint,
+        engine=rung.engine,
+        engine_version=engine_version,
+        variant=rung.variant,
+        rung=rung.label,
+        ladder=tuple(results),
+        start_seconds=status.start_seconds or 0.0,
+        tokens_per_second=round(tokens_per_second, 2),
+        max_context=status.spec.max_context or 0,
+    )
 
 
 class _Climber:
@@ -171,13 +187,13 @@ class _Climber:
             _LeftRung: it does not hold the model.
         """
         manifest = self._installed(rung)
-        self._progress(f"{rung.label}: starting")
-        self._controller.apply(spec)
+        status = self._controller.apply(spec)
+        self._progress(f"{rung.label}: {'starting' if status.url is None else 'runs already'}")
         timeout_s = (spec.start_timeout_s or manifest.start_timeout_s) + WAIT_SLACK_S
         begun = time.monotonic()
 
         def on_progress(status: EndpointStatus) -> None:
-            waited = int(time.monotonic() - begun) // 10 * 10  # a line every ten seconds, not with every look
+            waited = int(time.monotonic() - begun) // 10 * 10  # so that a line comes every ten seconds
             self._progress(f"{rung.label}: {status.state.value}" + (f", {waited} s" if waited else ""))
 
         status = self._controller.wait_ready(spec.name, timeout_s, on_progress)
@@ -267,6 +283,19 @@ class _Climber:
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise _LeftRung("bad_config", "It became ready and its answers are not in OpenAI's shape.") from error
         return str(text), tokens, max(seconds, 1e-6)
+
+
+def _changes(progress: Callable[[str], None]) -> Callable[[str], None]:
+    """Pass a line on unless it is the one before."""
+    last = ""
+
+    def say(line: str) -> None:
+        nonlocal last
+        if line != last:
+            last = line
+            progress(line)
+
+    return say
 
 
 def _parked(checkpoint: Checkpoint, results: Sequence[RungResult]) -> ModelParked:

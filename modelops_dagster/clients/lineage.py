@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from modelops_dagster.domain.checkpoints import Checkpoint
-from modelops_dagster.domain.endpoints import Endpoint
+from modelops_dagster.domain.endpoints import Endpoint, Parked
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.gauntlet.report import SuiteReport
 from modelops_dagster.domain.hub import Release
@@ -21,7 +21,7 @@ from modelops_dagster.domain.verdicts import Verdict
 
 # The stages of the chain. A file that names another type is refused, so nothing but these is ever built from disk.
 STAGES: dict[str, type[Value]] = {
-    cls.__name__: cls for cls in (Release, Checkpoint, Endpoint, SuiteReport, Verdict, Registration)
+    cls.__name__: cls for cls in (Release, Checkpoint, Endpoint, Parked, SuiteReport, Verdict, Registration)
 }
 LATEST = "latest.json"
 
@@ -66,3 +66,17 @@ def latest_values(root: Path, repo_id: str) -> dict[str, Any]:
         key = path.parent.parent.relative_to(root).as_posix()
         found[key] = STAGES[record["type"]].model_validate(record["value"])
     return found
+
+
+def latest_of(root: Path, asset: str) -> dict[str, Any]:
+    """The latest value of one asset for every model that has one, by repo_id."""
+    found: dict[str, Any] = {}
+    for path in sorted((root / asset).glob(f"*/{LATEST}")):
+        record = json.loads(path.read_text())
+        found[path.parent.name.replace("@", "/")] = STAGES[record["type"]].model_validate(record["value"])
+    return found
+
+
+def forget_latest(root: Path, asset: str, partition_key: str) -> None:
+    """The asset has no latest value any more; what single runs made of it stays."""
+    (_folder(root, asset, partition_key) / LATEST).unlink(missing_ok=True)

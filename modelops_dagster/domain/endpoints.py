@@ -125,3 +125,11 @@ class Endpoint(Value):
     start_seconds: float
     tokens_per_second: float = Field(description="generation speed seen by the dry run, one stream")
     max_context: int
+
+
+class Parked(Value):
+    """A checkpoint that no rung could serve, and why not; kept until an engine serves it."""
+
+    checkpoint: Checkpoint
+    ladder: tuple[RungResult, ...] = Field(description="every rung tried, in order, with its reason")
+    parked_at: datetime = Field(description="UTC")

@@ -68,6 +68,7 @@ class RungResult(Value):
     reason: FailureReason | None = None
     detail: str = Field(default="", description="one sentence, or the engine's last lines")
     seconds: float = Field(default=0, description="wall time spent on this rung")
+    engine_version: str = Field(default="", description="version+lock digest of what was tried; empty: not known")
 
 
 CPU_LADDER = (

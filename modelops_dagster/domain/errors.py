@@ -14,6 +14,8 @@ ModelOpsError
 │   └── NotRunning            a part of the platform that is needed does not answer
 ├── IntegrityError            bytes are not what the manifest says
 ├── HubUnavailable            the Hub did not answer, or answered partially; nothing changed, try again
+├── SourceUnavailable         a list of framework releases could not be read; nothing changed, try again
+├── AlertNotSent              a channel did not take a message; it is sent again later
 ├── EngineFailed              an engine could not serve a checkpoint; carries the classified reason
 ├── ModelParked               no rung of the ladder could serve the model; carries every reason
 ├── EndpointFailed            an endpoint did not become, or stay, ready
@@ -24,6 +26,13 @@ Every message says what was wrong, the value, and what to do next, in one senten
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from modelops_dagster.domain.engines import RungResult
 
 
 class ModelOpsError(Exception):
@@ -95,6 +104,26 @@ class HubUnavailable(ModelOpsError):
     code = "hub_unavailable"
 
 
+class SourceUnavailable(ModelOpsError):
+    """`limited_until` is when a rate limit ends, in seconds since the epoch; None when there is none."""
+
+    code = "source_unavailable"
+
+    def __init__(self, message: str, *, limited_until: float | None = None) -> None:
+        super().__init__(message)
+        self.limited_until = limited_until
+
+
+class AlertNotSent(ModelOpsError):
+    """`retry_after_s` is how long the receiver asks to be left alone; None when it says nothing."""
+
+    code = "alert_not_sent"
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class EngineFailed(ModelOpsError):
     """`reason` is one of `domain.engines.FailureReason`; `log_tail` holds the engine's last lines."""
 
@@ -107,7 +136,13 @@ class EngineFailed(ModelOpsError):
 
 
 class ModelParked(ModelOpsError):
+    """`ladder` holds a `domain.engines.RungResult` for every rung that was tried."""
+
     code = "model_parked"
+
+    def __init__(self, message: str, *, ladder: Sequence[RungResult] = ()) -> None:
+        super().__init__(message)
+        self.ladder = tuple(ladder)
 
 
 class EndpointFailed(ModelOpsError):

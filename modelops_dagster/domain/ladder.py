@@ -135,10 +135,15 @@ _SYMPTOMS: tuple[_Symptom, ...] = (
         "The engine refuses the configuration: {name}",
     ),
     _symptom(
+        r"(ignore_mismatched_sizes|size mismatch for)",
+        "bad_config",
+        "The weights do not have the shapes that config.json asks for.",
+    ),
+    _symptom(
         r"(max_context \d+ is longer than|unrecognized arguments:|error: argument |Unknown quantization method"
         r"|Can't load (the )?(tokenizer|configuration|feature extractor)|Couldn't instantiate the backend tokenizer"
         r"|does not appear to have (a file|files) named|is not a valid JSON file|SafetensorError|ValidationError"
-        r"|There is no module or parameter named|size mismatch for|ignore_mismatched_sizes|invalid tool call parser"
+        r"|There is no module or parameter named|invalid tool call parser"
         r"|Cannot find the config file for|JSONDecodeError)",
         "bad_config",
     ),

@@ -134,6 +134,17 @@ LOGS = [
         "  Value error, User-specified max_model_len (100000) is greater than the derived max_model_len "
         "(max_position_embeddings=8192 or model_max_length=None in model's config.json).",
     ),
+    (
+        "bad_config",
+        "do not have the shapes",
+        "RuntimeError: You set `ignore_mismatched_sizes` to `False`, thus raising an error. For details look at the",
+    ),
+    (
+        "custom_kernel",
+        "libnuma.so.1 is missing",
+        "ImportError: libnuma.so.1: cannot open shared object file: No such file or directory",
+    ),
+    ("crash", "took its port", "OSError: [Errno 98] Address already in use"),
     ("bad_config", "--no-such-flag", "vllm: error: unrecognized arguments: --no-such-flag"),
     (
         "bad_config",

@@ -60,6 +60,8 @@ class DatasetRun:
         """
         limits = self.spec.requests
         todo = [(s, e) for s, e in self._wanted if (s.id, e) not in journal.rows]
+        # longest first, so that no slot idles while a long one that began last comes to its end
+        todo.sort(key=lambda pair: -(pair[0].metadata.max_tokens or self.spec.sampling.max_tokens))
         client = InferenceClient(
             self.context.endpoint.url,
             concurrency=limits.concurrency,

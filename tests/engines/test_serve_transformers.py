@@ -1,0 +1,158 @@
+"""What only our own Transformers server promises, and how engines end."""
+
+import json
+import signal
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from modelops_dagster.domain.ladder import diagnose
+from tests.fakes.real_engine import CAPITAL, MAX_CONTEXT, NAME, STORY, Running, Start
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("n", 2),
+        ("presence_penalty", 0.5),
+        ("response_format", {"type": "json_object"}),
+        ("tools", [{"type": "function", "function": {"name": "f"}}]),
+        ("made_up", 1),
+        ("temperature", 3),
+    ],
+)
+def test_an_unsupported_field_is_named(ours: Running, field: str, value: object):
+    body = {"model": NAME, "messages": CAPITAL, "max_tokens": 2, field: value}
+    answer = httpx.post(f"{ours.url}/v1/chat/completions", json=body, timeout=30)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"], error["type"]) == (400, field, "invalid_request_error")
+    assert field in error["message"]
+
+
+def test_fields_that_ask_for_nothing_are_accepted(ours: Running):
+    body = {"model": NAME, "messages": CAPITAL, "max_tokens": 2, "n": 1, "frequency_penalty": 0.0, "user": "me"}
+    body |= {"tools": [], "tool_choice": "auto", "response_format": {"type": "text"}, "logit_bias": None}
+    assert httpx.post(f"{ours.url}/v1/chat/completions", json=body, timeout=30).status_code == 200
+
+
+def test_echo_scores_the_prompt(ours: Running):
+    answer = ours.client.completions.create(
+        model=NAME, prompt="The capital of France is", max_tokens=0, echo=True, logprobs=1, temperature=0
+    )
+    scores = answer.choices[0].logprobs
+    assert answer.choices[0].text == "The capital of France is"
+    assert scores is not None
+    assert scores.tokens is not None
+    assert scores.token_logprobs is not None
+    assert "".join(scores.tokens) == "The capital of France is"
+    assert scores.token_logprobs[0] is None
+    assert all(value is not None and value < 0 for value in scores.token_logprobs[1:])
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 0
+
+
+def test_ignore_eos_writes_every_token_asked_for(ours: Running):
+    answer = ours.client.chat.completions.create(
+        model=NAME, messages=CAPITAL, max_tokens=40, temperature=0, extra_body={"ignore_eos": True}
+    )
+    assert answer.usage is not None
+    assert (answer.usage.completion_tokens, answer.choices[0].finish_reason) == (40, "length")
+
+
+def test_the_context_bounds_the_answer(ours: Running):
+    prompt = "one two three four five six seven eight nine ten " * 100
+    answer = ours.client.completions.create(
+        model=NAME, prompt=prompt, max_tokens=500, temperature=0, extra_body={"ignore_eos": True}
+    )
+    assert answer.usage is not None
+    assert answer.usage.total_tokens == MAX_CONTEXT
+    assert answer.choices[0].finish_reason == "length"
+
+
+def _metric(running: Running, name: str) -> float:
+    lines = httpx.get(f"{running.url}/metrics", timeout=10).text.splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_away_ends_its_request(ours: Running, stream: bool):
+    body = {"model": NAME, "messages": STORY, "max_tokens": 900, "ignore_eos": True, "stream": stream}
+    before = _metric(ours, 'engine_requests_total{reason="cancelled"}')
+    if stream:
+        with httpx.stream("POST", f"{ours.url}/v1/chat/completions", json=body, timeout=30) as answer:
+            next(answer.iter_lines())
+    else:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{ours.url}/v1/chat/completions", json=body, timeout=1)
+    deadline = time.monotonic() + 20
+    while _metric(ours, 'engine_requests_total{reason="cancelled"}') == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_metrics_count(ours: Running):
+    before = _metric(ours, "engine_generation_tokens_total")
+    ours.client.chat.completions.create(model=NAME, messages=STORY, max_tokens=7, temperature=0)
+    assert _metric(ours, "engine_generation_tokens_total") == before + 7
+    assert _metric(ours, "engine_requests_running") == 0
+    assert _metric(ours, "engine_time_to_first_token_seconds_count") > 0
+
+
+def test_not_ready_before_the_first_token(start: Start, model: Path):
+    running = start("transformers", model, wait=False)
+    seen: set[int] = set()
+    try:
+        deadline = time.monotonic() + 120
+        while 200 not in seen:
+            assert time.monotonic() < deadline
+            try:
+                seen.add(httpx.get(f"{running.url}/health", timeout=5).status_code)
+            except httpx.TransportError:
+                time.sleep(0.05)
+        assert seen == {503, 200}
+        begun = time.monotonic()
+        asking = threading.Thread(target=lambda: _long_request(running))
+        asking.start()
+        time.sleep(1)
+    finally:
+        running.stop()
+    asking.join(20)
+    assert running.process.returncode in (0, -signal.SIGTERM)
+    assert time.monotonic() - begun < 10
+
+
+def _long_request(running: Running) -> None:
+    body = {"model": NAME, "messages": STORY, "max_tokens": 900, "ignore_eos": True}
+    answer = httpx.post(f"{running.url}/v1/chat/completions", json=body, timeout=60)
+    assert answer.status_code == 503
+
+
+@pytest.mark.parametrize("name", ["transformers", "vllm-cpu"])
+def test_a_model_that_cannot_load_ends_the_engine_and_says_why(start: Start, model: Path, tmp_path: Path, name: str):
+    for file in model.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    config = json.loads((model / "config.json").read_text()) | {"model_type": "foo_moe"}
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    running = start(name, tmp_path, wait=False)
+    try:
+        assert running.process.wait(120) == 1
+    finally:
+        running.stop()
+    reason, detail = diagnose(running.log.read_text(), 1)
+    assert reason == "needs_newer_transformers"
+    assert "foo_moe" in detail
+
+
+def test_a_taken_port_ends_the_server(start: Start, model: Path, ours: Running):
+    running = start("transformers", model, wait=False, port=ours.port)
+    try:
+        assert running.process.wait(60) > 0
+    finally:
+        running.stop()
+    assert "address already in use" in running.log.read_text()
