@@ -19,7 +19,9 @@ from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.gauntlet.suite import Suite
 from modelops_dagster.domain.lanes import Lane, endpoint_name, served_model_name
 from modelops_dagster.domain.registration import Registration
+from modelops_dagster.domain.retries import RETRY_TAG, remembered, worth_climbing_again
 from modelops_dagster.domain.verdicts import Verdict, judge
+from modelops_dagster.resources.lineage import LineageResource
 from modelops_dagster.resources.platform import (
     ControllerResource,
     EngineResource,
@@ -55,20 +57,29 @@ def _endpoint(lane: Lane) -> dg.AssetsDefinition:
         checkpoint: Checkpoint,
         engines: EngineResource,
         controller: ControllerResource,
+        lineage: LineageResource,
     ) -> dg.MaterializeResult[Endpoint]:
         with clear_failure():
             registry = engines.registry()
-            found = climb(
-                checkpoint=checkpoint,
-                rungs=registry.rungs(engines.accelerator, checkpoint.architectures),
-                controller=controller.client(),
-                registry=registry,
-                endpoint_name=endpoint_name(checkpoint.revision, lane.name),
-                served_model_name=served_model_name(checkpoint.revision, lane.name),
-                max_context=min(checkpoint.max_context or engines.max_context, engines.max_context),
-                min_tokens_per_second=engines.min_tokens_per_second,
-                progress=log_changes(context.log),
-            )
+            client, versions = controller.client(), registry.installed_versions()
+            name = endpoint_name(checkpoint.revision, lane.name)
+            known = lineage.known_ladder(lane.name, checkpoint)
+            if RETRY_TAG in context.run.tags and worth_climbing_again(known, versions) and client.get(name):
+                context.log.info(f"{name} leaves its rung, because {context.run.tags[RETRY_TAG]} may let it climb")
+                client.stop(name)
+            with lineage.parking(lane.name, checkpoint, context.run_id, versions):
+                found = climb(
+                    checkpoint=checkpoint,
+                    rungs=registry.rungs(engines.accelerator, checkpoint.architectures),
+                    controller=client,
+                    registry=registry,
+                    endpoint_name=name,
+                    served_model_name=served_model_name(checkpoint.revision, lane.name),
+                    max_context=min(checkpoint.max_context or engines.max_context, engines.max_context),
+                    min_tokens_per_second=engines.min_tokens_per_second,
+                    progress=log_changes(context.log),
+                )
+            found = found.model_copy(update={"ladder": remembered(found.ladder, known, versions)})
         return dg.MaterializeResult(value=found, metadata=ladder_metadata(found))
 
     return endpoint
@@ -92,7 +103,7 @@ def _gauntlet(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
                 group_name=lane.name,
                 kinds={"eval"},
                 description=suite.description,
-                code_version=suite.digest[:12],
+                code_version=suite.digest.removeprefix("sha256:")[:12],
             )
             for key, suite in by_key.items()
         },
@@ -120,7 +131,7 @@ def _gauntlet(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
                 asset_key=key,
                 value=report,
                 metadata=report_metadata(report),
-                data_version=dg.DataVersion(f"{report.instrument[:12]}-{report.run_id[:8]}"),
+                data_version=dg.DataVersion(f"{report.instrument.removeprefix('sha256:')[:12]}-{report.run_id[:8]}"),
             )
 
     return gauntlet

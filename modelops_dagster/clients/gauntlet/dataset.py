@@ -51,6 +51,7 @@ class DatasetRun:
         self._wanted = [(s, e) for e in range(spec.sampling.epochs) for s in samples]
         self._lost: dict[tuple[str, int], Row] = {}
         self._failed_in_a_row = 0
+        self._right = 0
         self._given_up = ""
 
     async def ask(self, journal: Journal, api_key: str | None = None) -> list[Row]:
@@ -70,6 +71,7 @@ class DatasetRun:
             budget=RetryBudget(max(LEAST_RETRIES, len(todo))),
             api_key=api_key,
         )
+        self._right = sum(row["outcome_class"] == "correct" for row in journal.rows.values())
         self._report(journal)
         queue = iter(todo)
         try:
@@ -94,6 +96,7 @@ class DatasetRun:
     def _keep(self, journal: Journal, row: Row, completion: Completion) -> None:
         if completion.is_ok:
             self._failed_in_a_row = 0
+            self._right += row["outcome_class"] == "correct"
             journal.append(row)
         else:
             self._lost[row["sample_id"], row["epoch"]] = row
@@ -105,8 +108,7 @@ class DatasetRun:
         self._report(journal)
 
     def _report(self, journal: Journal) -> None:
-        right = sum(row["outcome_class"] == "correct" for row in journal.rows.values())
-        text = f"{right} right" + (f", {len(self._lost)} lost" if self._lost else "")
+        text = f"{self._right} right" + (f", {len(self._lost)} lost" if self._lost else "")
         self._progress(len(journal.rows) + len(self._lost), len(self._wanted), text)
 
     def _row(self, journal: Journal, sample: Sample, epoch: int) -> Row:
