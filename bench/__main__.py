@@ -4,7 +4,7 @@ import importlib
 import sys
 import time
 
-BENCHES = ("cli", "day0")
+BENCHES = ("cli", "day0", "watcher")
 
 
 def main() -> int:

@@ -43,7 +43,11 @@ def token_path(home: Path) -> Path:
 
 def create_token(home: Path) -> str:
     """The controller's key, made at the first start; only the owner of the home can read it."""
-    path = token_path(home)
+    return create_secret(token_path(home))
+
+
+def create_secret(path: Path) -> str:
+    """What the file holds; made of random letters, for its owner only, when there is none."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.is_file() and path.read_text().strip():
         path.chmod(0o600)

@@ -13,6 +13,8 @@ from modelops_dagster.checks.weights import integrity
 from modelops_dagster.clients.gauntlet.loading import load_suites
 from modelops_dagster.domain.lanes import LANES
 from modelops_dagster.resources.platform import build_resources
+from modelops_dagster.sensors.alerts import alert_sensor
+from modelops_dagster.sensors.frameworks import framework_sensor
 from modelops_dagster.sensors.hub import hub_sensor
 from modelops_dagster.settings import Settings
 
@@ -38,6 +40,8 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         jobs=[onboard],
         sensors=[
             hub_sensor(onboard.name, settings.hub_poll_interval_s),
+            framework_sensor(onboard.name, settings.framework_poll_interval_s),
+            alert_sensor(settings.alert_poll_interval_s, settings.dagster_url, settings.hub_url),
             dg.AutomationConditionSensorDefinition(
                 "derived_assets",
                 target=dg.AssetSelection.groups("scores"),

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from modelops_dagster.domain.errors import UserError
+from modelops_dagster.domain.frameworks import parse_framework
 
 PACKAGE = Path(__file__).resolve().parent
 HOME_NAME = ".modelops"
@@ -39,6 +40,16 @@ def hub_token(environ: Mapping[str, str] | None = None) -> str | None:
     return path.read_text().strip() or None if path.is_file() else None
 
 
+def secret(name: str, environ: Mapping[str, str] | None = None) -> str | None:
+    """The value of a variable that a configuration file names, e.g. a Slack token. Never stored anywhere."""
+    return (os.environ if environ is None else environ).get(name) or None
+
+
+def github_token(environ: Mapping[str, str] | None = None) -> str | None:
+    """The GitHub token, which raises the limit of requests; none is needed."""
+    return secret("GITHUB_TOKEN", environ)
+
+
 class Settings(BaseModel):
     """Every setting, its default and its unit. Each field `x` is read from `MODELOPS_X`."""
 
@@ -49,6 +60,20 @@ class Settings(BaseModel):
     hub_url: str = Field(default="https://huggingface.co", description="base URL of the Hub")
     hub_orgs: tuple[str, ...] = Field(default=(), description="organisations the Watcher follows, comma-separated")
     hub_poll_interval_s: int = Field(default=600, ge=1, description="seconds between two looks at the Hub")
+    hub_webhook_secret_file: Path | None = Field(
+        default=None, description="secret of the Hub's webhook; None: secrets/hub_webhook_secret, made at first start"
+    )
+    frameworks: tuple[str, ...] = Field(
+        default=("vllm-project/vllm", "huggingface/transformers", "vllm-project/llm-compressor=llmcompressor"),
+        description="owner/name[=package] of the source repositories watched, comma-separated; a comma alone: none",
+    )
+    framework_poll_interval_s: int = Field(default=600, ge=1, description="seconds between two looks at releases")
+    github_api_url: str = Field(default="https://api.github.com", description="base URL of GitHub's API")
+    github_url: str = Field(default="https://github.com", description="base URL of GitHub, for its feeds")
+    package_index_url: str = Field(
+        default="", description="base URL of a package index's JSON, asked for <url>/<package>/json; empty: not asked"
+    )
+    alert_poll_interval_s: int = Field(default=30, ge=1, description="seconds between two rounds of alerts")
     policy: str = Field(default="default", description="promotion policy under eval_datasets/policies/")
     eval_datasets: Path = Field(description="folder with suites, samples and policies")
     engines: Path = Field(description="folder with one directory per engine")
@@ -63,6 +88,13 @@ class Settings(BaseModel):
         default=2.0, gt=0, description="slowest generation, one stream, that is still usable; below it a rung is left"
     )
     max_context: int = Field(default=2048, ge=128, description="longest context an endpoint is started with, in tokens")
+
+    @field_validator("frameworks")
+    @classmethod
+    def _frameworks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            parse_framework(text)
+        return value
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> "Settings":
@@ -85,10 +117,11 @@ class Settings(BaseModel):
         running = home / "run" / "stack.json"
         if running.is_file():
             values.update(json.loads(running.read_text())["settings"])
+        lists = {"hub_orgs", "frameworks"}
         for name in cls.model_fields:
             raw = env.get(f"MODELOPS_{name.upper()}")
             if raw:
-                values[name] = tuple(p.strip() for p in raw.split(",") if p.strip()) if name == "hub_orgs" else raw
+                values[name] = tuple(p.strip() for p in raw.split(",") if p.strip()) if name in lists else raw
         try:
             return cls(**values)
         except ValidationError as error:
@@ -115,5 +148,8 @@ class Settings(BaseModel):
         out: dict[str, str] = {}
         for name in type(self).model_fields:
             value = getattr(self, name)
-            out[f"MODELOPS_{name.upper()}"] = ",".join(value) if isinstance(value, tuple) else str(value)
+            if value is None:
+                continue
+            # a comma alone is an empty list; an empty variable would be the default
+            out[f"MODELOPS_{name.upper()}"] = (",".join(value) or ",") if isinstance(value, tuple) else str(value)
         return out

@@ -21,6 +21,7 @@ from modelops_dagster.domain.lanes import Lane, endpoint_name, served_model_name
 from modelops_dagster.domain.registration import Registration
 from modelops_dagster.domain.retries import RETRY_TAG, remembered, worth_climbing_again
 from modelops_dagster.domain.verdicts import Verdict, judge
+from modelops_dagster.domain.watchlist import POLICY_TAG
 from modelops_dagster.resources.lineage import LineageResource
 from modelops_dagster.resources.platform import (
     ControllerResource,
@@ -29,6 +30,8 @@ from modelops_dagster.resources.platform import (
     GauntletResource,
     ScoreResource,
 )
+
+STOP_TIMEOUT_S = 120.0
 
 
 def lane_assets(lane: Lane, suites: Sequence[Suite]) -> list[dg.AssetsDefinition]:
@@ -67,6 +70,7 @@ def _endpoint(lane: Lane) -> dg.AssetsDefinition:
             if RETRY_TAG in context.run.tags and worth_climbing_again(known, versions) and client.get(name):
                 context.log.info(f"{name} leaves its rung, because {context.run.tags[RETRY_TAG]} may let it climb")
                 client.stop(name)
+                client.wait_stopped(name, STOP_TIMEOUT_S)
             with lineage.parking(lane.name, checkpoint, context.run_id, versions):
                 found = climb(
                     checkpoint=checkpoint,
@@ -158,7 +162,7 @@ def _verdict(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
         with clear_failure():
             revision = endpoint.checkpoint.revision
             found = judge(
-                gauntlet.policy(),
+                gauntlet.policy(context.run.tags.get(POLICY_TAG)),
                 # a report on another revision says nothing about this one: it counts as missing
                 [r for r in reports.values() if r.endpoint.checkpoint.digest == endpoint.checkpoint.digest],
                 repo_id=revision.repo_id,

@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo", "The main job end to end on the embedded default."),
     "up": ("up", "Controller, gateway and Dagster in one foreground command."),
     "onboard": ("onboard", "Take one repository from the Hub to the gateway."),
+    "watch": ("watch", "One look at the followed organisations: what is new, and why it is or is not taken."),
     "models": ("models", "Where each model stands, lane by lane, and why."),
     "engines": ("engines", "List and install serving engines."),
     "endpoints": ("endpoints", "List, show, stop, start and delete endpoints."),
@@ -22,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("evaluate", "Evaluate any OpenAI-compatible endpoint; deploys nothing."),
     "scores": ("scores", "The score history, as a table or by SQL."),
     "verdict": ("verdict", "The promotion decision and its numbers."),
+    "alerts": ("alerts", "Try the alert channels, and list what was sent."),
     "hub": ("hub", "Serve a folder of models as a Hub."),
 }
 

@@ -67,6 +67,10 @@ def show(repo_id: str, as_json: bool) -> None:
                     list(rows[0]),
                     [list(r.values()) for r in rows],
                 )
+            elif key.endswith("/parked"):
+                rows = ladder_table(value)
+                at = f"{value.checkpoint.revision.commit_hash[:12]}, {value.parked_at:%Y-%m-%d %H:%M} UTC"
+                table(f"{key}: no rung held {at}", list(rows[0]) if rows else [], [list(r.values()) for r in rows])
             elif key.endswith("/verdict"):
                 rows = verdict_table(value)
                 table(f"{key}: {value.outcome}", list(rows[0]), [list(r.values()) for r in rows])

@@ -306,4 +306,4 @@ def _parked(checkpoint: Checkpoint, results: Sequence[RungResult]) -> ModelParke
             f"{name} is parked: no engine here generates text with {architectures}; add an engine that does."
         )
     reasons = "; ".join(f"{r.rung}: {r.reason} ({r.detail.rstrip('.')})" for r in results)
-    return ModelParked(f"{name} is parked, no engine could serve it: {reasons}.")
+    return ModelParked(f"{name} is parked, no engine could serve it: {reasons}.", ladder=results)

@@ -1,7 +1,7 @@
 """Alerts: what happened, said so that it can be read on a phone, and which events share one message."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Literal, get_args
 
@@ -227,3 +227,39 @@ def message(alerts: Sequence[Alert]) -> Message:
 def _cut(text: str, length: int) -> str:
     line = " ".join(text.split())
     return line if len(line) <= length else line[: length - 1].rstrip() + "…"
+
+
+class AlertCursor(Value):
+    """The alert sensor's state between two ticks."""
+
+    runs_after: datetime = Field(description="failed runs updated before are done with")
+    created_after: datetime = Field(description="runs created before are done with")
+    verdicts_after: dict[str, int] = Field(
+        default_factory=dict, description="storage id of the last verdict taken, by asset key with slashes"
+    )
+    undecided: dict[str, datetime] = Field(
+        default_factory=dict, description="when each repo_id@commit_hash without a verdict was detected"
+    )
+
+
+def watch_deadlines(
+    undecided: Mapping[str, datetime], now: datetime, url: Callable[[str], str]
+) -> tuple[dict[str, datetime], list[Alert]]:
+    """Alerts for the revisions that are late, and those that are still to be watched: a missed one is told once.
+
+    Args:
+        undecided: by repo_id@commit_hash.
+        url: of a repo_id's page.
+    """
+    late: list[Alert] = []
+    still: dict[str, datetime] = {}
+    for revision, detected_at in undecided.items():
+        repo_id, _, commit_hash = revision.partition("@")
+        found = deadline_at_risk(
+            repo_id, commit_hash, detected_at=detected_at, now=now, has_verdict=False, url=url(repo_id)
+        )
+        if found is not None:
+            late.append(found)
+        if deadline_state(detected_at, now, has_verdict=False) != "missed":
+            still[revision] = detected_at
+    return still, late

@@ -127,18 +127,35 @@ def new_releases(
     Returns:
         The versions seen now, and the new releases, lowest first.
     """
-    final = {}
-    for release in sorted((r for r in listed if is_final(r)), key=_order):
-        final.setdefault(version_key(release.version), release)
+    final: dict[VersionKey, FrameworkRelease] = {}
+    for release in listed:
+        key = version_key(release.version)
+        if key is not None and is_final(release):
+            final.setdefault(key, release)
     known = {version_key(v) for v in seen or ()}
-    bar = max((key for key in final if key in known and key is not None), default=None)
-    unseen = [r for key, r in final.items() if key not in known]
-    fresh = [] if seen is None else [r for r in unseen if bar is None or _order(r) > bar]
-    versions = sorted({*(seen or ()), *(r.version for r in unseen)}, key=lambda v: version_key(v) or ((), (0, 0), 0, 0))
-    return tuple(versions[-MAX_SEEN:]), fresh
+    bar = max((key for key in final if key in known), default=None)
+    unseen = {key: release for key, release in sorted(final.items(), key=lambda pair: pair[0]) if key not in known}
+    fresh = [] if seen is None else [r for key, r in unseen.items() if bar is None or key > bar]
+    keyed = {key: v for v in (*(r.version for r in unseen.values()), *(seen or ())) if (key := version_key(v))}
+    return tuple(keyed[key] for key in sorted(keyed))[-MAX_SEEN:], fresh
 
 
-def _order(release: FrameworkRelease) -> VersionKey:
-    key = version_key(release.version)
-    assert key is not None  # only final releases come here, and they have one
-    return key
+def look(
+    state: FrameworkState, listings: Iterable[Iterable[FrameworkRelease]], *, answered: bool
+) -> tuple[FrameworkState, list[FrameworkRelease]]:
+    """Take the listings of several sources into the state; a release that two of them list is new once.
+
+    Args:
+        listings: one per source that had something new to say.
+        answered: the first source was read. Until it was, there is no baseline, and nothing is announced.
+    """
+    if state.seen is None:
+        if not answered:
+            return state, []
+        seen, _ = new_releases(None, [release for listed in listings for release in listed])
+        return state.model_copy(update={"seen": seen}), []
+    seen, fresh = state.seen, []
+    for listed in listings:
+        seen, found = new_releases(seen, listed)
+        fresh += found
+    return state.model_copy(update={"seen": seen}), fresh

@@ -25,6 +25,8 @@ WEIGHT_SUFFIXES = {
 }
 # config.json is the Transformers layout, params.json Mistral's own
 CONFIGS = ("config.json", "params.json")
+# What may change without the model being another one.
+DOCUMENTS = re.compile(r"(readme|license|licence|notice|citation|changelog|model_card|use_policy)[^/]*", re.IGNORECASE)
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.safetensors")
 
 
@@ -122,6 +124,13 @@ def missing_from_index(index: Mapping[str, object], folder: str, paths: Collecti
     named = {str(v) for v in weight_map.values()} if isinstance(weight_map, Mapping) else set()
     prefix = f"{folder}/" if folder not in ("", ".") else ""
     return tuple(sorted(f"{prefix}{name}" for name in named if f"{prefix}{name}" not in paths))
+
+
+def content_digest(files: Iterable[RepoFile]) -> str:
+    """Changes when weights, configuration, tokenizer or chat template do, and with no document. 32 hex digits."""
+    counted = [f for f in wanted_files(files) if not DOCUMENTS.fullmatch(f.path.rpartition("/")[2])]
+    lines = sorted(f"{f.path}\0{f.sha256 or f.git_sha1}\n" for f in counted)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:32]
 
 
 def git_blob_header(size_bytes: int) -> bytes:

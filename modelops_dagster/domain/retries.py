@@ -6,12 +6,13 @@ from pydantic import Field
 
 from modelops_dagster.domain.endpoints import Endpoint, Parked
 from modelops_dagster.domain.engines import FailureReason, RungResult
-from modelops_dagster.domain.frameworks import FrameworkState
+from modelops_dagster.domain.frameworks import FrameworkRelease, FrameworkState
 from modelops_dagster.domain.values import Value
 
 ARCHITECTURE_REASONS: frozenset[FailureReason] = frozenset({"unsupported_architecture", "needs_newer_transformers"})
 # An older engine is wanted then, so no newer one helps.
 _DROPPED = "was supported in vLLM until"
+RETRY_TAG = "modelops/retry"  # on a run: the release that may let the model stand higher
 MAX_REMEMBERED = 1000  # requests, so that the state of the sensor stays small
 
 
@@ -22,13 +23,6 @@ class Waiting(Value):
     commit_hash: str
     standing: str | None = Field(description="label of the rung it stands on; None when it is parked")
     rungs: tuple[RungResult, ...] = Field(description="rungs that were left because of the architecture")
-
-    @property
-    def sentence(self) -> str:
-        """Where it stands and why, for a log line."""
-        first = self.rungs[0]
-        where = f"stands on {self.standing}" if self.standing else "is parked"
-        return f"{self.repo_id} {where} because {first.rung} said {first.reason}"
 
 
 class Retry(Value):
@@ -129,3 +123,41 @@ def take(cursor: FrameworkCursor, found: Sequence[Retry], limit: int) -> tuple[F
 
 def _engine(result: RungResult) -> str:
     return result.rung.partition(":")[0]
+
+
+def retries_for(
+    releases: Sequence[FrameworkRelease], models: Sequence[Waiting], versions: Mapping[str, str]
+) -> list[Retry]:
+    """Which waiting models to onboard again, and because of what; each revision once.
+
+    An engine that changed on this machine comes first, because it surely can end differently; then the newest release
+    of each framework.
+
+    Args:
+        releases: new ones, lowest version first.
+        models: all that wait.
+        versions: of the installed engines, by name.
+    """
+    newest = {release.framework: release for release in releases}
+    found: dict[tuple[str, str], Retry] = {}
+    for model in models:
+        changed = changed_engines(model.rungs, versions)
+        reasons = [f"{engine} {version}" for engine, version in sorted(changed.items())]
+        reasons += [f"{name} {r.version}" for name, r in newest.items() if helps(name, model)]
+        if reasons:
+            retry = Retry(repo_id=model.repo_id, commit_hash=model.commit_hash, because=reasons[0])
+            found.setdefault((model.repo_id, model.commit_hash), retry)
+    return list(found.values())
+
+
+def helped(framework: str, retries: Sequence[Retry], models: Sequence[Waiting]) -> list[str]:
+    """The repo_ids among the retries that a release of `framework` may help."""
+    wanted = {m.repo_id for m in models if helps(framework, m)}
+    return [r.repo_id for r in retries if r.repo_id in wanted]
+
+
+def installed_note(framework: str, versions: Mapping[str, str]) -> list[str]:
+    """A line about the engines here that are built on the framework; nothing when there is none."""
+    name = framework.partition("/")[2].lower()
+    here = [f"{engine} {version.partition('+')[0]}" for engine, version in versions.items() if engine.startswith(name)]
+    return [f"installed here: {', '.join(here)}; a new engine is tried as soon as it is installed"] if here else []

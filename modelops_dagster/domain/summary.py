@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from modelops_dagster.domain.endpoints import Endpoint
+from modelops_dagster.domain.endpoints import Endpoint, Parked
 from modelops_dagster.domain.gauntlet.report import Metric, SuiteReport
 from modelops_dagster.domain.policies import shown
 from modelops_dagster.domain.verdicts import Verdict
@@ -58,8 +58,8 @@ def metric_row(metric: Metric) -> TableRow:
     }
 
 
-def ladder_table(endpoint: Endpoint) -> list[TableRow]:
-    """One row per rung that was tried, in order; the last is the one the model stands on."""
+def ladder_table(endpoint: Endpoint | Parked) -> list[TableRow]:
+    """One row per rung that was tried, in order; the last is the one the model stands on, if any."""
     return [
         {
             "rung": r.rung,

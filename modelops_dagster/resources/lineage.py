@@ -1,11 +1,19 @@
-"""The I/O manager: values of the type chain as JSON files, and nothing else."""
+"""Values of the type chain as JSON files: the I/O manager, and what is read and kept beside the chain."""
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from modelops_dagster.clients.lineage import read_value, write_value
+from modelops_dagster.clients.lineage import forget_latest, latest_of, read_value, write_value
+from modelops_dagster.domain.checkpoints import Checkpoint
+from modelops_dagster.domain.endpoints import Endpoint, Parked
+from modelops_dagster.domain.engines import RungResult
+from modelops_dagster.domain.errors import ModelParked
+from modelops_dagster.domain.retries import Waiting, remembered, waiting
 
 
 class LineageIOManager(dg.ConfigurableIOManager):
@@ -32,3 +40,47 @@ class LineageIOManager(dg.ConfigurableIOManager):
                 allow_retries=False,
             )
         return value
+
+
+class LineageResource(dg.ConfigurableResource[Path]):
+    """Stored values, for what is not an input of an asset: earlier ladders, parked models, values for alerts."""
+
+    root: str
+
+    def value(self, asset: str, partition_key: str, run_id: str | None = None) -> Any | None:
+        """What a run made of an asset, else the latest, else None."""
+        return read_value(Path(self.root), asset, partition_key, run_id)
+
+    def known_ladder(self, lane: str, checkpoint: Checkpoint) -> tuple[RungResult, ...]:
+        """What the rungs did with this checkpoint when they were tried last; empty when they never were."""
+        for asset in (f"{lane}/parked", f"{lane}/endpoint"):
+            found: Endpoint | Parked | None = self.value(asset, checkpoint.revision.repo_id)
+            if found is not None and found.checkpoint.digest == checkpoint.digest:
+                return found.ladder
+        return ()
+
+    @contextmanager
+    def parking(self, lane: str, checkpoint: Checkpoint, run_id: str, versions: Mapping[str, str]) -> Iterator[None]:
+        """Keep the reasons when no rung holds the model, and forget them when one does.
+
+        Args:
+            versions: of the installed engines, by name.
+        """
+        repo_id = checkpoint.revision.repo_id
+        try:
+            yield
+        except ModelParked as error:
+            ladder = remembered(error.ladder, (), versions)
+            parked = Parked(checkpoint=checkpoint, ladder=ladder, parked_at=datetime.now(UTC))
+            write_value(Path(self.root), f"{lane}/parked", repo_id, run_id, parked)
+            raise
+        forget_latest(Path(self.root), f"{lane}/parked", repo_id)
+
+    def waiting(self, lanes: Sequence[str]) -> list[Waiting]:
+        """Every model that waits for a newer engine, by repo_id; a parked one counts as parked in that lane."""
+        found: dict[tuple[str, str], Endpoint | Parked] = {}
+        for lane in lanes:
+            for asset in (f"{lane}/endpoint", f"{lane}/parked"):
+                found |= {(repo_id, lane): value for repo_id, value in latest_of(Path(self.root), asset).items()}
+        judged = (waiting(found[key]) for key in sorted(found))
+        return [w for w in judged if w is not None]

@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 
 from modelops_dagster.client import ModelOpsClient
+from modelops_dagster.clients.alerts.config import CONFIG_NAME
 from modelops_dagster.clients.checkpoints import CheckpointStore
 from modelops_dagster.clients.engines import EngineRegistry
 from modelops_dagster.clients.gateway import GatewayClient
@@ -15,7 +16,9 @@ from modelops_dagster.clients.policies import load_policy
 from modelops_dagster.clients.routes import RouteStore
 from modelops_dagster.clients.scores import ScoreStore
 from modelops_dagster.domain.verdicts import Policy
-from modelops_dagster.resources.lineage import LineageIOManager
+from modelops_dagster.resources.hub_watch import HubWatchResource
+from modelops_dagster.resources.lineage import LineageIOManager, LineageResource
+from modelops_dagster.resources.watch import AlertResource, FrameworkResource
 from modelops_dagster.settings import Settings, hub_token
 
 
@@ -23,7 +26,6 @@ class HubResource(dg.ConfigurableResource[HubClient]):
     """The Hub that releases are read from. The token never enters the configuration."""
 
     url: str
-    orgs: list[str]
 
     def client(self) -> HubClient:
         return HubClient(self.url, hub_token())
@@ -78,8 +80,9 @@ class GauntletResource(dg.ConfigurableResource[Policy]):
     policy_name: str
     work: str
 
-    def policy(self) -> Policy:
-        return load_policy(Path(self.eval_datasets) / "policies", self.policy_name)
+    def policy(self, name: str | None = None) -> Policy:
+        """The policy of that name; without one, the platform's own."""
+        return load_policy(Path(self.eval_datasets) / "policies", name or self.policy_name)
 
 
 class ScoreResource(dg.ConfigurableResource[ScoreStore]):
@@ -95,7 +98,15 @@ def build_resources(settings: Settings) -> Mapping[str, Any]:
     """The one resource dictionary, a function of the settings."""
     home = settings.home
     return {
-        "hub": HubResource(url=settings.hub_url, orgs=list(settings.hub_orgs)),
+        "hub": HubResource(url=settings.hub_url),
+        "hub_watch": HubWatchResource(
+            home=str(home),
+            hub_url=settings.hub_url,
+            gateway_url=settings.gateway_url,
+            policies=str(settings.eval_datasets / "policies"),
+            orgs=list(settings.hub_orgs),
+            interval_s=settings.hub_poll_interval_s,
+        ),
         "checkpoints": CheckpointResource(root=str(home / "checkpoints")),
         "engines": EngineResource(
             engines=str(settings.engines),
@@ -111,4 +122,12 @@ def build_resources(settings: Settings) -> Mapping[str, Any]:
         ),
         "scores": ScoreResource(root=str(home / "scores")),
         "io_manager": LineageIOManager(root=str(home / "lineage")),
+        "lineage": LineageResource(root=str(home / "lineage")),
+        "alerts": AlertResource(folder=str(home / "alerts"), config_path=str(home / CONFIG_NAME)),
+        "frameworks": FrameworkResource(
+            repos=list(settings.frameworks),
+            api_url=settings.github_api_url,
+            web_url=settings.github_url,
+            index_url=settings.package_index_url,
+        ),
     }

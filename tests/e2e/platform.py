@@ -28,6 +28,7 @@ class Platform:
         self.environ = {**os.environ, "PYTHONUNBUFFERED": "1", **environ, "MODELOPS_HOME": str(home)}
         for port in ("DAGSTER", "GATEWAY", "CONTROLLER"):
             self.environ.setdefault(f"MODELOPS_{port}_PORT", "0")
+        self.environ.setdefault("MODELOPS_FRAMEWORKS", ",")  # no release of the world outside interferes
         self.arguments = arguments
         self.lines: list[str] = []
         self.process: subprocess.Popen[str] | None = None

@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -16,6 +16,7 @@ from openai import OpenAI
 from modelops_dagster.clients.gauntlet.loading import load_suites
 from modelops_dagster.clients.lineage import latest_values
 from modelops_dagster.clients.routes import RouteStore
+from modelops_dagster.clients.watcher import WatchStore
 from modelops_dagster.services.hub_server import publish
 from tests.e2e.platform import Platform, left_behind, running_platform
 from tests.e2e.scenery import install_engine, write_engine, write_model, write_suites
@@ -98,6 +99,38 @@ def test_a_new_commit_replaces_the_route_and_stops_the_old_endpoint(platform: Pl
         "scores", "--json", "--sql", f"select distinct commit_hash from scores where repo_id = '{repo_id}'"
     )
     assert rows.stdout.count(":") >= 2, rows
+
+
+def test_a_new_readme_triggers_nothing_and_a_deletion_withdraws_the_route(
+    platform: Platform, hub: Path, tmp_path: Path
+):
+    repo_id = f"{ORG}/recalled"
+    source = write_model(tmp_path / "model", tensor=b"5555" * 4)
+    publish(hub, repo_id, source)
+    assert platform.wait_for_run(repo_id).status == "SUCCESS"
+    (source / "README.md").write_text("---\nlicense: apache-2.0\n---\nNow with a text.\n")
+    commit = publish(hub, repo_id, source)
+    wait_until(lambda: commit.commit_hash in references(platform), platform)
+    assert len(platform.dagster.runs(repo_id)) == 1
+    routes = RouteStore(platform.home / "gateway")
+    assert routes.get(repo_id) is not None
+    (hub / repo_id).rename(tmp_path / "recalled")
+    wait_until(lambda: routes.get(repo_id) is None and engines_of(platform, repo_id) == 0, platform)
+    assert len(routes.history(repo_id)) == 2
+    assert len(platform.dagster.runs(repo_id)) == 1
+
+
+def references(platform: Platform) -> set[str]:
+    """The commits that the Watcher compares the next ones with."""
+    record = WatchStore(platform.home / "watcher").record(ORG)
+    return {r.reference for r in record.state.repos.values()} if record is not None else set()
+
+
+def wait_until(happened: Callable[[], bool], platform: Platform, timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not happened():
+        assert time.monotonic() < deadline, platform.lines[-40:]
+        time.sleep(0.2)
 
 
 @pytest.mark.parametrize("step", ["release", "raw_weights", "raw__endpoint", "raw__gauntlet", "raw__verdict"])

@@ -142,7 +142,7 @@ class Outbox:
         found: list[tuple[MessageState, Message]] = []
         for state in ledger.unsent(channel.name):
             alerts = [ledger.alerts[key].alert for key in state.keys if key in ledger.alerts]
-            if not alerts or now - state.at > GIVE_UP_AFTER:
+            if len(alerts) < len(state.keys) or now - state.at > GIVE_UP_AFTER:
                 self._note(now, {"what": "given_up", "id": state.message_id, "channel": channel.name})
             elif state.next_at <= now:
                 found.append((state, message(alerts)))

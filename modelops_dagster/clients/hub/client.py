@@ -17,14 +17,21 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
 
 from modelops_dagster.clients.hub.refusals import HTTP, pause_s, sentences, understood
-from modelops_dagster.domain.errors import IntegrityError, InvalidSpec
+from modelops_dagster.domain.errors import HubUnavailable, IntegrityError, InvalidSpec, RepoGated
 from modelops_dagster.domain.hub import ModelRevision, Release, RepoFile, require_repo_id
+from modelops_dagster.domain.listings import RepoContent, RepoListing
 from modelops_dagster.domain.model_config import ModelConfig, has_chat_template
-from modelops_dagster.domain.repo_files import git_blob_sha1, mismatch, sha256_of
-from modelops_dagster.domain.watcher import RepoListing
+from modelops_dagster.domain.repo_files import (
+    content_digest,
+    git_blob_sha1,
+    is_weight,
+    mismatch,
+    sha256_of,
+    wanted_files,
+)
 
 T = TypeVar("T")
-LISTED = ["sha", "siblings", "tags", "pipeline_tag", "gated", "private", "disabled", "createdAt"]
+LISTED = ["sha", "siblings", "tags", "pipeline_tag", "gated", "private", "disabled", "createdAt", "safetensors"]
 PIECE_BYTES = 1 << 20
 # config.json and tokenizer_config.json are kilobytes; what is larger than this is not read into memory
 MAX_SMALL_FILE_BYTES = 16 << 20
@@ -62,16 +69,56 @@ class HubClient:
         self._token: str | bool = token or False
         self._api = HfApi(endpoint=self.endpoint, token=self._token)
 
-    def list_org(self, org: str) -> list[RepoListing]:
+    def list_org(self, org: str, deadline: float | None = None) -> list[RepoListing]:
         """Every model repository of an organisation that this account may see, all pages.
 
+        Args:
+            org: the organisation.
+            deadline: no page is asked for after this `time.monotonic()`.
+
         Raises:
-            HubUnavailable: a page could not be read. A partial listing is never returned.
+            HubUnavailable: a page could not be read, or the time was over. A partial listing is never returned.
         """
         what = f"the models of {org}"
         with self._sentences(what), self._understood(what):
             # a repository without a commit has no content yet
-            return [_listing(item) for item in self._pages(org) if item.get("sha")]
+            return [_listing(item) for item in self._pages(org, deadline) if item.get("sha")]
+
+    def content(self, repo_id: str, commit_hash: str, *, gated: bool) -> RepoContent:
+        """What the files of a commit are, from its tree and without any of them.
+
+        Args:
+            repo_id, commit_hash: the commit.
+            gated: whether to ask if this account may read the files.
+
+        Raises:
+            RepoNotFound, InvalidSpec, HubUnavailable: as `resolve`.
+        """
+        with self._sentences(repo_id, commit_hash), self._understood(repo_id):
+            url: str | None = f"{self.endpoint}/api/models/{repo_id}/tree/{commit_hash}?recursive=true"
+            files: list[RepoFile] = []
+            while url is not None:
+                response = self._persist(lambda url=url: self._get(url))  # type: ignore[misc]
+                files += [_tree_file(item) for item in response.json() if item["type"] == "file"]
+                url = response.links.get("next", {}).get("url")
+        return RepoContent(
+            digest=content_digest(files),
+            weight_bytes=sum(f.size_bytes for f in wanted_files(files) if is_weight(f.path)),
+            readable=not gated or self.may_read(repo_id),
+        )
+
+    def may_read(self, repo_id: str) -> bool:
+        """Whether this account may read the files of a gated repository.
+
+        Raises:
+            RepoNotFound, HubUnavailable: as `resolve`.
+        """
+        try:
+            with self._sentences(repo_id):
+                self._persist(lambda: self._get(f"{self.endpoint}/api/models/{repo_id}/auth-check"))
+        except RepoGated:
+            return False
+        return True
 
     def resolve(self, repo_id: str, ref: str) -> ModelRevision:
         """The commit that a branch, tag or commit hash stands for now.
@@ -199,11 +246,16 @@ class HubClient:
             "publisher to upload it again."
         )
 
-    def _pages(self, org: str) -> Iterator[dict[str, Any]]:
+    def _pages(self, org: str, deadline: float | None = None) -> Iterator[dict[str, Any]]:
         """The items of all pages of a listing. Each page is asked for until it is there, or the whole listing fails."""
         url: str | None = f"{self.endpoint}/api/models"
         params: dict[str, Any] | None = {"author": org, "expand": LISTED, "limit": 1000}
         while url is not None:
+            if deadline is not None and time.monotonic() > deadline:
+                raise HubUnavailable(
+                    f"{self.endpoint} did not list the models of {org} in the time there was: nothing was changed; it "
+                    "is tried again."
+                )
             response = self._persist(lambda url=url, params=params: self._get(url, params))  # type: ignore[misc]
             yield from response.json()
             url, params = response.links.get("next", {}).get("url"), None  # the link carries the query
@@ -245,13 +297,26 @@ def _listing(item: dict[str, Any]) -> RepoListing:
     return RepoListing(
         repo_id=item["id"],
         commit_hash=item["sha"],
+        hub_id=item.get("_id"),
         files=tuple(s["rfilename"] for s in item["siblings"]),
         tags=tuple(item.get("tags") or ()),
         pipeline_tag=item.get("pipeline_tag"),
         gated=bool(item.get("gated")),
         private=bool(item.get("private")),
+        parameters=(item.get("safetensors") or {}).get("total"),
         disabled=bool(item.get("disabled")),
         created_at=item.get("createdAt"),
+    )
+
+
+def _tree_file(item: dict[str, Any]) -> RepoFile:
+    """From a tree, where the digest of an LFS file's content is called `oid`."""
+    lfs = item.get("lfs")
+    return RepoFile(
+        path=item["path"],
+        size_bytes=lfs["size"] if lfs else item["size"],
+        sha256=lfs["oid"] if lfs else None,
+        git_sha1=None if lfs else item["oid"],
     )
 
 

@@ -21,10 +21,13 @@ from modelops_dagster.domain.endpoints import EndpointSpec, EndpointStatus, LogC
 from modelops_dagster.domain.engines import EngineStatus
 from modelops_dagster.domain.errors import Conflict, DiskFull, InvalidSpec, ModelOpsError, NoSuchEndpoint, UserError
 from modelops_dagster.domain.values import Value
+from modelops_dagster.services.controller.hub_webhook import WEBHOOK_PATH, HubPush, add_webhook_route
 from modelops_dagster.services.controller.reconcile import Controller
 
 SERVICE = "modelops-controller"
 OPEN_PATHS = frozenset({"/health", "/docs", "/openapi.json"})  # they say nothing about endpoints
+# asks for a secret of its own, since the Hub does not know the controller's key
+KEYLESS_PATHS = OPEN_PATHS | {WEBHOOK_PATH}
 MAX_BODY_BYTES = 1 << 20
 
 log = logging.getLogger("modelops.controller")
@@ -72,7 +75,7 @@ class BearerKey:
         self._expected = f"Bearer {token}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+        if scope["type"] == "http" and scope["path"] not in KEYLESS_PATHS:
             headers = dict(scope["headers"])
             if not hmac.compare_digest(headers.get(b"authorization", b""), self._expected):
                 message = "This needs the controller's key: send `Authorization: Bearer <key>`."
@@ -87,12 +90,19 @@ class BearerKey:
 
 
 def create_app(
-    controller: Controller, launcher: Launcher, *, token: str, home: str, keep_engines: Callable[[], bool]
+    controller: Controller,
+    launcher: Launcher,
+    *,
+    token: str,
+    home: str,
+    keep_engines: Callable[[], bool],
+    push: HubPush | None = None,
 ) -> FastAPI:
     """The application. It opens the controller when it starts and closes it when it ends.
 
     Args:
         keep_engines: asked at the end whether engines go on without the controller.
+        push: what to do when the Hub pushes; None: it is not listened to.
     """
 
     @asynccontextmanager
@@ -122,6 +132,8 @@ def create_app(
         return EngineList(engines=await asyncio.to_thread(_engines, launcher))
 
     _add_endpoint_routes(app, controller, key)
+    if push is not None:
+        add_webhook_route(app, push)
     return app
 
 
@@ -210,6 +222,8 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def on_http(request: Request, error: HTTPException) -> JSONResponse:
         if error.status_code == 404:
             return _error(404, "no_such_route", "There is no such route; /docs lists those there are.")
+        if error.status_code == 401:
+            return _error(401, "unauthorized", str(error.detail))
         if error.status_code == 405:
             return _error(405, "method_not_allowed", f"{request.method} is not offered here; /docs lists what is.")
         return _error(error.status_code, "bad_request", str(error.detail))

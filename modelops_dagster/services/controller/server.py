@@ -20,6 +20,7 @@ from modelops_dagster.clients.endpoints import Launcher, ProcessBackend, RecordS
 from modelops_dagster.domain.errors import DiskFull, PortTaken, UserError
 from modelops_dagster.domain.lifecycle import RestartPolicy
 from modelops_dagster.services.controller.api import create_app
+from modelops_dagster.services.controller.hub_webhook import hub_push
 from modelops_dagster.services.controller.reconcile import Controller, Diagnose
 from modelops_dagster.settings import Settings
 
@@ -121,6 +122,7 @@ def serve(
             token=create_token(settings.home),
             home=str(settings.home),
             keep_engines=lambda: keep_engines,
+            push=hub_push(settings),
         )
         port = listener.getsockname()[1]
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
