@@ -101,7 +101,8 @@ def test_the_deadline_ends_it(tmp_path: Path) -> None:
 
 
 def test_a_lagging_client_voids_the_run(tmp_path: Path) -> None:
-    with OpenAIServer(answer=lambda body: "a b c").in_thread() as server:
+    # long enough for the monitor to look a few times; no loop wakes up within a millionth of a millisecond
+    with OpenAIServer(answer=lambda body: "a b c", first_token_s=0.2).in_thread() as server:
         suite = load(max_lag_ms=1e-6, max_lag_share=0)
         report = run_suite(suite, endpoint(server), lane="raw", run_id="r", work=tmp_path)
     assert "is void" in report.failing[0]
