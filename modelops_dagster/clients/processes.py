@@ -26,6 +26,7 @@ from modelops_dagster.domain.values import Value
 PROC = Path("/proc")
 _GONE = frozenset("ZXx")
 _KILL_WAIT_S = 10.0
+_COLLECT_WAIT_S = 2.0
 _WILDCARDS = frozenset({"0.0.0.0", "::", "::ffff:0.0.0.0"})  # noqa: S104 - compared with, never bound to
 # Children of this very program by (pid, start time), kept so that their exit status can be collected.
 _children: dict[tuple[int, int], subprocess.Popen[bytes]] = {}
@@ -111,7 +112,14 @@ def spawn(argv: Sequence[str], environ: Mapping[str, str], log_path: Path, cwd: 
 def exit_code(identity: ProcessIdentity) -> int | None:
     """Exit status of a child of this program that ended (negative: the signal); None when it runs or is not ours."""
     child = _children.get((identity.pid, identity.start_ticks))
-    return child.poll() if child is not None else None
+    if child is None:
+        return None
+    code = child.poll()
+    if code is None and (stat := read_stat(child.pid)) is not None and stat.state in _GONE:
+        # a zombie whose other threads are still ending cannot be collected in that very instant
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = child.wait(_COLLECT_WAIT_S)
+    return code
 
 
 def is_alive(identity: ProcessIdentity) -> bool:
