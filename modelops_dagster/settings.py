@@ -132,6 +132,11 @@ class Settings(BaseModel):
             ) from error
 
     @property
+    def allow_list(self) -> Path:
+        """Which commits may bring code."""
+        return self.home / "allow.yaml"
+
+    @property
     def controller_url(self) -> str:
         return f"http://{self.host}:{self.controller_port}"
 

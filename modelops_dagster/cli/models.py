@@ -2,12 +2,18 @@
 
 import click
 
+from modelops_dagster.cli.allowances import allow, allowed, disallow
+from modelops_dagster.cli.checkpoints import pin, prune, unpin, verify
 from modelops_dagster.cli.output import emit, json_option, table
 
 
 @click.group(name="models")
 def command() -> None:
     """Where each model stands, lane by lane, and why."""
+
+
+for _command in (verify, prune, pin, unpin, allow, disallow, allowed):
+    command.add_command(_command)
 
 
 @command.command(name="list")

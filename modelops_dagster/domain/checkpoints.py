@@ -25,6 +25,7 @@ class Manifest(Value):
     scheme: Scheme = "raw"
     source: str = Field(description="where the bytes came from: a Hub URL, or the checkpoint they were made from")
     files: tuple[ManifestFile, ...]
+    remote_code: bool = Field(default=False, description="holds code of the repository that an operator allowed")
 
     @property
     def digest(self) -> str:
@@ -48,3 +49,14 @@ class Checkpoint(Value):
     max_context: int | None = Field(default=None, description="tokens")
     architectures: tuple[str, ...] = ()
     has_chat_template: bool = True
+    remote_code: bool = Field(default=False, description="engines may run its Python files; an operator allowed it")
+
+
+class Delivery(Value):
+    """What making a checkpoint be there took."""
+
+    checkpoint: Checkpoint
+    fetched_bytes: int = Field(default=0, description="came from the Hub in this call")
+    reused_bytes: int = Field(default=0, description="taken from another revision of the repository in this call")
+    repaired: tuple[str, ...] = Field(default=(), description="files that were damaged, or gone, and are whole again")
+    seconds: float = 0.0

@@ -6,6 +6,7 @@ ModelOpsError
 │   ├── RepoGated             the repository asks for a licence acceptance or a token
 │   ├── UnsafeCheckpoint      pickle, remote code, a path outside the directory
 │   ├── NoWeights             the repository has no safetensors
+│   ├── NoTokenizer           the repository has weights and nothing that turns text into tokens
 │   ├── DiskFull              not enough free space, before or during a write
 │   ├── PortTaken             a port we were told to use belongs to somebody else
 │   ├── EngineMissing         an engine is not installed, or cannot be on this machine
@@ -64,6 +65,10 @@ class UnsafeCheckpoint(UserError):
 
 class NoWeights(UserError):
     code = "no_weights"
+
+
+class NoTokenizer(UserError):
+    code = "no_tokenizer"
 
 
 class DiskFull(UserError):

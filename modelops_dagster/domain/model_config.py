@@ -7,6 +7,9 @@ from pydantic import Field
 
 from modelops_dagster.domain.values import Value
 
+# values of a configuration that are looked at; the longest real ones have some thousand
+MAX_NODES = 1_000_000
+
 
 class ModelConfig(Value):
     """The facts this product uses out of config.json."""
@@ -38,12 +41,30 @@ class ModelConfig(Value):
             dtype=_text(first("dtype", "torch_dtype")),
             quantization=_text(quantization.get("quant_method")) if isinstance(quantization, Mapping) else None,
             max_context=context if isinstance(context, int) and context > 0 else None,
-            remote_code=bool(first("auto_map")),
+            remote_code=asks_for_code(config),
         )
 
 
 def _text(value: object) -> str | None:
     return str(value) if value is not None else None
+
+
+def asks_for_code(document: object) -> bool:
+    """Whether a parsed configuration names classes of the repository to be run (`auto_map`), at whatever depth.
+
+    A nested one counts: engines have loaded the code that a vision tower's configuration named (CVE-2025-66448).
+    """
+    waiting, seen = [document], 0
+    while waiting and seen < MAX_NODES:
+        seen += 1
+        found = waiting.pop()
+        if isinstance(found, Mapping):
+            if found.get("auto_map"):
+                return True
+            waiting += found.values()
+        elif isinstance(found, list):
+            waiting += found
+    return bool(waiting)  # one that is too large to be looked through is not believed
 
 
 def has_chat_template(paths: Iterable[str], tokenizer_config: object) -> bool:

@@ -2,14 +2,16 @@
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from modelops_dagster.domain.errors import NoWeights, UnsafeCheckpoint
+from modelops_dagster.domain.errors import NoTokenizer, NoWeights, UnsafeCheckpoint
 from modelops_dagster.domain.hub import ModelRevision, Release, RepoFile
 
 # Neither pickle (.bin, .pt, .pth, .ckpt) nor Python is on this list, so neither is ever fetched.
 WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt", "LICENSE*", "README.md")
+# Taken only where an operator allowed the commit to bring code.
+CODE = ("*.py",)
 # Second copies of the weights in other layouts, and files that no engine reads.
 UNWANTED = ("original/*", "onnx/*", "openvino/*", "runs/*", "checkpoint-*/*")
 WEIGHT_SUFFIXES = {
@@ -25,6 +27,8 @@ WEIGHT_SUFFIXES = {
 }
 # config.json is the Transformers layout, params.json Mistral's own
 CONFIGS = ("config.json", "params.json")
+# What turns text into tokens, whichever library wrote it.
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "*.tiktoken", "*.model")
 # What may change without the model being another one.
 DOCUMENTS = re.compile(r"(readme|license|licence|notice|citation|changelog|model_card|use_policy)[^/]*", re.IGNORECASE)
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.safetensors")
@@ -49,29 +53,36 @@ def is_weight(path: str) -> bool:
     return path.endswith(".safetensors")
 
 
-def wanted_files(files: Iterable[RepoFile]) -> tuple[RepoFile, ...]:
+def has_code(paths: Iterable[str]) -> bool:
+    return any(_matches(p, CODE) for p in paths)
+
+
+def wanted_files(files: Iterable[RepoFile], *, with_code: bool = False) -> tuple[RepoFile, ...]:
     """The files a checkpoint consists of: one set of safetensors, and what an engine reads beside them."""
-    chosen = [f for f in files if _matches(f.path, WANTED) and not _matches(f.path, UNWANTED)]
+    patterns = (*WANTED, *CODE) if with_code else WANTED
+    chosen = [f for f in files if _matches(f.path, patterns) and not _matches(f.path, UNWANTED)]
     if any(is_weight(f.path) and not _is_consolidated(f.path) for f in chosen):
         chosen = [f for f in chosen if not _is_consolidated(f.path)]  # the same weights again, in Mistral's layout
     return tuple(chosen)
 
 
-def checkpoint_files(release: Release) -> tuple[RepoFile, ...]:
+def checkpoint_files(release: Release, *, code_allowed: bool = False) -> tuple[RepoFile, ...]:
     """The files to fetch for `release`, after everything that can be refused without fetching was refused.
+
+    Args:
+        release: the revision and its listing.
+        code_allowed: an operator allowed this commit to bring code.
 
     Raises:
         UnsafeCheckpoint: the release asks for code from the repository, or lists a path outside of it.
         NoWeights: no safetensors, not all of them, or no configuration beside them.
+        NoTokenizer: nothing that turns text into tokens.
     """
     for file in release.files:
         require_safe_path(file.path)
-    if release.remote_code:
-        raise UnsafeCheckpoint(
-            f"{release.revision} asks for code from the repository to be run (auto_map in its config.json), which is "
-            "never done here: choose a release whose architecture the engines know by themselves."
-        )
-    files = wanted_files(release.files)
+    if release.remote_code and not code_allowed:
+        raise remote_code_refused(release.revision, "config.json or tokenizer_config.json")
+    files = wanted_files(release.files, with_code=code_allowed)
     paths = [f.path for f in files]
     if not any(is_weight(p) for p in paths):
         formats = ", ".join(weight_formats(f.path for f in release.files)) or "no weights at all"
@@ -85,7 +96,21 @@ def checkpoint_files(release: Release) -> tuple[RepoFile, ...]:
             "repository if this is an adapter or a part of it."
         )
     require_complete(release.revision, missing_shards(paths))
+    if not code_allowed and not any(_matches(p, TOKENIZERS) for p in paths):
+        raise NoTokenizer(
+            f"{release.revision} has weights but no tokenizer (no tokenizer.json, tokenizer.model, tekken.json or "
+            "vocabulary): wait until its publisher has uploaded one, then onboard the newer commit."
+        )
     return files
+
+
+def remote_code_refused(revision: ModelRevision, where: str) -> UnsafeCheckpoint:
+    """The error for a release that wants its own code to be run; it says how an operator lets one commit do so."""
+    return UnsafeCheckpoint(
+        f"{revision} asks for code from the repository to be run (auto_map in its {where}), which is not done unless "
+        "somebody has read it: choose a release whose architecture the engines know by themselves, or allow this one "
+        f"commit with `modelops models allow {revision.repo_id}@{revision.commit_hash} --remote-code --reason TEXT`."
+    )
 
 
 def require_complete(revision: ModelRevision, missing: Sequence[str]) -> None:
@@ -118,12 +143,18 @@ def missing_shards(paths: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(promised - present))
 
 
-def missing_from_index(index: Mapping[str, object], folder: str, paths: Collection[str]) -> tuple[str, ...]:
-    """Files that a `model.safetensors.index.json` in `folder` names and that are not among `paths`."""
-    weight_map = index.get("weight_map")
-    named = {str(v) for v in weight_map.values()} if isinstance(weight_map, Mapping) else set()
+def weight_map_of(index: object, folder: str) -> dict[str, str]:
+    """tensor -> file, relative to the repository, of a parsed `model.safetensors.index.json` in `folder`.
+
+    Raises:
+        ValueError: it is no index, in words that fit after its name.
+        UnsafeCheckpoint: it names a file outside of the repository.
+    """
+    weight_map = index.get("weight_map") if isinstance(index, Mapping) else None
+    if not isinstance(weight_map, Mapping) or not all(isinstance(v, str) for v in weight_map.values()):
+        raise ValueError("has no weight_map of tensors to files")
     prefix = f"{folder}/" if folder not in ("", ".") else ""
-    return tuple(sorted(f"{prefix}{name}" for name in named if f"{prefix}{name}" not in paths))
+    return {str(tensor): require_safe_path(f"{prefix}{name}") for tensor, name in weight_map.items()}
 
 
 def content_digest(files: Iterable[RepoFile]) -> str:

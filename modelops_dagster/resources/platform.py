@@ -8,7 +8,7 @@ import dagster as dg
 
 from modelops_dagster.client import ModelOpsClient
 from modelops_dagster.clients.alerts.config import CONFIG_NAME
-from modelops_dagster.clients.checkpoints import CheckpointStore
+from modelops_dagster.clients.checkpoints import AllowList, CheckpointStore
 from modelops_dagster.clients.engines import EngineRegistry
 from modelops_dagster.clients.gateway import GatewayClient
 from modelops_dagster.clients.hub import HubClient
@@ -35,9 +35,10 @@ class CheckpointResource(dg.ConfigurableResource[CheckpointStore]):
     """The checkpoint store on the shared filesystem."""
 
     root: str
+    allow_list: str
 
     def store(self) -> CheckpointStore:
-        return CheckpointStore(Path(self.root))
+        return CheckpointStore(Path(self.root), AllowList(Path(self.allow_list)))
 
 
 class EngineResource(dg.ConfigurableResource[EngineRegistry]):
@@ -107,7 +108,7 @@ def build_resources(settings: Settings) -> Mapping[str, Any]:
             orgs=list(settings.hub_orgs),
             interval_s=settings.hub_poll_interval_s,
         ),
-        "checkpoints": CheckpointResource(root=str(home / "checkpoints")),
+        "checkpoints": CheckpointResource(root=str(home / "checkpoints"), allow_list=str(settings.allow_list)),
         "engines": EngineResource(
             engines=str(settings.engines),
             cache=str(settings.cache),

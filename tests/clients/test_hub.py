@@ -214,7 +214,7 @@ def test_a_cut_download_goes_on_where_it_was_cut(hub: HubServer, tmp_path: Path,
     hub.faults.cut_by_reset = reset
     positions: list[int] = []
     file = RepoFile(path="model.safetensors", size_bytes=len(content))
-    client(hub).fetch_file(revision, file, tmp_path / "out", positions.append)
+    client(hub).fetch_file(revision, file, tmp_path / "out", lambda size, _: positions.append(size))
     assert (tmp_path / "out").read_bytes() == content
     asked = [r for r in hub.faults.requests if "resolve" in r]
     assert len(asked) == 3 and "[bytes=" in asked[1] and "[bytes=" in asked[2]

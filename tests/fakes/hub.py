@@ -1,6 +1,7 @@
 """A real Hub server on loopback, and small repositories to put into it."""
 
 import json
+import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,18 @@ def write_repo(folder: Path, *, weights: bytes = b"1234", config: dict[str, Any]
     (folder / "model.safetensors").write_bytes(safetensors(weights))
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A model\n")
     return folder
+
+
+def change_byte(path: Path, offset: int = -1) -> None:
+    """Flip the bits of one byte, from the end by default, as a bad disk would: the mode does not matter to it."""
+    mode = path.stat().st_mode
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.seek(offset, os.SEEK_END if offset < 0 else os.SEEK_SET)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 0xFF]))
+    path.chmod(mode)
 
 
 def client(server: HubServer) -> HubClient:

@@ -1,22 +1,53 @@
-"""Digests of files, and whether a safetensors file is what its own header says."""
+"""Digests of files, and the headers of safetensors files."""
 
 import hashlib
-import json
-import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeGuard
 
 from modelops_dagster.domain.errors import IntegrityError
 from modelops_dagster.domain.repo_files import git_blob_header
+from modelops_dagster.domain.safetensors import MAX_HEADER_BYTES, Header, parse_header
 
 CHUNK_BYTES = 1 << 20
-# The format's own limit; a longer header is a decompression bomb or not a header.
-MAX_HEADER_BYTES = 100_000_000
-ITEM_BYTES = {
-    "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
-    "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I8": 1, "U8": 1, "BOOL": 1,
-}  # fmt: skip
+
+
+class RunningDigest:
+    """Digests of a file while it is being written, so that nobody has to read it again.
+
+    Args:
+        size_bytes: of the whole file; git hashes it first.
+        with_git: whether the git blob id is wanted too. It costs as much as the sha256 does.
+    """
+
+    def __init__(self, size_bytes: int, *, with_git: bool) -> None:
+        self.size_bytes = 0
+        self._sha256 = hashlib.sha256()
+        self._git = hashlib.sha1(git_blob_header(size_bytes), usedforsecurity=False) if with_git else None
+
+    def update(self, piece: bytes) -> None:
+        self._sha256.update(piece)
+        if self._git is not None:
+            self._git.update(piece)
+        self.size_bytes += len(piece)
+
+    def read(self, path: Path, on_bytes: Callable[[int], None] | None = None) -> "RunningDigest":
+        """Go on with what `path` holds beyond the bytes that were seen; returns itself."""
+        with path.open("rb", buffering=0) as source:
+            source.seek(self.size_bytes)
+            while piece := source.read(CHUNK_BYTES):
+                self.update(piece)
+                if on_bytes is not None:
+                    on_bytes(len(piece))
+        return self
+
+    @property
+    def sha256(self) -> str:
+        return self._sha256.hexdigest()
+
+    @property
+    def git_sha1(self) -> str:
+        """Empty when it was not asked for."""
+        return self._git.hexdigest() if self._git is not None else ""
 
 
 def hash_file(path: Path, on_bytes: Callable[[int], None] | None = None) -> tuple[int, str, str]:
@@ -29,26 +60,21 @@ def hash_file(path: Path, on_bytes: Callable[[int], None] | None = None) -> tupl
     Returns:
         Size in bytes, sha256 and git blob id, both as lowercase hex.
     """
-    size_bytes = path.stat().st_size
-    sha256 = hashlib.sha256()
-    git = hashlib.sha1(git_blob_header(size_bytes), usedforsecurity=False)
-    read = 0
-    with path.open("rb") as source:
-        while piece := source.read(CHUNK_BYTES):
-            sha256.update(piece)
-            git.update(piece)
-            read += len(piece)
-            if on_bytes is not None:
-                on_bytes(len(piece))
-    return read, sha256.hexdigest(), git.hexdigest()
+    digest = RunningDigest(path.stat().st_size, with_git=True).read(path, on_bytes)
+    return digest.size_bytes, digest.sha256, digest.git_sha1
 
 
-def read_safetensors_header(path: Path) -> dict[str, Any]:
+def read_safetensors_header(path: Path) -> Header:
     """The JSON header of a safetensors file, checked against the file: tensor name -> dtype, shape, data_offsets.
 
     Raises:
-        IntegrityError: the header is too long, is not JSON, or describes bytes that the file does not have.
+        IntegrityError: the header is too long, is not JSON, or describes bytes that the file does not have, or twice.
     """
+    return read_header_and_start(path)[0]
+
+
+def read_header_and_start(path: Path) -> tuple[Header, int]:
+    """As `read_safetensors_header`, and the byte at which the tensors begin."""
     size_bytes = path.stat().st_size
 
     def broken(what: str) -> IntegrityError:
@@ -64,38 +90,7 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
         if 8 + header_bytes > size_bytes:
             raise broken(f"truncated at {size_bytes} bytes, inside a header of {header_bytes}")
         try:
-            header = json.loads(source.read(header_bytes))
-        except (ValueError, RecursionError) as error:
-            raise broken("its header is not JSON") from error
-    if not isinstance(header, dict):
-        raise broken("its header is not a JSON object")
-    header.pop("__metadata__", None)
-    data_bytes = size_bytes - 8 - header_bytes
-    end_bytes = 0
-    for name, tensor in header.items():
-        if problem := _tensor_problem(tensor, data_bytes):
-            raise broken(f"tensor {name[:80]!r} {problem}")
-        end_bytes = max(end_bytes, tensor["data_offsets"][1])
-    if end_bytes != data_bytes:
-        raise broken(f"its tensors end at byte {end_bytes} of {data_bytes}")
-    return header
-
-
-def _tensor_problem(tensor: object, data_bytes: int) -> str | None:
-    """What is wrong with one entry of a header, or None."""
-    if not isinstance(tensor, dict):
-        return "is not described by an object"
-    shape, offsets = tensor.get("shape"), tensor.get("data_offsets")
-    if not _is_naturals(shape) or not _is_naturals(offsets) or len(offsets) != 2:
-        return "has no valid shape and data_offsets"
-    start, end = offsets
-    if not start <= end <= data_bytes:
-        return f"lies at bytes {start} to {end} of {data_bytes}, so the file is truncated"
-    item_bytes = ITEM_BYTES.get(str(tensor.get("dtype")))  # types of less than a byte are not listed
-    if item_bytes is not None and end - start != item_bytes * math.prod(shape):
-        return f"has {end - start} bytes, which does not fit its shape"
-    return None
-
-
-def _is_naturals(value: object) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in value)
+            header = parse_header(source.read(header_bytes), size_bytes - 8 - header_bytes)
+        except ValueError as error:
+            raise broken(str(error)) from error
+    return header, 8 + header_bytes

@@ -1,23 +1,26 @@
 """Filling a partial directory with the files of a release, several at a time, each compared with the Hub's listing."""
 
-import json
 import os
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from modelops_dagster.clients.checkpoints.claims import Claim
-from modelops_dagster.clients.checkpoints.digests import hash_file, read_safetensors_header
+from modelops_dagster.clients.checkpoints.digests import RunningDigest, read_safetensors_header
+from modelops_dagster.clients.checkpoints.manifests import READ_ONLY
+from modelops_dagster.clients.checkpoints.reuse import place
+from modelops_dagster.clients.checkpoints.soundness import require_indexed, require_no_code, require_placed, weight_maps
 from modelops_dagster.clients.hub import HubClient
 from modelops_dagster.domain.checkpoints import ManifestFile
 from modelops_dagster.domain.errors import IntegrityError, UnsafeCheckpoint
 from modelops_dagster.domain.hub import Release, RepoFile
-from modelops_dagster.domain.repo_files import is_weight, mismatch, missing_from_index, require_complete
+from modelops_dagster.domain.repo_files import is_weight, mismatch
 
-INDEX_SUFFIX = ".safetensors.index.json"
 # A file is called this until it has all its bytes; a later process goes on where it ends.
 PART_SUFFIX = ".part"
+REPORT_EVERY_S = 0.1
 Progress = Callable[[int, int], None]
 
 
@@ -34,22 +37,44 @@ class Fetch:
         partial: the directory to fill; made when it is absent.
         held: the claim on it.
         progress: called with (bytes done, bytes in all), from several threads.
+        known: sha256 -> a file on this disk that had it, tried before the Hub is asked.
+        code_allowed: an operator allowed this commit to bring code.
     """
 
-    def __init__(self, release: Release, hub: HubClient, partial: Path, held: Claim, progress: Progress | None) -> None:
+    def __init__(
+        self,
+        release: Release,
+        hub: HubClient,
+        partial: Path,
+        held: Claim,
+        progress: Progress | None,
+        *,
+        known: Mapping[str, Path],
+        code_allowed: bool,
+    ) -> None:
         self.release, self.hub, self.partial, self.held, self.progress = release, hub, partial, held, progress
+        self.known, self.code_allowed = known, code_allowed
+        self.fetched_bytes = self.reused_bytes = 0
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._positions: dict[str, int] = {}
         self._total_bytes = 0
+        self._reported_at = 0.0
 
     def run(self, files: Sequence[RepoFile], max_workers: int) -> tuple[ManifestFile, ...]:
         """Fetch and verify `files`: the small ones first, so that an incomplete repository costs no weights."""
+        revision, paths = self.release.revision, {f.path for f in files}
         self._total_bytes = sum(f.size_bytes for f in files)
         self._positions = {f.path: min(f.size_bytes, present_bytes(self.partial / f.path)) for f in files}
         fetched = self._all([f for f in files if not is_weight(f.path)], max_workers)
-        self._require_indexed({f.path for f in files})
+        if not self.code_allowed:
+            require_no_code(revision, self.partial, paths)
+        maps = weight_maps(revision, self.partial, paths)
+        require_indexed(revision, maps, paths)
         fetched += self._all([f for f in files if is_weight(f.path)], max_workers)
+        require_placed(revision, self.partial, maps, paths)
+        if self.progress is not None:
+            self.progress(self._total_bytes, self._total_bytes)
         return tuple(sorted(fetched, key=lambda f: f.path))
 
     def _all(self, files: Sequence[RepoFile], max_workers: int) -> list[ManifestFile]:
@@ -70,32 +95,67 @@ class Fetch:
     def _one(self, file: RepoFile) -> ManifestFile:
         """Fetch one file unless it is there, and compare it with the listing; a bad one is fetched once more."""
         target = self._target(file)
-        problem = None
-        for _ in range(2):
-            if not target.is_file():
-                self._download(file, target)
-            size_bytes, sha256, git_sha1 = hash_file(target, self._breathe)
-            problem = mismatch(file, size_bytes, sha256, git_sha1)
+        if not target.is_file():
+            self._reuse(file, target)
+        tries = 2
+        while True:
+            digest = self._digest(file).read(target, self._breathe) if target.is_file() else self._fetch(file, target)
+            problem = mismatch(file, digest.size_bytes, digest.sha256, digest.git_sha1)
             if problem is None:
                 if is_weight(file.path):
                     read_safetensors_header(target)
-                self._report(file, size_bytes)
-                return ManifestFile(path=file.path, size_bytes=size_bytes, sha256=sha256)
+                target.chmod(READ_ONLY)  # another revision may share it
+                self._report(file, digest.size_bytes, at_once=True)
+                return ManifestFile(path=file.path, size_bytes=digest.size_bytes, sha256=digest.sha256)
             target.unlink()
-            self._report(file, 0)
-        raise IntegrityError(
-            f"{file.path} of {self.release.revision} is not what {self.release.hub_url} lists, twice ({problem}): "
-            "the bad copy is deleted; try again later, or ask its publisher to upload it again."
-        )
+            self._report(file, 0, at_once=True)
+            tries -= 1
+            if not tries:
+                raise IntegrityError(
+                    f"{file.path} of {self.release.revision} is not what {self.release.hub_url} lists, twice "
+                    f"({problem}): the bad copy is deleted; try again later, or ask its publisher to upload it again."
+                )
 
-    def _download(self, file: RepoFile, target: Path) -> None:
+    def _digest(self, file: RepoFile) -> RunningDigest:
+        return RunningDigest(file.size_bytes, with_git=file.sha256 is None)
+
+    def _reuse(self, file: RepoFile, target: Path) -> None:
+        """Take the file from another revision that has it; one that was damaged since is left alone."""
+        source = self.known.get(file.sha256 or "")
+        if source is None:
+            return
+        place(source, target)
+        digest = self._digest(file).read(target, self._breathe)
+        if mismatch(file, digest.size_bytes, digest.sha256, digest.git_sha1) is None:
+            with self._lock:
+                self.reused_bytes += digest.size_bytes
+        else:
+            target.unlink()
+
+    def _fetch(self, file: RepoFile, target: Path) -> RunningDigest:
+        """Fetch one file, hashing its bytes while they are at hand; returns the digest of all of them."""
         part = target.with_name(target.name + PART_SUFFIX)
         if part.is_symlink() or size_of(part) > file.size_bytes:
             part.unlink()
-        self.hub.fetch_file(self.release.revision, file, part, lambda position: self._report(file, position))
+        digest = self._digest(file)
+        if part.exists():
+            digest.read(part, self._breathe)
+
+        def on_bytes(position: int, piece: bytes) -> None:
+            nonlocal digest
+            if position - len(piece) < digest.size_bytes:  # the Hub began again
+                digest = self._digest(file)
+            if position - len(piece) == digest.size_bytes:
+                digest.update(piece)
+            with self._lock:
+                self.fetched_bytes += len(piece)
+            self._report(file, position)
+
+        self.hub.fetch_file(self.release.revision, file, part, on_bytes)
         with part.open("rb") as written:
             os.fsync(written.fileno())  # the manifest must not reach the disk before the bytes it vouches for
         part.replace(target)
+        return digest.read(target, self._breathe)  # what did not pass through here: a protocol of its own brought it
 
     def _target(self, file: RepoFile) -> Path:
         target = self.partial / file.path
@@ -108,27 +168,17 @@ class Fetch:
             target.unlink()
         return target
 
-    def _require_indexed(self, paths: set[str]) -> None:
-        """Every file that a weight index names is part of the release."""
-        missing: set[str] = set()
-        for path in sorted(p for p in paths if p.endswith(INDEX_SUFFIX)):
-            try:
-                index = json.loads((self.partial / path).read_text())
-            except ValueError as error:
-                raise IntegrityError(
-                    f"{path} of {self.release.revision} is not JSON: ask its publisher to upload it again."
-                ) from error
-            missing.update(missing_from_index(index, str(PurePosixPath(path).parent), paths))
-        require_complete(self.release.revision, sorted(missing))
-
-    def _report(self, file: RepoFile, position_bytes: int) -> None:
-        """Note how far one file has come, and tell how far all of them have."""
+    def _report(self, file: RepoFile, position_bytes: int, *, at_once: bool = False) -> None:
+        """Note how far one file has come, and tell now and then how far all of them have."""
         self._breathe(0)
         with self._lock:
             self._positions[file.path] = position_bytes
+            now = time.monotonic()
+            if self.progress is None or not (at_once or now - self._reported_at >= REPORT_EVERY_S):
+                return
+            self._reported_at = now
             done_bytes = sum(self._positions.values())
-        if self.progress is not None:
-            self.progress(done_bytes, self._total_bytes)
+        self.progress(done_bytes, self._total_bytes)
 
     def _breathe(self, _: int) -> None:
         """Where a file's thread notices that it should stop."""

@@ -2,28 +2,36 @@
 
 import errno
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import ValidationError
-
+from modelops_dagster.clients.checkpoints.allowances import AllowList
 from modelops_dagster.clients.checkpoints.claims import claim
-from modelops_dagster.clients.checkpoints.digests import hash_file, read_safetensors_header
 from modelops_dagster.clients.checkpoints.fetching import Fetch, Progress, present_bytes, size_of
+from modelops_dagster.clients.checkpoints.manifests import (
+    MANIFEST_NAME,
+    forget_verified,
+    is_verified,
+    note_verified,
+    read_manifest,
+    write_manifest,
+)
+from modelops_dagster.clients.checkpoints.reuse import can_link, known_files
+from modelops_dagster.clients.checkpoints.verification import damaged_files
 from modelops_dagster.clients.hub import HubClient
-from modelops_dagster.domain.checkpoints import Checkpoint, Manifest, ManifestFile
-from modelops_dagster.domain.errors import DiskFull, IntegrityError, ModelOpsError, UserError
+from modelops_dagster.domain.checkpoints import Checkpoint, Delivery, Manifest
+from modelops_dagster.domain.errors import DiskFull, IntegrityError, UserError
 from modelops_dagster.domain.hub import ModelRevision, Release, RepoFile
 from modelops_dagster.domain.model_config import ModelConfig, has_chat_template
-from modelops_dagster.domain.repo_files import CONFIGS, checkpoint_files, is_weight
+from modelops_dagster.domain.repo_files import CONFIGS, checkpoint_files, has_code
 
-MANIFEST_NAME = ".modelops-manifest.json"
 DISK_IS_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 DISK_IS_CLOSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR})
+# Within this time of a comparison of every byte, unchanged sizes and times of change are believed.
+VERIFIED_FOR_S = 3600.0
 
 
 def free_space(path: Path) -> int:
@@ -35,16 +43,26 @@ class CheckpointStore:
     """`root/<org>/<name>/<commit>/`: a directory is whole exactly when its manifest is there.
 
     While it is being fetched it is called `<commit>.partial`; what a killed process left there is resumed by the byte.
+    Its files are read-only, since revisions of one repository may share them.
 
     Args:
         root: the store, on a filesystem that everything which serves the checkpoints can read.
+        allow_list: which commits may bring code; without one, none may.
         max_workers: files fetched and hashed at the same time.
         free_bytes: how the free space at a path is measured, in bytes.
     """
 
-    def __init__(self, root: Path, *, max_workers: int = 8, free_bytes: Callable[[Path], int] = free_space) -> None:
+    def __init__(
+        self,
+        root: Path,
+        allow_list: AllowList | None = None,
+        *,
+        max_workers: int = 8,
+        free_bytes: Callable[[Path], int] = free_space,
+    ) -> None:
         self.root = root.expanduser().resolve()
         self.max_workers = max_workers
+        self._allow_list = allow_list
         self._free_bytes = free_bytes
 
     def directory(self, revision: ModelRevision) -> Path:
@@ -73,20 +91,44 @@ class CheckpointStore:
             has_chat_template=has_chat_template(
                 [f.path for f in manifest.files], _read_json(directory / "tokenizer_config.json")
             ),
+            remote_code=manifest.remote_code,
         )
 
-    def verify(self, checkpoint: Checkpoint) -> list[str]:
-        """Read every byte again. Returns one line per problem; an empty list means that all is well."""
-        directory = Path(checkpoint.directory)
+    def verify(
+        self, checkpoint: Checkpoint, *, verified_for_s: float = 0.0, progress: Progress | None = None
+    ) -> list[str]:
+        """Compare a checkpoint with its manifest. Returns one line per problem; an empty list means that all is well.
+
+        Args:
+            checkpoint: any, also one that was made from another.
+            verified_for_s: within this time of the last comparison, files that were not written to are not read again.
+            progress: called with (bytes read, bytes in all), from several threads.
+        """
+        return self.verify_directory(Path(checkpoint.directory), verified_for_s=verified_for_s, progress=progress)
+
+    def verify_directory(
+        self, directory: Path, *, verified_for_s: float = 0.0, progress: Progress | None = None
+    ) -> list[str]:
+        """As `verify`, of a directory of which only the place is known."""
         manifest = read_manifest(directory)
         if manifest is None:
             return [f"{directory} has no manifest, so it is not whole: fetch it again"]
-        with ThreadPoolExecutor(self.max_workers) as pool:
-            problems = pool.map(lambda f: _problem(directory / f.path, f), manifest.files)
-            return [f"{f.path}: {p}" for f, p in zip(manifest.files, problems, strict=True) if p]
+        if verified_for_s and is_verified(directory, manifest, verified_for_s):
+            return []
+        damaged = damaged_files(directory, manifest, self.max_workers, progress)
+        with self._disk_errors(manifest.revision):
+            forget_verified(directory) if damaged else note_verified(directory, manifest)
+        return [f"{path}: {problem}" for path, problem in damaged.items()]
 
     def ensure(self, release: Release, hub: HubClient, progress: Progress | None = None) -> Checkpoint:
-        """Make the checkpoint of `release` be there, and return it. Safe to call twice, at once, and after a kill.
+        """Make the checkpoint of `release` be there, and return it: `deliver` for those who do not ask what it took."""
+        return self.deliver(release, hub, progress).checkpoint
+
+    def deliver(self, release: Release, hub: HubClient, progress: Progress | None = None) -> Delivery:
+        """Make the checkpoint of `release` be there, every byte as the Hub lists it.
+
+        Safe to call twice, at once, and after a kill. What is there is compared with its manifest, and only the files
+        that are damaged are fetched again; files that another revision of the repository has are taken from it.
 
         Args:
             release: what to fetch, with the digests it has to have.
@@ -94,17 +136,19 @@ class CheckpointStore:
             progress: called with (bytes done, bytes in all), from several threads.
 
         Raises:
-            NoWeights: the repository has no safetensors, or not all of them, or no configuration.
-            UnsafeCheckpoint: it asks for code from the repository, or lists a path outside of it.
+            NoWeights, NoTokenizer: the repository lacks files without which it is no model.
+            UnsafeCheckpoint: it asks for code that nobody allowed, or lists a path outside of it.
             DiskFull: not enough space, before or during the fetch; what is there is kept and resumed.
-            IntegrityError: a file differs from the Hub's listing after it was fetched twice.
+            IntegrityError: a file differs from the Hub's listing after it was fetched twice, or is not sound.
             HubUnavailable: the Hub stopped answering; what is there is kept and resumed.
             Conflict: another process took the fetch over while this one stood still.
         """
-        files = checkpoint_files(release)
-        if whole := self._intact(release.revision):
-            return whole
-        directory = self.directory(release.revision)
+        begun, revision = time.monotonic(), release.revision
+        code_allowed = self._allow_list is not None and self._allow_list.allows_code(revision)
+        files = checkpoint_files(release, code_allowed=code_allowed)
+        if whole := self._intact(revision, files):
+            return Delivery(checkpoint=whole, seconds=time.monotonic() - begun)
+        directory = self.directory(revision)
         partial = directory.with_name(f"{directory.name}.partial")
         total_bytes = sum(f.size_bytes for f in files)
 
@@ -112,34 +156,73 @@ class CheckpointStore:
             if progress is not None:
                 progress(sum(min(f.size_bytes, present_bytes(partial / f.path)) for f in files), total_bytes)
 
-        with self._disk_errors(release.revision):
+        with self._disk_errors(revision):
             directory.parent.mkdir(parents=True, exist_ok=True)
             with claim(directory.with_name(f"{directory.name}.claim"), on_wait=waiting) as held:
-                if whole := self._intact(release.revision):
-                    return whole
-                _reopen(directory, partial)
-                self._require_space(release.revision, files, partial)
-                fetched = Fetch(release, hub, partial, held, progress).run(files, self.max_workers)
+                if whole := self._intact(revision, files):
+                    return Delivery(checkpoint=whole, seconds=time.monotonic() - begun)
+                repaired = self._reopen(directory, partial)
+                known = known_files(directory.parent)
+                self._require_space(revision, files, partial, known)
+                fetch = Fetch(release, hub, partial, held, progress, known=known, code_allowed=code_allowed)
+                fetched = fetch.run(files, self.max_workers)
                 _remove_strangers(partial, {f.path for f in files})
                 held.confirm()
                 partial.rename(directory)
-                source = f"{release.hub_url}/{release.revision.repo_id}"
-                _write_manifest(directory, Manifest(revision=release.revision, source=source, files=fetched))
-        found = self.load(release.revision)
+                source, remote_code = f"{release.hub_url}/{revision.repo_id}", has_code(f.path for f in files)
+                manifest = Manifest(revision=revision, source=source, files=fetched, remote_code=remote_code)
+                write_manifest(directory, manifest)
+                note_verified(directory, manifest)
+        found = self.load(revision)
         if found is None:
             raise IntegrityError(f"{directory} was removed while it was being written: run it again.")
-        return found
+        return Delivery(
+            checkpoint=found,
+            fetched_bytes=fetch.fetched_bytes,
+            reused_bytes=fetch.reused_bytes,
+            repaired=repaired,
+            seconds=time.monotonic() - begun,
+        )
 
-    def _intact(self, revision: ModelRevision) -> Checkpoint | None:
-        """The checkpoint when every file of its manifest still has its size; the full check is `verify`."""
+    def _intact(self, revision: ModelRevision, files: Sequence[RepoFile]) -> Checkpoint | None:
+        """The checkpoint when it consists of `files` and every byte is what its manifest says."""
         directory = self.directory(revision)
         manifest = read_manifest(directory)
-        if manifest is None or any(size_of(directory / f.path) != f.size_bytes for f in manifest.files):
+        if manifest is None or {f.path for f in manifest.files} != {f.path for f in files}:
             return None
-        return self.load(revision)
+        if any(size_of(directory / f.path) != f.size_bytes for f in manifest.files):
+            return None
+        checkpoint = self.load(revision)
+        if checkpoint is None or self.verify(checkpoint, verified_for_s=VERIFIED_FOR_S):
+            return None
+        return checkpoint
 
-    def _require_space(self, revision: ModelRevision, files: Sequence[RepoFile], partial: Path) -> None:
-        needed = sum(f.size_bytes - min(f.size_bytes, present_bytes(partial / f.path)) for f in files)
+    def _reopen(self, directory: Path, partial: Path) -> tuple[str, ...]:
+        """A directory that is not whole becomes the partial one, so that its good files are kept.
+
+        Returns:
+            The files that a manifest promised and that are gone or damaged.
+        """
+        damaged: tuple[str, ...] = ()
+        if directory.exists():
+            manifest = read_manifest(directory)
+            if manifest is not None:
+                damaged = tuple(damaged_files(directory, manifest, self.max_workers))
+            (directory / MANIFEST_NAME).unlink(missing_ok=True)
+            if partial.exists():
+                shutil.rmtree(partial)
+            directory.rename(partial)
+        partial.mkdir(exist_ok=True)
+        return damaged
+
+    def _require_space(
+        self, revision: ModelRevision, files: Sequence[RepoFile], partial: Path, known: Mapping[str, Path]
+    ) -> None:
+        """There is room for what is neither there already nor another name of a file that is."""
+        linked = {f.path for f in files if (s := known.get(f.sha256 or "")) is not None and can_link(s, partial)}
+        needed = sum(
+            f.size_bytes - min(f.size_bytes, present_bytes(partial / f.path)) for f in files if f.path not in linked
+        )
         free = self._free_bytes(self.root)
         if needed > free:
             raise DiskFull(
@@ -167,40 +250,6 @@ class CheckpointStore:
             raise
 
 
-def read_manifest(directory: Path) -> Manifest | None:
-    """The manifest of a checkpoint directory; None when the directory is not whole, or not there.
-
-    Raises:
-        IntegrityError: there is one, and it cannot be read.
-    """
-    path = directory / MANIFEST_NAME
-    try:
-        return Manifest.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValidationError as error:
-        raise IntegrityError(f"{path} is not a manifest: delete {directory} and fetch it again.") from error
-
-
-def _write_manifest(directory: Path, manifest: Manifest) -> None:
-    staged = directory / f"{MANIFEST_NAME}.tmp"
-    with staged.open("w") as out:
-        out.write(manifest.model_dump_json(indent=1))
-        out.flush()
-        os.fsync(out.fileno())
-    staged.replace(directory / MANIFEST_NAME)
-
-
-def _reopen(directory: Path, partial: Path) -> None:
-    """A directory that is not whole becomes the partial one, so that its good files are kept."""
-    if directory.exists():
-        (directory / MANIFEST_NAME).unlink(missing_ok=True)
-        if partial.exists():
-            shutil.rmtree(partial)
-        directory.rename(partial)
-    partial.mkdir(exist_ok=True)
-
-
 def _remove_strangers(partial: Path, expected: set[str]) -> None:
     """Leave nothing in the directory that the release does not have."""
     for path in sorted(partial.rglob("*"), reverse=True):
@@ -209,22 +258,6 @@ def _remove_strangers(partial: Path, expected: set[str]) -> None:
                 path.rmdir()
         elif path.relative_to(partial).as_posix() not in expected:
             path.unlink()
-
-
-def _problem(path: Path, file: ManifestFile) -> str | None:
-    if path.is_symlink() or not path.is_file():
-        return "missing"
-    if path.stat().st_size != file.size_bytes:
-        return f"expected {file.size_bytes} bytes, got {path.stat().st_size}"
-    _, sha256, _ = hash_file(path)
-    if sha256 != file.sha256:
-        return f"expected sha256 {file.sha256}, got {sha256}"
-    if is_weight(file.path):
-        try:
-            read_safetensors_header(path)
-        except ModelOpsError as error:
-            return error.sentence
-    return None
 
 
 def _read_json(path: Path) -> object:

@@ -20,7 +20,7 @@ from modelops_dagster.clients.hub.refusals import HTTP, pause_s, sentences, unde
 from modelops_dagster.domain.errors import HubUnavailable, IntegrityError, InvalidSpec, RepoGated
 from modelops_dagster.domain.hub import ModelRevision, Release, RepoFile, require_repo_id
 from modelops_dagster.domain.listings import RepoContent, RepoListing
-from modelops_dagster.domain.model_config import ModelConfig, has_chat_template
+from modelops_dagster.domain.model_config import ModelConfig, asks_for_code, has_chat_template
 from modelops_dagster.domain.repo_files import (
     content_digest,
     git_blob_sha1,
@@ -31,6 +31,7 @@ from modelops_dagster.domain.repo_files import (
 )
 
 T = TypeVar("T")
+OnBytes = Callable[[int, bytes], None]
 LISTED = ["sha", "siblings", "tags", "pipeline_tag", "gated", "private", "disabled", "createdAt", "safetensors"]
 PIECE_BYTES = 1 << 20
 # config.json and tokenizer_config.json are kilobytes; what is larger than this is not read into memory
@@ -163,13 +164,13 @@ class HubClient:
             license=_license(info),
             gated=_gated(info.gated),
             has_chat_template=has_chat_template([f.path for f in files], tokenizer_config),
-            remote_code=config.remote_code,
+            remote_code=config.remote_code or asks_for_code(tokenizer_config),
             parameters=info.safetensors.total if info.safetensors else None,
             max_context=config.max_context,
         )
 
     def fetch_file(
-        self, revision: ModelRevision, file: RepoFile, target: Path, on_position: Callable[[int], None] | None = None
+        self, revision: ModelRevision, file: RepoFile, target: Path, on_bytes: OnBytes | None = None
     ) -> None:
         """Make `target` hold all bytes of one file, going on where it ends. The content is not verified here.
 
@@ -177,13 +178,14 @@ class HubClient:
             revision: the commit the file belongs to.
             file: one of the release's files.
             target: where to write; what it already holds is taken for the file's beginning.
-            on_position: called with the size of `target` as it grows; may raise to stop.
+            on_bytes: called with the size of `target` and the piece it grew by, empty when it did not; may raise to
+                stop. A size below the one before says that everything begins anew.
 
         Raises:
             RepoGated, RepoNotFound, HubUnavailable: as `release`.
             OSError: the disk refused.
         """
-        report = on_position or (lambda _: None)
+        report: OnBytes = on_bytes or (lambda _size, _piece: None)
         with self._sentences(revision.repo_id, revision.commit_hash):
             if file.size_bytes > self.max_http_bytes:
                 self._persist(lambda: self._fetch_chunked(revision, file, target))
@@ -192,9 +194,9 @@ class HubClient:
                     lambda: self._fetch_from(revision, file, target, report),
                     position=lambda: target.stat().st_size if target.exists() else 0,
                 )
-            report(target.stat().st_size)
+            report(target.stat().st_size, b"")
 
-    def _fetch_from(self, revision: ModelRevision, file: RepoFile, target: Path, report: Callable[[int], None]) -> None:
+    def _fetch_from(self, revision: ModelRevision, file: RepoFile, target: Path, report: OnBytes) -> None:
         """Ask for the bytes that `target` lacks, and append them."""
         with target.open("ab", buffering=0) as out:
             position = out.tell()
@@ -209,10 +211,10 @@ class HubClient:
                 if position and response.status_code != 206:
                     out.truncate(0)  # the server does not know ranges and sends the whole file
                     position = 0
-                report(position)
+                report(position, b"")
                 for piece in response.iter_bytes(PIECE_BYTES):
                     position += _write_all(out, piece)
-                    report(position)
+                    report(position, piece)
                     if position > file.size_bytes:
                         return  # more than the listing says: the digest will not hold, so the rest is not read
             if position < file.size_bytes:

@@ -1,0 +1,93 @@
+"""The manifest in a checkpoint's directory, and the note beside it of when its bytes were last compared with it."""
+
+import os
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from modelops_dagster.domain.checkpoints import Manifest
+from modelops_dagster.domain.errors import IntegrityError
+from modelops_dagster.domain.values import Value
+
+MANIFEST_NAME = ".modelops-manifest.json"
+READ_ONLY = 0o444
+
+
+class Verification(Value):
+    """When every byte of a checkpoint was last compared with its manifest, and what its files looked like then."""
+
+    at: float = Field(description="seconds since the epoch, of the machine that did it")
+    digest: str = Field(description="of the manifest")
+    stamps: Mapping[str, tuple[int, int]] = Field(description="path -> size in bytes, mtime in nanoseconds")
+
+
+def read_manifest(directory: Path) -> Manifest | None:
+    """The manifest of a checkpoint directory; None when the directory is not whole, or not there.
+
+    Raises:
+        IntegrityError: there is one, and it cannot be read.
+    """
+    path = directory / MANIFEST_NAME
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValidationError as error:
+        raise IntegrityError(f"{path} is not a manifest: delete {directory} and fetch it again.") from error
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Declare the directory whole."""
+    staged = directory / f"{MANIFEST_NAME}.tmp"
+    with staged.open("w") as out:
+        out.write(manifest.model_dump_json(indent=1))
+        out.flush()
+        os.fsync(out.fileno())
+    staged.chmod(READ_ONLY)
+    staged.replace(directory / MANIFEST_NAME)
+
+
+def note_verified(directory: Path, manifest: Manifest) -> None:
+    """Note that every byte was compared with the manifest just now."""
+    stamps = {f.path: _stamp(directory / f.path) for f in manifest.files}
+    note = Verification(at=time.time(), digest=manifest.digest, stamps=stamps)
+    path = verification_path(directory)
+    staged = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
+    staged.write_text(note.model_dump_json())
+    staged.replace(path)
+
+
+def forget_verified(directory: Path) -> None:
+    """Nothing is known of the bytes any more, so whoever asks next reads them."""
+    verification_path(directory).unlink(missing_ok=True)
+
+
+def is_verified(directory: Path, manifest: Manifest, within_s: float) -> bool:
+    """Whether that was so recently that it need not be done again: no file has been written to since."""
+    note = read_verification(directory)
+    if note is None or note.digest != manifest.digest or not 0 <= time.time() - note.at <= within_s:
+        return False
+    try:
+        return all(note.stamps.get(f.path) == _stamp(directory / f.path) for f in manifest.files)
+    except OSError:
+        return False
+
+
+def read_verification(directory: Path) -> Verification | None:
+    """The note; None when there is none, or it is not one: then the bytes are read again, which is what it saves."""
+    try:
+        return Verification.model_validate_json(verification_path(directory).read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValidationError):
+        return None
+
+
+def verification_path(directory: Path) -> Path:
+    return directory.with_name(f"{directory.name}.verified")
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    stat = path.lstat()
+    return stat.st_size, stat.st_mtime_ns
