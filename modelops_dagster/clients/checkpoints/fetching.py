@@ -93,47 +93,48 @@ class Fetch:
             return [f.result() for f in futures]
 
     def _one(self, file: RepoFile) -> ManifestFile:
-        """Fetch one file unless it is there, and compare it with the listing; a bad one is fetched once more."""
-        target = self._target(file)
-        if not target.is_file():
-            self._reuse(file, target)
-        tries = 2
-        while True:
-            digest = self._digest(file).read(target, self._breathe) if target.is_file() else self._fetch(file, target)
+        """Get one file from the nearest place that has it as the Hub lists it; what differs is deleted."""
+        target, problem = self._target(file), None
+        for source in (self._kept, self._reused, self._fetched, self._fetched):
+            digest = source(file, target)
+            if digest is None:
+                continue
             problem = mismatch(file, digest.size_bytes, digest.sha256, digest.git_sha1)
             if problem is None:
                 if is_weight(file.path):
                     read_safetensors_header(target)
                 target.chmod(READ_ONLY)  # another revision may share it
+                if source == self._reused:
+                    self._count(reused_bytes=digest.size_bytes)
                 self._report(file, digest.size_bytes, at_once=True)
                 return ManifestFile(path=file.path, size_bytes=digest.size_bytes, sha256=digest.sha256)
             target.unlink()
             self._report(file, 0, at_once=True)
-            tries -= 1
-            if not tries:
-                raise IntegrityError(
-                    f"{file.path} of {self.release.revision} is not what {self.release.hub_url} lists, twice "
-                    f"({problem}): the bad copy is deleted; try again later, or ask its publisher to upload it again."
-                )
+        raise IntegrityError(
+            f"{file.path} of {self.release.revision} is not what {self.release.hub_url} lists, twice ({problem}): "
+            "the bad copy is deleted; try again later, or ask its publisher to upload it again."
+        )
 
     def _digest(self, file: RepoFile) -> RunningDigest:
         return RunningDigest(file.size_bytes, with_git=file.sha256 is None)
 
-    def _reuse(self, file: RepoFile, target: Path) -> None:
-        """Take the file from another revision that has it; one that was damaged since is left alone."""
+    def _kept(self, file: RepoFile, target: Path) -> RunningDigest | None:
+        """What an earlier attempt left here."""
+        return self._digest(file).read(target, self._breathe) if target.is_file() else None
+
+    def _reused(self, file: RepoFile, target: Path) -> RunningDigest | None:
+        """What another revision had, and has unless it was damaged since."""
         source = self.known.get(file.sha256 or "")
         if source is None:
-            return
-        place(source, target)
-        digest = self._digest(file).read(target, self._breathe)
-        if mismatch(file, digest.size_bytes, digest.sha256, digest.git_sha1) is None:
-            with self._lock:
-                self.reused_bytes += digest.size_bytes
-        else:
-            target.unlink()
+            return None
+        try:
+            place(source, target)
+        except FileNotFoundError:
+            return None  # that revision is being repaired or deleted at this moment
+        return self._digest(file).read(target, self._breathe)
 
-    def _fetch(self, file: RepoFile, target: Path) -> RunningDigest:
-        """Fetch one file, hashing its bytes while they are at hand; returns the digest of all of them."""
+    def _fetched(self, file: RepoFile, target: Path) -> RunningDigest:
+        """What the Hub sends, hashed while its bytes are at hand."""
         part = target.with_name(target.name + PART_SUFFIX)
         if part.is_symlink() or size_of(part) > file.size_bytes:
             part.unlink()
@@ -147,8 +148,7 @@ class Fetch:
                 digest = self._digest(file)
             if position - len(piece) == digest.size_bytes:
                 digest.update(piece)
-            with self._lock:
-                self.fetched_bytes += len(piece)
+            self._count(fetched_bytes=len(piece))
             self._report(file, position)
 
         self.hub.fetch_file(self.release.revision, file, part, on_bytes)
@@ -156,6 +156,11 @@ class Fetch:
             os.fsync(written.fileno())  # the manifest must not reach the disk before the bytes it vouches for
         part.replace(target)
         return digest.read(target, self._breathe)  # what did not pass through here: a protocol of its own brought it
+
+    def _count(self, *, fetched_bytes: int = 0, reused_bytes: int = 0) -> None:
+        with self._lock:
+            self.fetched_bytes += fetched_bytes
+            self.reused_bytes += reused_bytes
 
     def _target(self, file: RepoFile) -> Path:
         target = self.partial / file.path
