@@ -97,7 +97,7 @@ class Inventory:
             now = self._stored(directory)
             if now is None or now.pinned is not None or now.last_used_at > checkpoint.last_used_at:
                 return None
-            (directory / MANIFEST_NAME).unlink()
+            (directory / MANIFEST_NAME).rename(directory / f"{MANIFEST_NAME}{DELETED_SUFFIX}")
             verification_path(directory).unlink(missing_ok=True)
             condemned = _beside(directory, DELETED_SUFFIX)
             if condemned.exists():
