@@ -91,6 +91,8 @@ def climb(
     """
     length = min(max_context, checkpoint.max_context or max_context)
     specs = {rung: _spec(checkpoint, rung, endpoint_name, served_model_name, length) for rung in rungs}
+    if checkpoint.remote_code:
+        specs = {rung: _with_code(spec, registry) for rung, spec in specs.items()}
     progress = _changes(progress)
     climber = _Climber(checkpoint, controller, registry, min_tokens_per_second, progress)
     results: list[RungResult] = []
@@ -130,6 +132,15 @@ def _spec(
         served_model_name=served_model_name,
         max_context=max_context,
     )
+
+
+def _with_code(spec: EndpointSpec, registry: EnginesPort) -> EndpointSpec:
+    """The same, by an engine that is told that it may run the checkpoint's own code."""
+    try:
+        args = registry.manifest(spec.engine).remote_code_args
+    except EngineMissing:
+        return spec  # the rung says so when it is tried
+    return spec.model_copy(update={"engine_args": (*spec.engine_args, *args)})
 
 
 def _endpoint(

@@ -48,6 +48,9 @@ class EngineManifest(Value):
         default=None, description="index asked for wheels that the configured index lacks, e.g. +cpu builds of torch"
     )
     start_timeout_s: float = Field(default=600, gt=0)
+    remote_code_args: tuple[str, ...] = Field(
+        default=(), description="added for a checkpoint whose code an operator allowed; empty where it cannot run any"
+    )
 
 
 class Rung(Value):

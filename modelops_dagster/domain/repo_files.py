@@ -81,7 +81,7 @@ def checkpoint_files(release: Release, *, code_allowed: bool = False) -> tuple[R
     for file in release.files:
         require_safe_path(file.path)
     if release.remote_code and not code_allowed:
-        raise remote_code_refused(release.revision, "config.json or tokenizer_config.json")
+        raise remote_code_refused(release.revision, "config.json")
     files = wanted_files(release.files, with_code=code_allowed)
     paths = [f.path for f in files]
     if not any(is_weight(p) for p in paths):

@@ -38,6 +38,7 @@ class Engines:
             python=">=3.11",
             platforms=("linux-x86_64",),
             command=("x",),
+            remote_code_args=("--trust",) if name == "transformers" else (),
         )
 
     def environment(self, name: str) -> Path | None:
@@ -64,6 +65,7 @@ class Controller:
     def __init__(self, outcomes: dict[str, Outcome]) -> None:
         self.outcomes = outcomes
         self.applied: list[str] = []
+        self.arguments: dict[str, tuple[str, ...]] = {}
         self.stopped: list[str] = []
         self.current: EndpointSpec | None = None
 
@@ -75,6 +77,7 @@ class Controller:
         if spec != self.current:
             self.applied.append(Rung(engine=spec.engine, variant=spec.variant).label)
         self.current = spec
+        self.arguments[spec.engine] = spec.engine_args
         return self._status(EndpointState.BUILDING)
 
     def get(self, name: str) -> EndpointStatus | None:
@@ -134,6 +137,7 @@ def go(
     engines: Engines | None = None,
     says: list[str] | None = None,
     has_chat_template: bool = True,
+    remote_code: bool = False,
     min_tokens_per_second: float = 2.0,
 ) -> Endpoint:
     checkpoint = Checkpoint(
@@ -145,6 +149,7 @@ def go(
         max_context=1024,
         architectures=("LlamaForCausalLM",),
         has_chat_template=has_chat_template,
+        remote_code=remote_code,
     )
     return climb(
         checkpoint,
@@ -170,6 +175,13 @@ def test_the_first_rung_holds(serve: Callable[..., OpenAIServer]):
     assert controller.applied == ["vllm-cpu"]
     assert says[0] == "vllm-cpu: starting"
     assert "tokens/s" in says[-1]
+
+
+def test_only_allowed_code_is_trusted_and_only_by_engines_that_can_run_it(serve: Callable[..., OpenAIServer]):
+    for remote_code, arguments in ((False, ()), (True, ("--trust",))):
+        controller = Controller({"vllm-cpu": Outcome(reason="crash"), "transformers": Outcome(serve())})
+        go(controller, (FIRST, THIRD), remote_code=remote_code)
+        assert controller.arguments == {"vllm-cpu": (), "transformers": arguments}
 
 
 def test_every_step_down_keeps_its_reason(serve: Callable[..., OpenAIServer]):

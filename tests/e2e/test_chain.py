@@ -190,6 +190,13 @@ def test_bad_input_ends_in_one_sentence(platform: Platform, hub: Path, tmp_path:
         assert "Traceback" not in done.stderr
 
 
+def test_who_waits_sees_the_weights_come(platform: Platform, hub: Path, tmp_path: Path):
+    publish(hub, "unwatched/model", write_model(tmp_path, tensor=b"6666" * 4))
+    done = platform.modelops("onboard", "unwatched/model", "--wait")
+    assert done.returncode == 0, done
+    assert re.search(r"raw_weights: fetched \d+ of \d+ bytes \(100 %\)", done.stderr), done.stderr
+
+
 def test_a_model_no_rung_can_load_is_parked_with_every_reason(platform: Platform, hub: Path, tmp_path: Path):
     repo_id = f"{ORG}/unloadable"
     publish(hub, repo_id, write_model(tmp_path, architectures=["GrokForCausalLM"]))

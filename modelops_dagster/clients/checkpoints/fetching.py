@@ -67,7 +67,7 @@ class Fetch:
         self._total_bytes = sum(f.size_bytes for f in files)
         self._positions = {f.path: min(f.size_bytes, present_bytes(self.partial / f.path)) for f in files}
         fetched = self._all([f for f in files if not is_weight(f.path)], max_workers)
-        if not self.code_allowed:
+        if not (self.code_allowed or self.release.remote_code):  # the latter was judged before anything was fetched
             require_no_code(revision, self.partial, paths)
         maps = weight_maps(revision, self.partial, paths)
         require_indexed(revision, maps, paths)

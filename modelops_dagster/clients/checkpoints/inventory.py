@@ -13,9 +13,11 @@ from pydantic import Field
 from modelops_dagster.clients.checkpoints.claims import claim
 from modelops_dagster.clients.checkpoints.manifests import (
     MANIFEST_NAME,
+    PARTIAL_SUFFIX,
     read_manifest,
     read_verification,
     verification_path,
+    whole_directories,
 )
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.retention import Retained, StoredCheckpoint, freed_bytes
@@ -23,7 +25,6 @@ from modelops_dagster.domain.values import Value
 
 PIN_SUFFIX = ".pin"
 DELETED_SUFFIX = ".deleted"
-PARTIAL_SUFFIX = ".partial"
 
 
 class Pruned(Value):
@@ -48,7 +49,8 @@ class Inventory:
         Raises:
             IntegrityError: a manifest cannot be read.
         """
-        found = (self._stored(p.parent) for p in sorted(self.root.glob(f"{repo_id or '*/*'}/*/{MANIFEST_NAME}")))
+        folders = sorted(p for p in self.root.glob(repo_id or "*/*") if p.is_dir())
+        found = (self._stored(directory) for folder in folders for directory in whole_directories(folder))
         return [c for c in found if c is not None]
 
     def pin(self, checkpoint: StoredCheckpoint, reason: str, by: str, at: datetime) -> None:

@@ -13,6 +13,7 @@ from modelops_dagster.domain.errors import IntegrityError
 from modelops_dagster.domain.values import Value
 
 MANIFEST_NAME = ".modelops-manifest.json"
+PARTIAL_SUFFIX = ".partial"
 READ_ONLY = 0o444
 
 
@@ -37,6 +38,18 @@ def read_manifest(directory: Path) -> Manifest | None:
         return None
     except ValidationError as error:
         raise IntegrityError(f"{path} is not a manifest: delete {directory} and fetch it again.") from error
+
+
+def whole_directories(repository: Path) -> list[Path]:
+    """Every checkpoint of a repository, released or made here, the newest first.
+
+    Args:
+        repository: the folder with one directory per checkpoint.
+    """
+    manifests = [p for p in repository.glob(f"*/{MANIFEST_NAME}") if p.is_file()]
+    newest_first = sorted(manifests, key=lambda p: p.stat().st_mtime, reverse=True)
+    # one that is made here gets its manifest while it still has the other name
+    return [p.parent for p in newest_first if not p.parent.name.endswith(PARTIAL_SUFFIX)]
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:

@@ -4,10 +4,9 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
-from modelops_dagster.clients.checkpoints.manifests import MANIFEST_NAME, read_manifest
+from modelops_dagster.clients.checkpoints.manifests import read_manifest, whole_directories
 from modelops_dagster.domain.errors import IntegrityError
 
 # of <linux/fs.h>: two files share their blocks until one is written to; Btrfs, XFS and some network filesystems have it
@@ -23,7 +22,7 @@ def known_files(repository: Path) -> dict[str, Path]:
         repository: the folder with one directory per revision.
     """
     found: dict[str, Path] = {}
-    for directory in _whole_directories(repository):
+    for directory in whole_directories(repository):  # the newest first: it is likeliest to stay
         try:
             manifest = read_manifest(directory)
         except IntegrityError:
@@ -68,10 +67,3 @@ def _share_blocks(source: int, target: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _whole_directories(repository: Path) -> Iterator[Path]:
-    """Newest first, so that what is reused is what is likeliest to stay."""
-    manifests = [p for p in repository.glob(f"*/{MANIFEST_NAME}") if p.is_file()]
-    for manifest in sorted(manifests, key=lambda p: p.stat().st_mtime, reverse=True):
-        yield manifest.parent

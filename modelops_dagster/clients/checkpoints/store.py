@@ -13,6 +13,7 @@ from modelops_dagster.clients.checkpoints.claims import claim
 from modelops_dagster.clients.checkpoints.fetching import Fetch, Progress, present_bytes, size_of
 from modelops_dagster.clients.checkpoints.manifests import (
     MANIFEST_NAME,
+    PARTIAL_SUFFIX,
     forget_verified,
     is_verified,
     note_verified,
@@ -70,12 +71,19 @@ class CheckpointStore:
         return self.root / revision.org / revision.name / revision.commit_hash
 
     def load(self, revision: ModelRevision) -> Checkpoint | None:
-        """The whole checkpoint of `revision`, or None.
+        """The whole checkpoint of `revision` as it was released, or None.
 
         Raises:
             IntegrityError: its manifest cannot be read.
         """
-        directory = self.directory(revision)
+        return self.read(self.directory(revision))
+
+    def read(self, directory: Path) -> Checkpoint | None:
+        """The whole checkpoint in a directory of the store, released or made from another; None when it is not whole.
+
+        Raises:
+            IntegrityError: its manifest cannot be read.
+        """
         manifest = read_manifest(directory)
         if manifest is None:
             return None
@@ -149,7 +157,7 @@ class CheckpointStore:
         if whole := self._intact(revision, files):
             return Delivery(checkpoint=whole, seconds=time.monotonic() - begun)
         directory = self.directory(revision)
-        partial = directory.with_name(f"{directory.name}.partial")
+        partial = directory.with_name(f"{directory.name}{PARTIAL_SUFFIX}")
         total_bytes = sum(f.size_bytes for f in files)
 
         def waiting() -> None:

@@ -20,7 +20,7 @@ from modelops_dagster.clients.hub.refusals import HTTP, pause_s, sentences, unde
 from modelops_dagster.domain.errors import HubUnavailable, IntegrityError, InvalidSpec, RepoGated
 from modelops_dagster.domain.hub import ModelRevision, Release, RepoFile, require_repo_id
 from modelops_dagster.domain.listings import RepoContent, RepoListing
-from modelops_dagster.domain.model_config import ModelConfig, asks_for_code, has_chat_template
+from modelops_dagster.domain.model_config import ModelConfig, has_chat_template
 from modelops_dagster.domain.repo_files import (
     content_digest,
     git_blob_sha1,
@@ -164,7 +164,7 @@ class HubClient:
             license=_license(info),
             gated=_gated(info.gated),
             has_chat_template=has_chat_template([f.path for f in files], tokenizer_config),
-            remote_code=config.remote_code or asks_for_code(tokenizer_config),
+            remote_code=config.remote_code,
             parameters=info.safetensors.total if info.safetensors else None,
             max_context=config.max_context,
         )

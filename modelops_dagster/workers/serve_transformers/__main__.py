@@ -34,9 +34,10 @@ def main() -> int:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--served-model-name", required=True, help="the name clients send")
     parser.add_argument("--max-context", type=int, help="tokens; the model's own length when left out")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run the checkpoint's own Python files")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    engine = Engine(arguments.checkpoint, arguments.max_context)
+    engine = Engine(arguments.checkpoint, arguments.max_context, trust_remote_code=arguments.trust_remote_code)
     app = Api(engine, arguments.served_model_name).app()
     config = uvicorn.Config(
         app,

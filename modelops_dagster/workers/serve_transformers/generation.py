@@ -59,13 +59,13 @@ class Job:
 class Engine:
     """Loads one checkpoint and answers jobs in the order they came."""
 
-    def __init__(self, checkpoint: str, max_context: int | None) -> None:
+    def __init__(self, checkpoint: str, max_context: int | None, *, trust_remote_code: bool = False) -> None:
         self.checkpoint = checkpoint
         self.max_context = max_context or FALLBACK_CONTEXT
         self.ready = False
         self.failure: str | None = None
         self.defaults: dict[str, Any] = {}
-        self._asked_context = max_context
+        self._asked_context, self._trust_remote_code = max_context, trust_remote_code
         self._model: Any = None
         self._tokenizer: Any = None
         self._eos: list[int] = []
@@ -142,14 +142,15 @@ class Engine:
         import transformers
 
         log.info("loading %s with transformers %s", self.checkpoint, transformers.__version__)
-        common: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+        common: dict[str, Any] = {"trust_remote_code": self._trust_remote_code, "local_files_only": True}
         config = transformers.AutoConfig.from_pretrained(self.checkpoint, **common)
         own = getattr(config.get_text_config(), "max_position_embeddings", None)
         if own and self._asked_context and self._asked_context > own:
             raise ValueError(f"max_context {self._asked_context} is longer than the model's own {own} tokens")
         self.max_context = self._asked_context or own or FALLBACK_CONTEXT
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(self.checkpoint, **common)
-        text_only = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+        own_classes = (getattr(config, "auto_map", None) or {}) if self._trust_remote_code else {}
+        text_only = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or "AutoModelForCausalLM" in own_classes
         auto = transformers.AutoModelForCausalLM if text_only else transformers.AutoModelForImageTextToText
         where = {"device_map": "auto"} if torch.cuda.is_available() else {}
         model = auto.from_pretrained(self.checkpoint, dtype="auto", use_safetensors=True, **where, **common)

@@ -1,0 +1,92 @@
+"""raw_weights and its check under a real Dagster instance, against a real Hub server."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from modelops_dagster.assets.partitions import models
+from modelops_dagster.assets.release import release
+from modelops_dagster.assets.weights import raw_weights
+from modelops_dagster.checks.weights import integrity
+from modelops_dagster.resources.lineage import LineageIOManager
+from modelops_dagster.resources.platform import CheckpointResource, HubResource
+from modelops_dagster.services.hub_server import HubServer, publish
+from tests.fakes.hub import change_byte, downloads, noise, running_hub, write_repo
+
+REPO_ID = "acme/one"
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[HubServer]:
+    (tmp_path / "hub").mkdir()
+    with running_hub(tmp_path / "hub") as server:
+        publish(server.root, REPO_ID, write_repo(tmp_path / "a", weights=noise(1_000_000)))
+        yield server
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions(str(models.name), [REPO_ID])
+        yield instance
+
+
+def onboard(hub: HubServer, home: Path, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+    resources = {
+        "hub": HubResource(url=hub.url),
+        "checkpoints": CheckpointResource(root=str(home / "checkpoints"), allow_list=str(home / "allow.yaml")),
+        "io_manager": LineageIOManager(root=str(home / "lineage")),
+    }
+    job = dg.define_asset_job("fetch", selection="*", partitions_def=models)
+    defs = dg.Definitions(assets=[release, raw_weights], asset_checks=[integrity], jobs=[job], resources=resources)
+    found = defs.resolve_job_def("fetch")
+    return found.execute_in_process(instance=instance, partition_key=REPO_ID, raise_on_error=False)
+
+
+def numbers(result: dg.ExecuteInProcessResult) -> dict[str, object]:
+    """What of the asset's metadata becomes a plot."""
+    metadata = result.asset_materializations_for_node("raw_weights")[0].metadata
+    return {k: v.value for k, v in metadata.items() if isinstance(v, dg.IntMetadataValue | dg.FloatMetadataValue)}
+
+
+def messages(result: dg.ExecuteInProcessResult, instance: dg.DagsterInstance) -> str:
+    return "\n".join(entry.user_message for entry in instance.all_logs(result.run_id))
+
+
+def test_what_a_fetch_took_is_plotted_and_told(hub: HubServer, instance: dg.DagsterInstance, tmp_path: Path):
+    result = onboard(hub, tmp_path, instance)
+    assert result.success
+    plotted = numbers(result)
+    assert plotted["fetched_bytes"] == plotted["size_bytes"]
+    assert (plotted["reused_bytes"], plotted["repaired_files"]) == (0, 0)
+    assert isinstance(plotted["seconds"], float)
+    assert "fetched 1.0 of 1.0 MB (100 %)" in messages(result, instance)
+    again = onboard(hub, tmp_path, instance)
+    assert numbers(again)["fetched_bytes"] == 0
+    assert all(e.passed for e in again.get_asset_check_evaluations())
+
+
+def test_the_next_run_repairs_a_changed_byte(hub: HubServer, instance: dg.DagsterInstance, tmp_path: Path):
+    assert onboard(hub, tmp_path, instance).success
+    weights = next((tmp_path / "checkpoints").rglob("model.safetensors"))
+    change_byte(weights)
+    before = len(downloads(hub))
+    repaired = onboard(hub, tmp_path, instance)
+    assert repaired.success and all(e.passed for e in repaired.get_asset_check_evaluations())
+    assert numbers(repaired)["repaired_files"] == 1
+    fetched = [r for r in downloads(hub)[before:] if "model.safetensors" in r]
+    assert len(fetched) == 1
+    assert "model.safetensors was damaged, and is whole again" in messages(repaired, instance)
+
+
+def test_code_that_nobody_allowed_fails_the_step_with_the_way_out(
+    hub: HubServer, instance: dg.DagsterInstance, tmp_path: Path
+):
+    publish(hub.root, REPO_ID, write_repo(tmp_path / "b", config={"auto_map": {"AutoModel": "own.Model"}}))
+    result = onboard(hub, tmp_path, instance)
+    assert not result.success
+    assert "modelops models allow acme/one@" in messages(result, instance) + str(
+        [e.step_failure_data.user_failure_data for e in result.get_step_failure_events()]
+    )
