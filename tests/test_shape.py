@@ -59,3 +59,10 @@ def test_locks_carry_no_address():
     for path in [*_tracked("*.lock"), *_tracked("*.toml"), *_tracked("*.txt")]:
         text = path.read_text()
         assert not re.search(r"--(extra-)?index-url|--find-links|https?://\S+/simple", text), path
+
+
+def test_templates_of_models_are_rendered_in_a_sandbox_only():
+    for path in _tracked("modelops_dagster/*.py"):
+        text = path.read_text()
+        bare = re.findall(r"\bTemplate\(|(?<!Sandboxed)(?<!ImmutableSandboxed)\bEnvironment\(|NativeEnvironment", text)
+        assert not (bare and "jinja2" in text), f"{path}: a template that came with a model could run anything here"
