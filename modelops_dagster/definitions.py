@@ -16,6 +16,7 @@ from modelops_dagster.resources.platform import build_resources
 from modelops_dagster.sensors.alerts import alert_sensor
 from modelops_dagster.sensors.frameworks import framework_sensor
 from modelops_dagster.sensors.hub import hub_sensor
+from modelops_dagster.sensors.retention import prune_checkpoints, prune_nightly
 from modelops_dagster.settings import Settings
 
 
@@ -37,7 +38,8 @@ def build_definitions(settings: Settings) -> dg.Definitions:
     return dg.Definitions(
         assets=[release, raw_weights, *lanes, *(dataset_asset(s) for s in suites), scores_db_asset(LANES)],
         asset_checks=[integrity, *(check for lane in LANES for check in lane_checks(lane))],
-        jobs=[onboard],
+        jobs=[onboard, prune_checkpoints],
+        schedules=[prune_nightly],
         sensors=[
             hub_sensor(onboard.name, settings.hub_poll_interval_s),
             framework_sensor(onboard.name, settings.framework_poll_interval_s),

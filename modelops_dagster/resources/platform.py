@@ -1,6 +1,7 @@
 """Dagster resources: configuration in, client out. Each opens its client when a step asks for it."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,15 @@ import dagster as dg
 from modelops_dagster.client import ModelOpsClient
 from modelops_dagster.clients.alerts.config import CONFIG_NAME
 from modelops_dagster.clients.checkpoints import AllowList, CheckpointStore
+from modelops_dagster.clients.checkpoints.inventory import Pruned
+from modelops_dagster.clients.checkpoints.usage import prune_store
 from modelops_dagster.clients.engines import EngineRegistry
 from modelops_dagster.clients.gateway import GatewayClient
 from modelops_dagster.clients.hub import HubClient
 from modelops_dagster.clients.policies import load_policy
 from modelops_dagster.clients.routes import RouteStore
 from modelops_dagster.clients.scores import ScoreStore
+from modelops_dagster.domain.retention import RetentionPolicy
 from modelops_dagster.domain.verdicts import Policy
 from modelops_dagster.resources.hub_watch import HubWatchResource
 from modelops_dagster.resources.lineage import LineageIOManager, LineageResource
@@ -39,6 +43,10 @@ class CheckpointResource(dg.ConfigurableResource[CheckpointStore]):
 
     def store(self) -> CheckpointStore:
         return CheckpointStore(Path(self.root), AllowList(Path(self.allow_list)))
+
+    def prune(self, policy: RetentionPolicy, now: datetime, *, dry_run: bool) -> Pruned:
+        """One round of retention, as `prune_store`; the store lies in the installation's home."""
+        return prune_store(Path(self.root).parent, policy, now, dry_run=dry_run)
 
 
 class EngineResource(dg.ConfigurableResource[EngineRegistry]):
