@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from modelops_dagster.clients.checkpoints import CheckpointStore
+from modelops_dagster.clients.checkpoints.manifests import Verification, verification_path
 from modelops_dagster.clients.checkpoints.reuse import place
+from modelops_dagster.clients.processes import boot_id
 from modelops_dagster.domain.errors import DiskFull
 from modelops_dagster.domain.hub import Release
 from modelops_dagster.services.hub_server import HubServer
@@ -118,6 +120,21 @@ def test_a_byte_that_rotted_without_a_trace_is_found_by_a_full_comparison(
     assert len(store.verify(checkpoint)) == 1
     assert len(store.verify(checkpoint, verified_for_s=3600)) == 1  # once known, it is not forgotten
     assert store.deliver(two[0], client(hub)).repaired == ("model.safetensors",)
+
+
+def test_after_a_power_cut_nothing_is_believed_unread(
+    hub: HubServer, store: CheckpointStore, two: tuple[Release, Release]
+):
+    checkpoint = store.ensure(two[0], client(hub))
+    weights, note = weights_of(store, two[0]), verification_path(Path(checkpoint.directory))
+    before = note.read_text()
+    weights.chmod(0o644)
+    weights.write_bytes(bytes(weights.stat().st_size))  # what was written last never reached the disk
+    stamp = Verification.model_validate_json(before).stamps["model.safetensors"]
+    os.utime(weights, ns=(stamp[1], stamp[1]))
+    assert store.verify(checkpoint, verified_for_s=3600) == []
+    note.write_text(before.replace(boot_id(), "of the boot before"))
+    assert len(store.verify(checkpoint, verified_for_s=3600)) == 1
 
 
 def test_where_no_link_leads_the_file_is_copied(

@@ -24,6 +24,7 @@ from modelops_dagster.domain.errors import (
     NoWeights,
     RepoGated,
     UnsafeCheckpoint,
+    UserError,
 )
 from modelops_dagster.domain.hub import ModelRevision
 from modelops_dagster.services.hub_server import HubServer, RepoSettings, publish
@@ -165,6 +166,16 @@ def test_a_real_disk_that_fills_up_in_the_middle(hub: HubServer, small_disk: Pat
     other.unlink()
     assert store.verify(store.ensure(release, client(hub))) == []
     assert f"[bytes={kept}-]" in downloads(hub)[-1]
+
+
+def test_who_may_only_read_may_verify(hub: HubServer, small_disk: Path, tmp_path: Path):
+    store = CheckpointStore(small_disk / "checkpoints")
+    release = released(hub, write_repo(tmp_path / "a"))
+    checkpoint = store.ensure(release, client(hub))
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert store.verify(checkpoint) == []
+    with pytest.raises(UserError, match="cannot be written"):
+        store.ensure(released(hub, write_repo(tmp_path / "b", weights=b"5678")), client(hub))
 
 
 # ---- code of the repository

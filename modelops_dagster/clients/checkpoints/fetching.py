@@ -1,6 +1,5 @@
 """Filling a partial directory with the files of a release, several at a time, each compared with the Hub's listing."""
 
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -152,8 +151,6 @@ class Fetch:
             self._report(file, position)
 
         self.hub.fetch_file(self.release.revision, file, part, on_bytes)
-        with part.open("rb") as written:
-            os.fsync(written.fileno())  # the manifest must not reach the disk before the bytes it vouches for
         part.replace(target)
         return digest.read(target, self._breathe)  # what did not pass through here: a protocol of its own brought it
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
+from modelops_dagster.clients.processes import boot_id
 from modelops_dagster.domain.checkpoints import Manifest
 from modelops_dagster.domain.errors import IntegrityError
 from modelops_dagster.domain.values import Value
@@ -21,6 +22,7 @@ class Verification(Value):
     """When every byte of a checkpoint was last compared with its manifest, and what its files looked like then."""
 
     at: float = Field(description="seconds since the epoch, of the machine that did it")
+    boot_id: str = Field(description="of that machine; after a power cut, what it wrote last may not be on the disk")
     digest: str = Field(description="of the manifest")
     stamps: Mapping[str, tuple[int, int]] = Field(description="path -> size in bytes, mtime in nanoseconds")
 
@@ -66,7 +68,7 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 def note_verified(directory: Path, manifest: Manifest) -> None:
     """Note that every byte was compared with the manifest just now."""
     stamps = {f.path: _stamp(directory / f.path) for f in manifest.files}
-    note = Verification(at=time.time(), digest=manifest.digest, stamps=stamps)
+    note = Verification(at=time.time(), boot_id=boot_id(), digest=manifest.digest, stamps=stamps)
     path = verification_path(directory)
     staged = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
     staged.write_text(note.model_dump_json())
@@ -79,9 +81,11 @@ def forget_verified(directory: Path) -> None:
 
 
 def is_verified(directory: Path, manifest: Manifest, within_s: float) -> bool:
-    """Whether that was so recently that it need not be done again: no file has been written to since."""
+    """Whether this machine did that so recently that it need not do it again: no file has been written to since."""
     note = read_verification(directory)
-    if note is None or note.digest != manifest.digest or not 0 <= time.time() - note.at <= within_s:
+    if note is None or (note.digest, note.boot_id) != (manifest.digest, boot_id()):
+        return False
+    if not 0 <= time.time() - note.at <= within_s:
         return False
     try:
         return all(note.stamps.get(f.path) == _stamp(directory / f.path) for f in manifest.files)

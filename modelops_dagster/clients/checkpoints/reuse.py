@@ -56,8 +56,6 @@ def place(source: Path, target: Path) -> None:
     with source.open("rb") as given, staged.open("wb") as taken:
         if not _share_blocks(given.fileno(), taken.fileno()):
             shutil.copyfileobj(given, taken, 1 << 20)
-        taken.flush()
-        os.fsync(taken.fileno())
     staged.replace(target)
 
 
