@@ -165,7 +165,9 @@ class CheckpointStore:
 
         def waiting() -> None:
             if progress is not None:
-                progress(sum(min(f.size_bytes, present_bytes(partial / f.path)) for f in files), total_bytes)
+                # in this order, since the partial one becomes the other at the end
+                there = (max(present_bytes(partial / f.path), size_of(directory / f.path)) for f in files)
+                progress(sum(min(f.size_bytes, n) for f, n in zip(files, there, strict=True)), total_bytes)
 
         with self._disk_errors(revision):
             directory.parent.mkdir(parents=True, exist_ok=True)
