@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from huggingface_hub import HfApi, constants, get_session, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
@@ -135,6 +135,26 @@ class HubClient:
                 lambda: self._api.model_info(repo_id, revision=ref, expand=["sha"], timeout=self.timeout_s)
             )
             return ModelRevision(repo_id=repo_id, commit_hash=info.sha or "")
+
+    def ref_kind(self, repo_id: str, ref: str) -> Literal["branch", "tag"]:
+        """Whether a name that `resolve` found is a tag or a branch.
+
+        Raises:
+            RepoNotFound, HubUnavailable: as `resolve`.
+        """
+        with self._sentences(repo_id, ref), self._understood(repo_id):
+            refs = self._persist(lambda: self._get(f"{self.endpoint}/api/models/{repo_id}/refs")).json()
+            return "tag" if any(ref in (t["name"], t["ref"]) for t in refs["tags"]) else "branch"
+
+    def listing(self, revision: ModelRevision) -> RepoListing:
+        """A revision as an organisation's listing would show it.
+
+        Raises:
+            RepoNotFound, InvalidSpec, HubUnavailable: as `resolve`.
+        """
+        url = f"{self.endpoint}/api/models/{revision.repo_id}/revision/{revision.commit_hash}"
+        with self._sentences(revision.repo_id, revision.commit_hash), self._understood(revision.repo_id):
+            return _listing(self._persist(lambda: self._get(url, {"expand": LISTED})).json())
 
     def release(self, revision: ModelRevision) -> Release:
         """Everything that can be known about a revision from its listing and its small files.

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -86,14 +87,37 @@ def directory_entry(path: str) -> dict[str, Any]:
     return {"type": "directory", "oid": oid, "size": 0, "path": path}
 
 
-def commit_entry(commit: Commit) -> dict[str, Any]:
-    return {
+def with_last_commits(entries: list[dict[str, Any]], history: Sequence[Commit]) -> list[dict[str, Any]]:
+    """Tree entries with the commit that brought each its present content.
+
+    Args:
+        entries: of the first commit of `history`.
+        history: newest first.
+    """
+    states = [{f.path: f.sha256 for f in commit.files} for commit in history]
+    shown = []
+    for item in entries:
+        inside = [p for p in states[0] if p == item["path"] or p.startswith(f"{item['path']}/")]
+        first = next(
+            (n for n, older in enumerate(states[1:]) if any(older.get(p) != states[0][p] for p in inside)),
+            len(history) - 1,
+        )
+        last = {k: v for k, v in commit_entry(history[first]).items() if k in ("id", "title", "date")}
+        shown.append({**item, "lastCommit": last})
+    return shown
+
+
+def commit_entry(commit: Commit, *, formatted: bool = False) -> dict[str, Any]:
+    """A commit in a history; `formatted` adds its title and message as HTML, which have nothing to escape."""
+    title = f"{len(commit.files)} files"
+    entry = {
         "id": commit.commit_hash,
-        "title": f"{len(commit.files)} files",
+        "title": title,
         "message": "",
         "authors": [{"user": "hub"}],
         "date": _timestamp(commit.created_at),
     }
+    return entry | ({"formatted": {"title": title, "message": ""}} if formatted else {})
 
 
 def _sibling(file: StoredFile, blobs: bool) -> dict[str, Any]:

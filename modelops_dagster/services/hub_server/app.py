@@ -1,37 +1,28 @@
 """The Hub's HTTP interface, as far as the official client uses it for models. Read-only."""
 
 import asyncio
-import hmac
 import json
-import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
 from aiohttp import web
 
-from modelops_dagster.domain.errors import ModelOpsError
+from modelops_dagster.domain.errors import InvalidSpec, ModelOpsError
 from modelops_dagster.domain.hub import require_repo_id
 from modelops_dagster.services.hub_server import answers
+from modelops_dagster.services.hub_server.access import Tokens
 from modelops_dagster.services.hub_server.faults import Faults
-from modelops_dagster.services.hub_server.storage import Commit, HubStorage, RepoSettings, StoredFile
+from modelops_dagster.services.hub_server.limits import Limits
+from modelops_dagster.services.hub_server.listing import Listing, chosen, page_of, shown
+from modelops_dagster.services.hub_server.refusals import Refusal
+from modelops_dagster.services.hub_server.sending import send_file
+from modelops_dagster.services.hub_server.storage import MAIN, Commit, HubStorage, RepoSettings
 
-MAIN = "main"
-PIECE_BYTES = 1 << 20
 MAX_PAGE = 1000
+MAX_EXPANDED_PAGE = 50
+ALLOWANCE = web.RequestKey("allowance", dict[str, str])
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class Refusal(Exception):
-    """An answer that the official client turns into one of its own exceptions."""
-
-    def __init__(self, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.status, self.code, self.headers = status, code, headers or {}
-
-    def response(self) -> web.Response:
-        told = {"X-Error-Code": self.code, "X-Error-Message": str(self).replace("\n", " ")}
-        return web.json_response({"error": str(self)}, status=self.status, headers=told | self.headers)
 
 
 class HubApp:
@@ -42,14 +33,24 @@ class HubApp:
         tokens: access tokens that open private and gated repositories; with none, nobody opens them.
         faults: what goes wrong on purpose.
         page_size: the longest page of a listing.
+        limits: how much a caller may ask for; None: as much as it likes.
     """
 
-    def __init__(self, storage: HubStorage, tokens: frozenset[str], faults: Faults, page_size: int = MAX_PAGE) -> None:
-        self.storage, self.tokens, self.faults, self.page_size = storage, tokens, faults, page_size
+    def __init__(
+        self,
+        storage: HubStorage,
+        tokens: Tokens,
+        faults: Faults,
+        page_size: int = MAX_PAGE,
+        limits: Limits | None = None,
+    ) -> None:
+        self.storage, self.tokens, self.faults, self.page_size, self.limits = storage, tokens, faults, page_size, limits
+        self._listing = Listing(storage)
 
     def application(self) -> web.Application:
         """The aiohttp application."""
         app = web.Application(middlewares=[self._on_every_request])
+        app.on_response_prepare.append(self._tell_allowance)
         repo = "/api/models/{org}/{name}"
         app.router.add_get("/api/models", self.list_models)
         app.router.add_get(repo, self.model_info)
@@ -76,6 +77,7 @@ class HubApp:
                     raise Refusal(429, "", "Too many requests", {"Retry-After": str(faults.retry_after_s)})
                 if faults.take("unavailable"):
                     raise Refusal(503, "", "Service unavailable")
+            self._require_allowance(request)
             return await handler(request)
         except Refusal as refusal:
             return refusal.response()
@@ -86,13 +88,28 @@ class HubApp:
         except web.HTTPException as error:
             return Refusal(error.status, "", error.reason).response()
 
+    def _require_allowance(self, request: web.Request) -> None:
+        """Count the request, and refuse it when its caller has asked for too much; an answer tells what is left."""
+        if self.limits is None:
+            return
+        caller = self.account(request) or f"address {request.remote}"
+        allowance = self.limits.take(caller, "api" if request.path.startswith("/api/") else "resolvers")
+        if not allowance.granted:
+            raise Refusal(429, "", "Too many requests: wait as long as Retry-After says.", allowance.headers)
+        request[ALLOWANCE] = allowance.headers
+
+    async def _tell_allowance(self, request: web.Request, response: web.StreamResponse) -> None:
+        response.headers.update(request.get(ALLOWANCE, {}))
+
     # ---- who asks, and for what
 
+    def account(self, request: web.Request) -> str | None:
+        """Whose token the request carries; None when it carries none of ours."""
+        return self.tokens.account(request.headers.get("Authorization", ""))
+
     def is_known(self, request: web.Request) -> bool:
-        """Whether the request carries one of our tokens. A foreign one, meant for another Hub, counts as none."""
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        known = [hmac.compare_digest(token.strip().encode(), t.encode()) for t in self.tokens]
-        return scheme.lower() == "bearer" and any(known)
+        """Whether the request carries one of our tokens."""
+        return self.account(request) is not None
 
     def repo(self, request: web.Request) -> tuple[str, RepoSettings]:
         """The repository that is asked about and may be seen."""
@@ -117,7 +134,8 @@ class HubApp:
         rev = request.match_info.get("rev", MAIN)
         if rev in (MAIN, f"refs/heads/{MAIN}"):
             return repo_id, settings, main
-        commit = await asyncio.to_thread(self.storage.commit, repo_id, rev)
+        commit_hash = self.storage.refs(repo_id).commit_of(rev) or rev
+        commit = await asyncio.to_thread(self.storage.commit, repo_id, commit_hash)
         if commit is None:
             raise Refusal(404, "RevisionNotFound", f"Invalid rev id: {rev}")
         return repo_id, settings, commit
@@ -129,76 +147,81 @@ class HubApp:
     # ---- the API
 
     async def list_models(self, request: web.Request) -> web.Response:
-        query = request.query
-        infos = await asyncio.to_thread(self._infos, query.get("author"), self.is_known(request))
-        search = [s.lower() for s in query.getall("search", [])]
-        infos = [i for i in infos if all(s in i["id"].lower() for s in search)]
-        wanted_tags = query.getall("filter", []) + query.getall("pipeline_tag", [])
-        infos = [i for i in infos if all(t in (*i["tags"], i["pipeline_tag"]) for t in wanted_tags)]
-        key = query.get("sort", "id")
-        infos.sort(key=lambda i: (str(i.get(key, "")), i["id"]), reverse=key != "id")
-        first, limit = _whole(query.get("cursor"), 0), min(_whole(query.get("limit"), MAX_PAGE), self.page_size)
-        page = infos[first : first + limit]
-        expand = query.getall("expand", [])
-        if expand or not query.get("full"):
-            page = [answers.selected(i, expand or list(answers.LISTED_BY_DEFAULT)) for i in page]
-        headers = {}
-        if first + limit < len(infos):
-            following = [(k, v) for k, v in query.items() if k != "cursor"] + [("cursor", str(first + limit))]
-            address = f"{request.scheme}://{request.host}/api/models?{urlencode(following)}"
-            headers["Link"] = f'<{address}>; rel="next"'
-        return web.json_response(page, headers=headers)
+        query, known = request.query, self.is_known(request)
+        infos = await asyncio.to_thread(self._listing.infos, query.get("author"), private_too=known)
+        try:
+            page, cursor = page_of(chosen(infos, query), query, self.page_size)
+        except InvalidSpec as error:
+            raise Refusal(400, "", error.sentence) from None
+        return self._page(request, [shown(info, query) for info in page], cursor)
 
-    def _infos(self, author: str | None, known: bool) -> list[dict[str, Any]]:
-        infos = []
-        for repo_id in self.storage.repo_ids():
-            if author not in (None, repo_id.split("/")[0]) or (self.storage.settings(repo_id).private and not known):
-                continue
-            commit = self.storage.main(repo_id)
-            if commit is not None:
-                infos.append(answers.model_info(self.storage, repo_id, commit))
-        return infos
+    def _page(self, request: web.Request, items: Sequence[Any], cursor: str | None) -> web.Response:
+        """A page, with the address of the next one when there is one."""
+        headers = {}
+        if cursor is not None:
+            following = [(k, v) for k, v in request.query.items() if k != "cursor"] + [("cursor", cursor)]
+            address = f"{request.scheme}://{request.host}{request.rel_url.raw_path}?{urlencode(following)}"
+            headers["Link"] = f'<{address}>; rel="next"'
+        return web.json_response(items, headers=headers)
 
     async def model_info(self, request: web.Request) -> web.Response:
         repo_id, _, commit = await self.commit(request)
-        blobs = request.query.get("blobs", "").lower() in ("true", "1")
+        blobs = _is_set(request.query.get("blobs"))
         info = await asyncio.to_thread(answers.model_info, self.storage, repo_id, commit, blobs=blobs)
-        expand = request.query.getall("expand", [])
+        expand = request.query.getall("expand", []) + request.query.getall("expand[]", [])
         return web.json_response(answers.selected(info, expand) if expand else info)
 
     async def tree(self, request: web.Request) -> web.Response:
-        _, _, commit = await self.commit(request)
+        repo_id, _, commit = await self.commit(request)
         folder = request.match_info.get("path", "").strip("/")
-        recursive = request.query.get("recursive", "").lower() in ("true", "1")
+        recursive, expand = _is_set(request.query.get("recursive")), _is_set(request.query.get("expand"))
         entries = answers.tree(commit, folder, recursive=recursive)
         if entries is None:
             raise Refusal(404, "EntryNotFound", f"{folder} does not exist", {"X-Repo-Commit": commit.commit_hash})
-        return web.json_response(entries)
+        entries = [e for e in entries if e["path"] > request.query.get("cursor", "")]
+        asked = _whole(request.query.get("limit"), MAX_PAGE)
+        limit = max(1, min(asked, self.page_size, MAX_EXPANDED_PAGE if expand else MAX_PAGE))
+        page = entries[:limit]
+        if expand:
+            page = await asyncio.to_thread(self._with_last_commits, repo_id, commit, page)
+        return self._page(request, page, page[-1]["path"] if len(entries) > limit else None)
 
     async def paths_info(self, request: web.Request) -> web.Response:
-        _, _, commit = await self.commit(request)
+        repo_id, _, commit = await self.commit(request)
         if request.content_type == "application/json":
             try:
-                asked = (await request.json())["paths"]
-            except (json.JSONDecodeError, KeyError, TypeError):
+                body = await request.json()
+                asked, expand = body["paths"], body.get("expand")
+            except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
                 raise Refusal(400, "", 'The body must be {"paths": [...]}') from None
         else:
-            asked = (await request.post()).getall("paths", [])
+            form = await request.post()
+            asked, expand = form.getall("paths", []), form.get("expand")
         wanted = {asked} if isinstance(asked, str) else {str(p) for p in asked}
-        entries = answers.tree(commit, "", recursive=True) or []
-        return web.json_response([e for e in entries if e["path"] in wanted])
+        entries = [e for e in answers.tree(commit, "", recursive=True) or [] if e["path"] in wanted]
+        if _is_set(str(expand)):
+            entries = await asyncio.to_thread(self._with_last_commits, repo_id, commit, entries)
+        return web.json_response(entries)
+
+    def _with_last_commits(self, repo_id: str, commit: Commit, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return answers.with_last_commits(entries, self.storage.history_of(repo_id, commit))
 
     async def refs(self, request: web.Request) -> web.Response:
-        _, _, commit = await self.commit(request)
-        branch = {"name": MAIN, "ref": f"refs/heads/{MAIN}", "targetCommit": commit.commit_hash}
-        return web.json_response({"branches": [branch], "converts": [], "tags": []})
+        repo_id, _, commit = await self.commit(request)
+        refs = await asyncio.to_thread(self.storage.refs, repo_id)
+        branches = [("heads", MAIN, commit.commit_hash), *(("heads", n, c) for n, c in sorted(refs.branches.items()))]
+        tags = [("tags", n, c) for n, c in sorted(refs.tags.items())]
+        listed = [[{"name": n, "ref": f"refs/{k}/{n}", "targetCommit": c} for k, n, c in of] for of in (branches, tags)]
+        return web.json_response({"branches": listed[0], "converts": [], "tags": listed[1]})
 
     async def commits(self, request: web.Request) -> web.Response:
         repo_id, _, commit = await self.commit(request)
-        history = await asyncio.to_thread(self.storage.history, repo_id)
-        hashes = [c.commit_hash for c in history]
-        start = hashes.index(commit.commit_hash) if commit.commit_hash in hashes else 0
-        return web.json_response([answers.commit_entry(c) for c in history[start:]])
+        history = await asyncio.to_thread(self.storage.history_of, repo_id, commit)
+        formatted = "formatted" in request.query.getall("expand[]", []) + request.query.getall("expand", [])
+        first = _whole(request.query.get("cursor"), 0)
+        limit = max(1, min(_whole(request.query.get("limit"), MAX_PAGE), self.page_size))
+        page = [answers.commit_entry(c, formatted=formatted) for c in history[first : first + limit]]
+        return self._page(request, page, str(first + limit) if len(history) > first + limit else None)
 
     async def auth_check(self, request: web.Request) -> web.Response:
         repo_id, settings = self.repo(request)
@@ -206,9 +229,10 @@ class HubApp:
         return web.json_response({})
 
     async def whoami(self, request: web.Request) -> web.Response:
-        if not self.is_known(request):
+        account = self.account(request)
+        if account is None:
             raise Refusal(401, "", "Invalid username or password.")
-        return web.json_response({"type": "user", "name": "local", "auth": {}})
+        return web.json_response({"type": "user", "id": account, "name": account, "fullname": account, "orgs": []})
 
     def _require_access(self, request: web.Request, repo_id: str, settings: RepoSettings) -> None:
         """A gated repository shows its listing to everybody and its files to those who were granted access."""
@@ -228,66 +252,12 @@ class HubApp:
         content = await asyncio.to_thread(self.storage.content, file) if file is not None else None
         if file is None or content is None:
             raise Refusal(404, "EntryNotFound", f"{path} does not exist", {"X-Repo-Commit": commit.commit_hash})
-        etag = file.sha256 if file.is_lfs else file.git_sha1
-        headers = {
-            "X-Repo-Commit": commit.commit_hash,
-            "ETag": f'"{etag}"',
-            "Accept-Ranges": "bytes",
-            "Content-Type": "application/octet-stream",
-        }
-        if file.is_lfs:
-            headers |= {"X-Linked-ETag": f'"{etag}"', "X-Linked-Size": str(file.size_bytes)}
-        span = None if self.faults.ignore_ranges else _span(request.headers.get("Range", ""), file.size_bytes)
-        status, start, end = 200, 0, file.size_bytes
-        if span is not None:
-            status, (start, end) = 206, span
-            headers["Content-Range"] = f"bytes {start}-{end - 1}/{file.size_bytes}"
-        response = web.StreamResponse(status=status, headers=headers)
-        response.content_length = end - start
-        await response.prepare(request)
-        if request.method != "HEAD":
-            with content.open("rb") as source:
-                source.seek(start)
-                await self._send(request, response, file, source, start, end)
-        return response
-
-    async def _send(
-        self, request: web.Request, response: web.StreamResponse, file: StoredFile, source: Any, start: int, end: int
-    ) -> None:
-        """Write the bytes from `start` to `end`, with whatever faults are set."""
-        faults = self.faults if self.faults.applies(request.path) else Faults()
-        cut_at = start + faults.cut_after_bytes if faults.cut_after_bytes is not None and faults.take("cuts") else None
-        corrupt_at = file.size_bytes // 2 if faults.take("corrupt") else None
-        piece_bytes = PIECE_BYTES if faults.bytes_per_s is None else max(1, int(faults.bytes_per_s / 20))
-        at = start
-        while at < end:
-            piece = source.read(min(piece_bytes, end - at, *([cut_at - at] if cut_at is not None else [])))
-            if not piece:
-                if request.transport is not None:
-                    request.transport.abort() if faults.cut_by_reset else request.transport.close()
-                return
-            if corrupt_at is not None and at <= corrupt_at < at + len(piece):
-                changed = bytearray(piece)
-                changed[corrupt_at - at] ^= 0xFF
-                piece = bytes(changed)
-            await response.write(piece)
-            at += len(piece)
-            if faults.bytes_per_s is not None:
-                await asyncio.sleep(len(piece) / faults.bytes_per_s)
+        return await send_file(request, commit, file, content, self.faults)
 
 
 def _whole(text: str | None, default: int) -> int:
     return int(text) if text is not None and text.isdigit() else default
 
 
-def _span(header: str, size_bytes: int) -> tuple[int, int] | None:
-    """[start, end) of a Range header with one range; None when there is none that is understood."""
-    match = re.fullmatch(r"bytes=(\d*)-(\d*)", header.strip())
-    if match is None or match.groups() == ("", ""):
-        return None
-    first, last = match.groups()
-    start = int(first) if first else max(0, size_bytes - int(last))
-    end = min(size_bytes, int(last) + 1) if first and last else size_bytes
-    if start >= end:
-        raise Refusal(416, "", "Range not satisfiable", {"Content-Range": f"bytes */{size_bytes}"})
-    return start, end
+def _is_set(text: str | None) -> bool:
+    return text is not None and text.lower() in ("true", "1")

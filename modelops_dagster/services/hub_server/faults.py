@@ -1,6 +1,9 @@
 """What a Hub may do to its clients on a bad day. Given to the server as an object, never reachable over HTTP."""
 
+from collections import deque
 from dataclasses import dataclass, field
+
+KEPT_REQUESTS = 20_000
 
 
 @dataclass
@@ -29,8 +32,8 @@ class Faults:
     """how long every answer takes to begin"""
     ignore_ranges: bool = False
     """send whole files, as some proxies do"""
-    requests: list[str] = field(default_factory=list)
-    """`METHOD path?query [range]` of everything that was asked"""
+    requests: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT_REQUESTS))
+    """`METHOD path?query [range]` of what was asked, the oldest forgotten"""
 
     def applies(self, path: str) -> bool:
         return self.only in path

@@ -12,8 +12,10 @@ from types import TracebackType
 from aiohttp import web
 
 from modelops_dagster.domain.errors import PortTaken, UserError
+from modelops_dagster.services.hub_server.access import Tokens
 from modelops_dagster.services.hub_server.app import MAX_PAGE, HubApp
 from modelops_dagster.services.hub_server.faults import Faults
+from modelops_dagster.services.hub_server.limits import Limits
 from modelops_dagster.services.hub_server.storage import OBJECTS, HubStorage
 
 LOOPBACK = "127.0.0.1"
@@ -26,9 +28,10 @@ class HubServer:
         root: the folder with `<org>/<name>/` in it; made when it is absent.
         host: address to bind to.
         port: 0 picks a free one.
-        tokens: access tokens that open private and gated repositories.
+        tokens: lines of a token file: access tokens that open private and gated repositories.
         faults: what goes wrong on purpose.
         page_size: the longest page of a listing.
+        limits: how much a caller may ask for; None: as much as it likes.
 
     Raises:
         PortTaken: another program has the port.
@@ -44,11 +47,12 @@ class HubServer:
         tokens: frozenset[str] = frozenset(),
         faults: Faults | None = None,
         page_size: int = MAX_PAGE,
+        limits: Limits | None = None,
     ) -> None:
         self.root, self.host = root, host
         self.faults = faults or Faults()
         _require_writable(root)
-        self._hub = HubApp(HubStorage(root), tokens, self.faults, page_size)
+        self._hub = HubApp(HubStorage(root), Tokens(tokens), self.faults, page_size, limits)
         self._socket = _bind(host, port)
         self.port: int = self._socket.getsockname()[1]
         self._loop = asyncio.new_event_loop()
@@ -92,16 +96,17 @@ def serve(
     port: int = 0,
     *,
     tokens: frozenset[str] = frozenset(),
+    limits: Limits | None = None,
     on_ready: Callable[[str, int], None] | None = None,
 ) -> None:
     """Serve `root` until SIGINT or SIGTERM.
 
     Args:
-        root, host, port, tokens: as `HubServer`.
+        root, host, port, tokens, limits: as `HubServer`.
         on_ready: called once with the base URL and the number of repositories.
     """
     stop = threading.Event()
-    with HubServer(root, host, port, tokens=tokens) as server:
+    with HubServer(root, host, port, tokens=tokens, limits=limits) as server:
         previous = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
             if on_ready is not None:
@@ -110,24 +115,6 @@ def serve(
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-
-
-def read_tokens(path: Path) -> frozenset[str]:
-    """Tokens, one a line; empty lines and lines that start with # are skipped.
-
-    Raises:
-        UserError: the file cannot be read, or has no token.
-    """
-    try:
-        lines = [line.strip() for line in path.read_text().splitlines()]
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"The token file {path} cannot be read ({error}): name a text file with a token a line."
-        ) from error
-    tokens = frozenset(line for line in lines if line and not line.startswith("#"))
-    if not tokens:
-        raise UserError(f"The token file {path} has no token in it: write one a line.")
-    return tokens
 
 
 def _require_writable(root: Path) -> None:

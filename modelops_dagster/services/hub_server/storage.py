@@ -3,7 +3,8 @@
     ROOT/<org>/<name>/…            the files of the branch main
     ROOT/<org>/<name>.hub.json     settings of the repository, optional (`RepoSettings`)
     ROOT/.objects/<aa>/<sha256>    every content that was ever published, once
-    ROOT/.commits/<org>/<name>/    <commit>.json for every commit, and main.json: where main stands
+    ROOT/.commits/<org>/<name>/    <commit>.json for every commit; main.json: where main stands; refs.json: the other
+                                   branches, and the tags
 
 A repository is what `main.json` says. Files that were put into its folder by hand become a commit at the next look at
 it; `publish` makes one commit out of a whole folder at once, and until it is done readers see the previous one.
@@ -12,6 +13,7 @@ it; `publish` makes one commit out of a whole folder at once, and until it is do
 import hashlib
 import json
 import os
+import re
 import shutil
 import threading
 import uuid
@@ -27,7 +29,10 @@ from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.hub import COMMIT_HASH, REPO_ID
 from modelops_dagster.domain.values import Value
 
+MAIN = "main"
 OBJECTS, COMMITS = ".objects", ".commits"
+REF_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
+RefKind = Literal["branch", "tag"]
 LFS_BYTES = 10 << 20
 LFS_SUFFIXES = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".onnx", ".h5", ".msgpack", ".model")
 
@@ -73,6 +78,18 @@ class Main(Value):
     history: tuple[str, ...] = Field(description="commits that main stood at, newest last")
 
 
+class Refs(Value):
+    """Names for commits beside main: name -> commit hash."""
+
+    branches: dict[str, str] = Field(default_factory=dict)
+    tags: dict[str, str] = Field(default_factory=dict)
+
+    def commit_of(self, name: str) -> str | None:
+        """What a branch or tag, with or without `refs/heads/` or `refs/tags/` in front, stands for."""
+        branches = {**self.branches, **{f"refs/heads/{n}": c for n, c in self.branches.items()}}
+        return branches.get(name) or self.tags.get(name) or self.tags.get(name.removeprefix("refs/tags/"))
+
+
 class HubStorage:
     """The repositories under `root`. Safe to use from several threads, and from several processes."""
 
@@ -82,12 +99,13 @@ class HubStorage:
         self._locks: dict[str, threading.Lock] = {}
         self._commits: dict[tuple[str, str], Commit] = {}
 
-    def repo_ids(self) -> Iterator[str]:
-        """Every repository that has a folder, in order of name."""
-        for org in sorted(p for p in self.root.iterdir() if p.is_dir() and not p.name.startswith(".")):
-            for name in sorted(p.name for p in org.iterdir() if p.is_dir() and not p.is_symlink()):
-                if REPO_ID.fullmatch(f"{org.name}/{name}"):
-                    yield f"{org.name}/{name}"
+    def repo_ids(self, org: str | None = None) -> Iterator[str]:
+        """Every repository that has a folder, in order of name; of one organisation when it is given."""
+        orgs = [self.root / org] if org is not None and REPO_ID.fullmatch(f"{org}/x") else self.root.iterdir()
+        for folder in sorted(p for p in orgs if p.is_dir() and not p.name.startswith(".")):
+            for name in sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.is_symlink()):
+                if REPO_ID.fullmatch(f"{folder.name}/{name}"):
+                    yield f"{folder.name}/{name}"
 
     def settings(self, repo_id: str) -> RepoSettings:
         """Raises: InvalidSpec when the settings file does not hold."""
@@ -112,7 +130,7 @@ class HubStorage:
                 return self.commit(repo_id, main.commit_hash) if main else None
             state = folder_state(folder)
             if main is None or main.folder_state != state:
-                commit = self._commit_of(repo_id, folder)
+                commit = self._commit_of(repo_id, folder, main)
                 if self.marker(repo_id).exists() or folder_state(folder) != state:
                     return self.commit(repo_id, main.commit_hash) if main else None
                 self.move_main(repo_id, commit, state)
@@ -132,11 +150,45 @@ class HubStorage:
             self._commits[key] = Commit.model_validate_json(content)
         return self._commits[key]
 
+    def refs(self, repo_id: str) -> Refs:
+        """The branches beside main, and the tags."""
+        try:
+            return Refs.model_validate_json((self._commit_folder(repo_id) / "refs.json").read_bytes())
+        except FileNotFoundError:
+            return Refs()
+
+    def set_ref(self, repo_id: str, kind: RefKind, name: str, commit_hash: str) -> None:
+        """Let a branch other than main, or a tag, stand at a commit. The caller holds the repository's claim.
+
+        Raises:
+            InvalidSpec: not a name for a ref, or the repository has no such commit.
+        """
+        if not REF_NAME.fullmatch(name) or ".." in name or name == MAIN or COMMIT_HASH.fullmatch(name):
+            raise InvalidSpec(
+                f"{name!r} cannot name a {kind}: use letters, digits, '.', '_', '-' and '/', and neither {MAIN!r} nor "
+                "40 hex digits.",
+                field="name",
+            )
+        if self.commit(repo_id, commit_hash) is None:
+            raise InvalidSpec(
+                f"{repo_id} has no commit {commit_hash!r} here: publish or mirror it first.", field="commit"
+            )
+        refs = self.refs(repo_id)
+        field = "tags" if kind == "tag" else "branches"
+        moved = refs.model_copy(update={field: {**getattr(refs, field), name: commit_hash}})
+        write_atomically(self._commit_folder(repo_id) / "refs.json", moved.model_dump_json())
+
     def history(self, repo_id: str) -> list[Commit]:
         """Commits that main stood at, newest first."""
         main = self._read_main(repo_id)
         hashes = reversed(main.history) if main else ()
         return [c for h in hashes if (c := self.commit(repo_id, h)) is not None]
+
+    def history_of(self, repo_id: str, commit: Commit) -> list[Commit]:
+        """A commit and what main stood at before it, newest first; it alone when main never stood there."""
+        history = self.history(repo_id)
+        hashes = [c.commit_hash for c in history]
+        return history[hashes.index(commit.commit_hash) :] if commit.commit_hash in hashes else [commit]
 
     def first_seen(self, repo_id: str) -> datetime | None:
         """When the repository got its first commit."""
@@ -163,16 +215,17 @@ class HubStorage:
         self._digests.note(self._object(sha256), sha256, git_sha1)
         return StoredFile(path=path, size_bytes=source.stat().st_size, sha256=sha256, git_sha1=git_sha1)
 
-    def keep_copy(self, source: Path, path: str, staging: Path) -> StoredFile:
+    def keep_copy(self, source: Path, path: str, staging: Path, *, move: bool = False) -> StoredFile:
         """Keep a copy of a file as an object, so that writing into `source` later does not change it.
 
         Args:
             source: the file.
             path: its path in the repository.
             staging: a folder under the root where the copy is made; whoever holds the repository clears it.
+            move: take `source` itself, which nobody else writes to, instead of a copy.
         """
         staged = staging / uuid.uuid4().hex
-        shutil.copyfile(source, staged)
+        source.replace(staged) if move else shutil.copyfile(source, staged)
         size_bytes, sha256, git_sha1 = hash_file(staged)
         file = StoredFile(path=path, size_bytes=size_bytes, sha256=sha256, git_sha1=git_sha1)
         if self.content(file) is None:
@@ -184,11 +237,15 @@ class HubStorage:
             staged.unlink()
         return file
 
-    def write_commit(self, repo_id: str, files: list[StoredFile]) -> Commit:
-        """Write a commit of these files, unless there is one. Main does not move."""
+    def write_commit(self, repo_id: str, files: list[StoredFile], commit_hash: str | None = None) -> Commit:
+        """Write a commit of these files, unless there is one. Main does not move.
+
+        Args:
+            commit_hash: what the commit is called where it comes from; None: its hash follows from its files.
+        """
         ordered = tuple(sorted(files, key=lambda f: f.path))
         listing = "".join(f"{f.path}\0{f.git_sha1}\n" for f in ordered)
-        commit_hash = hashlib.sha1(listing.encode(), usedforsecurity=False).hexdigest()
+        commit_hash = commit_hash or hashlib.sha1(listing.encode(), usedforsecurity=False).hexdigest()
         known = self.commit(repo_id, commit_hash)
         if known is not None:
             return known
@@ -220,8 +277,12 @@ class HubStorage:
         folder.mkdir(parents=True, exist_ok=True)
         return folder / "publish.claim"
 
-    def _commit_of(self, repo_id: str, folder: Path) -> Commit:
+    def _commit_of(self, repo_id: str, folder: Path, main: Main | None) -> Commit:
+        """What the folder holds. The commit of main keeps its hash when only times changed, as by a copy."""
         files = [self.keep_link(p, p.relative_to(folder).as_posix()) for p in repo_paths(folder)]
+        before = self.commit(repo_id, main.commit_hash) if main else None
+        if before is not None and {f for f in before.files if not is_hidden(f.path)} == set(files):
+            return before
         return self.write_commit(repo_id, files)
 
     def _read_main(self, repo_id: str) -> Main | None:
@@ -286,10 +347,14 @@ def repo_paths(folder: Path) -> Iterator[Path]:
     """The files of a repository's folder, in order; not the hidden ones other than .gitattributes, and no links."""
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
-        is_hidden = any(p.startswith(".") and p != ".gitattributes" for p in parts)
         is_linked = any((folder / Path(*parts[:i])).is_symlink() for i in range(1, len(parts) + 1))
-        if not is_hidden and not is_linked and path.is_file():
+        if not is_hidden("/".join(parts)) and not is_linked and path.is_file():
             yield path
+
+
+def is_hidden(path: str) -> bool:
+    """Whether a file is left out of a commit that is made of a folder."""
+    return any(p.startswith(".") and p != ".gitattributes" for p in path.split("/"))
 
 
 def folder_state(folder: Path) -> str:
