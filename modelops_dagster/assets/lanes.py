@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from modelops_dagster.assets.comparison import comparison_metadata
 from modelops_dagster.assets.failures import clear_failure
 from modelops_dagster.assets.metadata import ladder_metadata, report_metadata, verdict_metadata
 from modelops_dagster.assets.partitions import models
@@ -14,6 +15,7 @@ from modelops_dagster.assets.progress import log_changes, log_tenths
 from modelops_dagster.clients.gauntlet.runner import run_suite
 from modelops_dagster.clients.ladder import climb
 from modelops_dagster.clients.registration import apply_registration
+from modelops_dagster.clients.scores import previous_comparison
 from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.gauntlet.suite import Suite
@@ -172,8 +174,9 @@ def _verdict(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
                 decided_at=datetime.now(UTC),
             )
             scores.store().land_verdict(found, run_id=context.run_id)
+            compared = previous_comparison(scores.store(), revision.repo_id, lane.name, revision.commit_hash)
         context.log.info(found.reason)
-        return dg.MaterializeResult(value=found, metadata=verdict_metadata(found))
+        return dg.MaterializeResult(value=found, metadata=verdict_metadata(found) | comparison_metadata(compared))
 
     return verdict
 

@@ -49,9 +49,12 @@ def list_models(as_json: bool) -> None:
 @click.argument("repo_id")
 @json_option
 def show(repo_id: str, as_json: bool) -> None:
-    """One model: its endpoint and the ladder, its verdict with every criterion, its route."""
+    """One model: its endpoint and the ladder, its verdict with every criterion, what changed since the revision before,
+    its route."""
     from modelops_dagster.clients.lineage import latest_values
     from modelops_dagster.clients.routes import RouteStore
+    from modelops_dagster.clients.scores import ScoreStore, previous_comparison
+    from modelops_dagster.domain.comparison import comparison_table
     from modelops_dagster.domain.errors import UserError
     from modelops_dagster.domain.hub import require_repo_id
     from modelops_dagster.domain.summary import ladder_table, verdict_table
@@ -63,6 +66,9 @@ def show(repo_id: str, as_json: bool) -> None:
     if not values:
         raise UserError(f"nothing is known of {repo_id!r} here: `modelops onboard {repo_id} --wait` takes it through.")
     route = RouteStore(home / "gateway").get(repo_id)
+    verdicts = {key: value for key, value in values.items() if key.endswith("/verdict")}
+    scores = ScoreStore(home / "scores")
+    compared = {v.lane: previous_comparison(scores, repo_id, v.lane, v.commit_hash) for v in verdicts.values()}
 
     def render() -> None:
         for key, value in values.items():
@@ -81,9 +87,18 @@ def show(repo_id: str, as_json: bool) -> None:
                 rows = verdict_table(value)
                 table(f"{key}: {value.outcome}", list(rows[0]), [list(r.values()) for r in rows])
                 click.echo(value.reason)
+                comparison = compared[value.lane]
+                if comparison is not None:
+                    rows = comparison_table(comparison)
+                    click.echo(
+                        f"{value.commit_hash[:12]} beside {comparison.previous_commit[:12]}, the revision before:"
+                    )
+                    table("", list(rows[0]) if rows else [], [list(r.values()) for r in rows])
+                    for line in filter(None, [comparison.note, *comparison.refused]):
+                        click.echo(line)
             elif key == "release":
                 click.echo(f"{value.revision.repo_id}@{value.revision.commit_hash} from {value.hub_url}")
         targets = [(t.endpoint, t.weight, ", ".join(t.tags), t.url) for t in route.targets] if route else []
         table(f"route {repo_id}" if route else "no route", ["endpoint", "weight", "tags", "url"], targets)
 
-    emit({"values": values, "route": route}, as_json, render)
+    emit({"values": values, "route": route, "compared_with_previous": compared}, as_json, render)

@@ -52,6 +52,7 @@ class KnownRepo(Value):
     head: str = Field(default="", alias="h", description="last commit decided, when it is not the reference")
     commits: tuple[str, ...] = Field(default=(), alias="c", description="prefixes of the earlier ones, oldest first")
     missing: int = Field(default=0, alias="m", description="good reads in a row without it")
+    former: tuple[str, ...] = Field(default=(), alias="f", description="names it had before; a route may bear one")
 
     def has_decided(self, commit_hash: str) -> bool:
         return commit_hash in (self.reference, self.head) or commit_hash[:PREFIX] in self.commits
@@ -193,7 +194,7 @@ def _decide(at: _Pass, repo: RepoListing, key: str | None) -> None:
         at.repos[new_key] = _seen_again(at, repo, known)
         return
     was_known = known is not None
-    known = known.model_copy(update={"name": repo.name, "missing": 0}) if known else KnownRepo(name=repo.name)
+    known = _here(known, repo) if known else KnownRepo(name=repo.name)
     at.repos[new_key] = _judge(at, repo, known, was_known)
 
 
@@ -211,7 +212,15 @@ def _seen_again(at: _Pass, repo: RepoListing, known: KnownRepo) -> KnownRepo:
         )
     else:
         at.unchanged.append(_said(repo, "skip", "decided before"))
-    return known.model_copy(update={"name": repo.name, "missing": 0})
+    return _here(known, repo)
+
+
+def _here(known: KnownRepo, repo: RepoListing) -> KnownRepo:
+    """A known repository that is listed, perhaps under a new name."""
+    former = known.former
+    if known.name != repo.name and known.last_commit:
+        former = tuple(n for n in dict.fromkeys((*former, known.name)) if n != repo.name)
+    return known.model_copy(update={"name": repo.name, "missing": 0, "former": former})
 
 
 def _judge(at: _Pass, repo: RepoListing, known: KnownRepo, was_known: bool) -> KnownRepo:
@@ -271,14 +280,17 @@ def _miss(at: _Pass, key: str) -> None:
     if known.is_gone and not known.last_commit:
         del at.repos[key]  # it was never whole, so there is nothing to withdraw or to compare with
     elif known.is_gone:
-        at.detections.append(
-            Detection(
-                repo_id=f"{at.org}/{known.name}",
-                commit_hash=known.last_commit,
-                decision="withdraw",
-                reason=f"not on the Hub in {GONE_AFTER_READS} reads: its routes are withdrawn, its history is kept",
+        in_use = {r.name for other, r in at.repos.items() if other != key and not r.is_gone}
+        # a route bears the name under which the commit was onboarded, which another repository may have by now
+        for name in (known.name, *(n for n in known.former if n not in in_use)):
+            at.detections.append(
+                Detection(
+                    repo_id=f"{at.org}/{name}",
+                    commit_hash=known.last_commit,
+                    decision="withdraw",
+                    reason=f"not on the Hub in {GONE_AFTER_READS} reads: its routes are withdrawn, its history is kept",
+                )
             )
-        )
 
 
 def _with(known: KnownRepo, commit_hash: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from modelops_dagster.clients.scores import ScoreStore
+from modelops_dagster.clients.scores import ScoreStore, previous_comparison
 from modelops_dagster.domain.errors import IntegrityError, InvalidSpec
 from modelops_dagster.domain.scores import TABLES
 from tests.clients.score_rows import NOW, score, verdict
@@ -281,3 +281,20 @@ def test_reading_statements_of_every_kind_answer(store: ScoreStore, sql: str) ->
     store.land("scores", [score()], repo_id="org/model", run_id="run-1")
     store.land_verdict(verdict(), run_id="run-1")
     assert store.query(sql)[1]
+
+
+def test_a_revision_is_compared_with_the_one_before_it_in_its_own_lane(tmp_path: Path):
+    store = ScoreStore(tmp_path)
+    old, new = "a" * 40, "b" * 40
+    rows = [
+        ("r1", score("r1", value=0.5, evaluated_at=NOW)),
+        ("r2", score("r2", value=0.75, commit_hash=new, evaluated_at=NOW + timedelta(hours=1))),
+        ("r3", score("r3", value=0.1, commit_hash="c" * 40, lane="fp8", evaluated_at=NOW + timedelta(minutes=1))),
+    ]
+    for run, row in rows:
+        store.land("scores", [row], repo_id="org/model", run_id=run)
+    found = previous_comparison(store, "org/model", "raw", new)
+    assert found is not None
+    assert (found.previous_commit, found.changes[0].difference) == (old, 0.25)
+    assert previous_comparison(store, "org/model", "raw", old) is None
+    assert previous_comparison(store, "org/other", "raw", new) is None

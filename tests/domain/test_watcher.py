@@ -187,6 +187,23 @@ def test_a_renamed_repository_is_not_a_release():
     assert again[1] == [("acme/c", "onboard", "new commit")]
 
 
+def test_a_renamed_repository_that_is_deleted_is_withdrawn_under_every_name_that_a_route_may_bear():
+    first, second = [repo("a", 1, hub_id="1"), repo("x", hub_id="9")], [repo("b", 1, hub_id="1"), repo("x", hub_id="9")]
+    told = watch(first, second, [repo("x", hub_id="9")], [repo("x", hub_id="9")])
+    assert [(r, d) for r, d, _ in told[3]] == [("acme/b", "withdraw"), ("acme/a", "withdraw")]
+    back = watch(first, second, first, [repo("x", hub_id="9")], [repo("x", hub_id="9")])
+    assert [(r, d) for r, d, _ in back[4]] == [("acme/a", "withdraw"), ("acme/b", "withdraw")]
+
+
+def test_a_name_that_another_repository_has_taken_over_is_not_withdrawn_from_it():
+    told = watch(
+        [repo("a", 1, hub_id="1")],
+        [repo("b", 1, hub_id="1"), repo("a", 2, hub_id="2")],
+        *[[repo("a", 2, hub_id="2")]] * 2,
+    )
+    assert [(r, d) for r, d, _ in told[3]] == [("acme/b", "withdraw")]
+
+
 def test_one_made_again_under_the_same_name_goes_on_where_the_first_was():
     told = watch([repo("a", 1, hub_id="1")], [repo("a", 1, hub_id="2")], [repo("a", 2, hub_id="2")])
     assert told[1] == []

@@ -84,7 +84,7 @@ def test_what_was_there_before_the_first_tick_is_not_a_release(platform: Platfor
 
 def test_a_new_commit_replaces_the_route_and_stops_the_old_endpoint(platform: Platform, hub: Path, tmp_path: Path):
     repo_id = f"{ORG}/twice"
-    publish(hub, repo_id, write_model(tmp_path / "a", tensor=b"aaaa" * 4))
+    replaced = publish(hub, repo_id, write_model(tmp_path / "a", tensor=b"aaaa" * 4))
     first = platform.wait_for_run(repo_id)
     assert first.status == "SUCCESS"
     commit = publish(hub, repo_id, write_model(tmp_path / "b", tensor=b"bbbb" * 4))
@@ -99,6 +99,25 @@ def test_a_new_commit_replaces_the_route_and_stops_the_old_endpoint(platform: Pl
         "scores", "--json", "--sql", f"select distinct commit_hash from scores where repo_id = '{repo_id}'"
     )
     assert rows.stdout.count(":") >= 2, rows
+    shown = json.loads(platform.modelops("models", "show", repo_id, "--json").stdout)["compared_with_previous"]["raw"]
+    assert (shown["commit_hash"], shown["previous_commit"]) == (commit.commit_hash, replaced.commit_hash)
+    assert shown["refused"] == []
+    accuracy = next(c for c in shown["changes"] if (c["suite"], c["metric"]) == ("quality", "accuracy"))
+    assert (accuracy["before"], accuracy["now"], accuracy["difference"]) == (1.0, 1.0, 0.0)
+    assert verdict_page(platform, repo_id)["previous_commit"] == replaced.commit_hash
+    assert "the revision before" in platform.modelops("models", "show", repo_id).stdout
+
+
+def verdict_page(platform: Platform, repo_id: str) -> dict[str, str | None]:
+    """What the UI shows at the latest verdict: label -> text, where there is one."""
+    query = """query($partition: String!) { assetOrError(assetKey: {path: ["raw", "verdict"]}) { ... on Asset {
+      assetMaterializations(partitions: [$partition], limit: 1) { metadataEntries { label
+        ... on TextMetadataEntry { text } } } } } }"""
+    answer = httpx.post(
+        f"{platform.settings.dagster_url}/graphql", json={"query": query, "variables": {"partition": repo_id}}
+    ).json()
+    entries = answer["data"]["assetOrError"]["assetMaterializations"][0]["metadataEntries"]
+    return {e["label"]: e.get("text") for e in entries}
 
 
 def test_a_new_readme_triggers_nothing_and_a_deletion_withdraws_the_route(
