@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
@@ -228,3 +229,28 @@ def test_an_old_cursor_is_no_obstacle(ticks: Ticks, tmp_path: Path):
     assert ticks() == []
     new = ticks.publish("one", tmp_path, b"1111")
     assert ticks() == [new]
+
+
+def test_one_made_public_long_after_its_creation_is_a_release(ticks: Ticks, tmp_path: Path):
+    created = datetime(2025, 2, 20, tzinfo=UTC)
+    source = write_repo(tmp_path / "late")
+    settings = RepoSettings(private=True, created_at=created)
+    commit = publish(ticks.hub.root, "acme/late", source, settings=settings)
+    assert ticks() == ticks() == []
+    published = RepoSettings(created_at=created)
+    assert publish(ticks.hub.root, "acme/late", source, settings=published) == commit  # no new commit, no new date
+    assert ticks() == [f"acme/late@{commit.commit_hash}"]
+    assert ticks() == []
+
+
+def test_one_created_empty_is_a_release_when_it_is_filled(ticks: Ticks, tmp_path: Path):
+    assert ticks() == []
+    (ticks.hub.root / "acme" / "later").mkdir(parents=True)
+    assert ticks() == []
+    shown = write_repo(tmp_path / "half")
+    (shown / "model.safetensors").unlink()
+    publish(ticks.hub.root, "acme/later", shown)
+    assert ticks() == []
+    commit = publish(ticks.hub.root, "acme/later", write_repo(tmp_path / "whole"))
+    assert ticks() == [f"acme/later@{commit.commit_hash}"]
+    assert ticks() == []
