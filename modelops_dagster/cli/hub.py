@@ -1,5 +1,6 @@
 """modelops hub: serve a folder of models to any Hub client, and put models into it."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -33,7 +34,11 @@ def serve_command(
     """Serve DIR/<org>/<name>/ until Ctrl-C. Clients find it through HF_ENDPOINT."""
     from modelops_dagster.services.hub_server import Limits, read_tokens, serve
 
+    looking = ExitStack()
+
     def ready(url: str, repositories: int) -> None:
+        looking.close()
+
         def render() -> None:
             click.echo(f"Serving {repositories} repositories of {folder} at {url}; Ctrl-C stops.")
             click.echo(f"  export HF_ENDPOINT={url}")
@@ -42,7 +47,9 @@ def serve_command(
 
     tokens = read_tokens(token_file, folder) if token_file is not None else frozenset[str]()
     limits = Limits(max_requests) if max_requests is not None else None
-    serve(folder, host, port, tokens=tokens, limits=limits, on_ready=ready)
+    with looking:
+        report = looking.enter_context(progress_bar(f"looking at {folder}", " repositories"))
+        serve(folder, host, port, tokens=tokens, limits=limits, on_ready=ready, on_look=report)
 
 
 @command.command("publish")

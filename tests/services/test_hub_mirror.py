@@ -3,7 +3,8 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import psutil
 import pytest
 from huggingface_hub import HfApi, WebhookPayload, snapshot_download
 
+from modelops_dagster.clients.checkpoints.digests import hash_file
 from modelops_dagster.clients.hub import HubClient
 from modelops_dagster.domain.errors import HubUnavailable, InvalidSpec, RepoGated, UserError
 from modelops_dagster.services.controller.hub_webhook import pushed_orgs
@@ -49,7 +51,8 @@ def carried(upstream: HubServer, tmp_path: Path) -> tuple[Path, str]:
     commit = publish(upstream.root, "acme/one", write_repo(tmp_path / "source", weights=WEIGHTS))
     foreign = "f" * 40
     storage = HubStorage(upstream.root)
-    renamed = storage.write_commit("acme/one", list(commit.files), foreign)
+    hidden = commit.files[0].model_copy(update={"path": ".eval_results/one.yaml"})  # as some repositories have
+    renamed = storage.write_commit("acme/one", [*commit.files, hidden], foreign)
     storage.move_main("acme/one", renamed, _main(upstream.root)["folder_state"])
     mirror(tmp_path / "mirror", "acme/one", client(upstream))
     return tmp_path / "mirror", foreign
@@ -126,8 +129,39 @@ def test_a_copied_mirror_keeps_the_hashes_it_cannot_compute(upstream: HubServer,
     with running_hub(tmp_path / "copy") as copy:
         assert api(copy).model_info("acme/one").sha == foreign
         assert [m.sha for m in api(copy).list_models(expand=["sha"])] == [foreign]
+        assert ".eval_results/one.yaml" in api(copy).list_repo_files("acme/one")
         snapshot_download("acme/one", endpoint=copy.url, token=False, revision=foreign, local_dir=tmp_path / "got")
     assert (tmp_path / "got" / "model.safetensors").read_bytes() == safetensors(WEIGHTS)
+
+
+def test_what_was_spoiled_on_the_way_is_not_served(upstream: HubServer, tmp_path: Path):
+    root, foreign = carried(upstream, tmp_path)
+    shutil.copytree(root, tmp_path / "copy", copy_function=shutil.copyfile)
+    digest = hashlib.sha256(safetensors(WEIGHTS)).hexdigest()
+    kept = tmp_path / "copy" / ".objects" / digest[:2] / digest
+    kept.write_bytes(safetensors(WEIGHTS)[:-1] + b"?")
+    with running_hub(tmp_path / "copy") as copy:
+        answer = httpx.get(f"{copy.url}/acme/one/resolve/{foreign}/model.safetensors")
+        assert (answer.status_code, answer.headers["X-Error-Code"]) == (404, "EntryNotFound")
+        assert httpx.get(f"{copy.url}/acme/one/resolve/{foreign}/config.json").status_code == 200
+
+
+def test_clients_that_come_at_once_have_a_content_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    commit = publish(tmp_path, "acme/one", write_repo(tmp_path / "source", weights=WEIGHTS))
+    (tmp_path / ".objects" / "digests.jsonl").unlink()
+    read: list[Path] = []
+
+    def counted(path: Path, on_bytes: Callable[[int], None] | None = None) -> tuple[int, str, str]:
+        read.append(path)
+        time.sleep(0.2)  # so that the others come meanwhile
+        return hash_file(path, on_bytes)
+
+    monkeypatch.setattr("modelops_dagster.services.hub_server.storage.hash_file", counted)
+    storage = HubStorage(tmp_path)
+    weights = next(f for f in commit.files if f.path == "model.safetensors")
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(lambda _: storage.content(weights), range(4)))) == 1
+    assert len(read) == 1
 
 
 def test_a_tag_a_branch_and_a_hash_are_mirrored_as_what_they_are(upstream: HubServer, tmp_path: Path):

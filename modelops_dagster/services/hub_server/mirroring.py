@@ -1,21 +1,19 @@
 """Bringing a revision of another Hub into this one, under the same commit hash: for sites that cannot reach it."""
 
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from modelops_dagster.clients.checkpoints.claims import Claim, claim
 from modelops_dagster.clients.checkpoints.fetching import Fetch, present_bytes
-from modelops_dagster.clients.checkpoints.store import DISK_IS_FULL
 from modelops_dagster.clients.hub import HubClient
 from modelops_dagster.domain.errors import DiskFull
 from modelops_dagster.domain.hub import COMMIT_HASH, ModelRevision, Release, RepoFile
 from modelops_dagster.domain.listings import RepoListing
 from modelops_dagster.domain.repo_files import require_safe_path
 from modelops_dagster.domain.values import Value
-from modelops_dagster.services.hub_server.publishing import keep_files, place_main
+from modelops_dagster.services.hub_server.publishing import disk_errors, keep_files, place_main
 from modelops_dagster.services.hub_server.storage import (
     MAIN,
     Commit,
@@ -79,7 +77,7 @@ def mirror(
     for file in release.files:
         require_safe_path(file.path)
     storage = HubStorage(root)
-    with _disk_errors(release):
+    with disk_errors(str(revision)):
         (storage.root / revision.org).mkdir(parents=True, exist_ok=True)
         with claim(storage.publish_claim(repo_id)) as held:
             commit, fetched_bytes = _whole(storage, revision), 0
@@ -170,16 +168,3 @@ def _settings(
             "license": release.license,
         }
     )
-
-
-@contextmanager
-def _disk_errors(release: Release) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in DISK_IS_FULL:
-            raise
-        raise DiskFull(
-            f"The disk became full while {release.revision} was mirrored: make room and run this again, since what is "
-            "fetched is kept."
-        ) from error

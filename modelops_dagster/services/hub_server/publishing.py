@@ -1,11 +1,13 @@
 """One commit out of one folder, visible at once."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from modelops_dagster.clients.checkpoints.claims import Claim, claim
-from modelops_dagster.domain.errors import InvalidSpec
+from modelops_dagster.clients.checkpoints.store import DISK_IS_FULL
+from modelops_dagster.domain.errors import DiskFull, InvalidSpec
 from modelops_dagster.domain.hub import require_repo_id
 from modelops_dagster.services.hub_server.storage import (
     Commit,
@@ -44,6 +46,7 @@ def publish(
 
     Raises:
         InvalidSpec: not a repository id, or `source_dir` has no files.
+        DiskFull: no room for the copy; the previous commit stays.
         HubUnavailable: the commit is published, and the webhook could not be told.
     """
     require_repo_id(repo_id)
@@ -52,7 +55,7 @@ def publish(
         raise InvalidSpec(f"{source_dir} has no files to publish: name a folder with a model in it.", field="source")
     (root / repo_id.split("/")[0]).mkdir(parents=True, exist_ok=True)
     storage = HubStorage(root)
-    with claim(storage.publish_claim(repo_id)) as held:
+    with disk_errors(repo_id), claim(storage.publish_claim(repo_id)) as held:
         before = storage.main(repo_id)  # what was put into the folder by hand is a commit of its own
         paths = {p.relative_to(source_dir).as_posix(): p for p in sources}
         commit = storage.write_commit(repo_id, keep_files(storage, held, paths, progress=progress))
@@ -120,6 +123,19 @@ def keep_files(
             progress(done_bytes, total_bytes)
     staging.rmdir()
     return stored
+
+
+@contextmanager
+def disk_errors(what: str) -> Iterator[None]:
+    """Turn a full disk into one sentence. `what` was being written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_IS_FULL:
+            raise
+        raise DiskFull(
+            f"The disk became full while {what} was written: make room and run this again, since what is there is kept."
+        ) from error
 
 
 def place_main(storage: HubStorage, repo_id: str, commit: Commit) -> None:

@@ -52,7 +52,8 @@ class HubServer:
         self.root, self.host = root, host
         self.faults = faults or Faults()
         _require_writable(root)
-        self._hub = HubApp(HubStorage(root), Tokens(tokens), self.faults, page_size, limits)
+        self.storage = HubStorage(root)
+        self._hub = HubApp(self.storage, Tokens(tokens), self.faults, page_size, limits)
         self._socket = _bind(host, port)
         self.port: int = self._socket.getsockname()[1]
         self._loop = asyncio.new_event_loop()
@@ -98,19 +99,29 @@ def serve(
     tokens: frozenset[str] = frozenset(),
     limits: Limits | None = None,
     on_ready: Callable[[str, int], None] | None = None,
+    on_look: Callable[[int, int], None] | None = None,
 ) -> None:
     """Serve `root` until SIGINT or SIGTERM.
 
     Args:
         root, host, port, tokens, limits: as `HubServer`.
         on_ready: called once with the base URL and the number of repositories.
+        on_look: called before that with (repositories looked at, in all); new or changed files are read for their
+            digests then, so that no client waits for it.
     """
     stop = threading.Event()
     with HubServer(root, host, port, tokens=tokens, limits=limits) as server:
         previous = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
+            repo_ids = list(server.storage.repo_ids())
+            for number, repo_id in enumerate(repo_ids, 1):
+                server.storage.main(repo_id)
+                if on_look is not None:
+                    on_look(number, len(repo_ids))
+                if stop.is_set():
+                    return
             if on_ready is not None:
-                on_ready(server.url, sum(1 for _ in HubStorage(root).repo_ids()))
+                on_ready(server.url, len(repo_ids))
             stop.wait()
         finally:
             for number, handler in previous.items():

@@ -210,9 +210,12 @@ class HubStorage:
             path: its path in the repository.
         """
         sha256, git_sha1 = self._digests.of(source)
-        if not self._object(sha256).exists():
-            link_or_copy(source, self._object(sha256))
-        self._digests.note(self._object(sha256), sha256, git_sha1)
+        kept = self._object(sha256)
+        is_new = not kept.exists()
+        if is_new:
+            link_or_copy(source, kept)
+        if is_new or kept.samefile(source):  # else another file, which is read before it is served
+            self._digests.note(kept, sha256, git_sha1)
         return StoredFile(path=path, size_bytes=source.stat().st_size, sha256=sha256, git_sha1=git_sha1)
 
     def keep_copy(self, source: Path, path: str, staging: Path, *, move: bool = False) -> StoredFile:
@@ -305,6 +308,7 @@ class DigestCache:
         self._root = root
         self._path = root / OBJECTS / "digests.jsonl"
         self._lock = threading.Lock()
+        self._hashing: dict[str, threading.Lock] = {}
         self._known: dict[str, list[object]] = {}
         lines = self._path.read_text().splitlines() if self._path.exists() else []
         for line in lines:
@@ -317,12 +321,13 @@ class DigestCache:
     def of(self, path: Path) -> tuple[str, str]:
         """sha256 and git blob id of a file under the root, from the cache when it has not changed."""
         key, stamp = self._stamp(path)
-        known = self._known.get(key)
-        if known is not None and known[:2] == stamp:
-            return str(known[2]), str(known[3])
-        _, sha256, git_sha1 = hash_file(path)
-        self._put(key, [*stamp, sha256, git_sha1])
-        return sha256, git_sha1
+        with self._hashing.setdefault(key, threading.Lock()):  # who asks meanwhile waits, and does not read it too
+            known = self._known.get(key)
+            if known is not None and known[:2] == stamp:
+                return str(known[2]), str(known[3])
+            _, sha256, git_sha1 = hash_file(path)
+            self._put(key, [*stamp, sha256, git_sha1])
+            return sha256, git_sha1
 
     def note(self, path: Path, sha256: str, git_sha1: str) -> None:
         """Remember digests that were computed elsewhere."""
