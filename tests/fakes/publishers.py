@@ -318,6 +318,7 @@ def simulate(root: Path, seed: int, histories: int = 10, ticks: int = 30) -> Out
     clock = 0.0
     fired: list[str] = []
     withdrawn: Counter[str] = Counter()
+    served: set[tuple[str, str]] = set()  # the repository's uid, and a name that a route of it bears
     position = Position()
     for number in range(ticks + 10):
         first = number == 0
@@ -349,26 +350,32 @@ def simulate(root: Path, seed: int, histories: int = 10, ticks: int = 30) -> Out
                 if repo.repo_id not in unread:
                     truth.read(repo, baseline=first)
         if rng.random() < 0.8:  # else the reader is killed before its position is kept, and reads the same again
-            position = _drain(store, position, fired, withdrawn)
+            position = _drain(store, position, fired, withdrawn, served)
         outcome["ticks"] += 1
-    _drain(store, position, fired, withdrawn)
+    _drain(store, position, fired, withdrawn, served)
     _compare(hub, truths, fired, outcome)
     for repo, truth in zip(hub.repos, truths, strict=True):
-        if not repo.exists and truth.decided and not withdrawn[f"{repo.uid:032x}"]:
+        still_served = any(uid == f"{repo.uid:032x}" for uid, _ in served)
+        if not repo.exists and truth.decided and (still_served or not withdrawn[f"{repo.uid:032x}"]):
             outcome["withdrawals_missed"] += 1
         if withdrawn[f"{repo.uid:032x}"] and repo.reads_absent < 2:
             outcome["withdrawn_wrongly"] += 1
     return outcome
 
 
-def _drain(store: WatchStore, position: Position, fired: list[str], withdrawn: Counter[str]) -> Position:
+def _drain(
+    store: WatchStore, position: Position, fired: list[str], withdrawn: Counter[str], served: set[tuple[str, str]]
+) -> Position:
     """Act on what the log has after a position."""
     page = store.log.read(position, limit=None)
     for entry in page.entries:
+        route = entry.detection.commit_hash[8:], entry.detection.repo_id
         if entry.detection.decision == "onboard":
             fired.append(entry.detection.commit_hash)
+            served.add(route)
         else:
-            withdrawn[entry.detection.commit_hash[8:]] += 1
+            withdrawn[route[0]] += 1
+            served.discard(route)
     return page.next
 
 
