@@ -342,3 +342,21 @@ def test_a_secret_file_that_says_nothing_is_refused(tmp_path: Path):
             read_secret(tmp_path / name)
     with pytest.raises(InvalidSpec, match="http"):
         Webhook("localhost:1", "secret")
+
+
+def test_a_proxy_that_speaks_tls_is_led_to_its_own_address(tmp_path: Path):
+    for n in range(2):
+        write_repo(tmp_path / "acme" / f"m{n}", weights=bytes([n] * 4))
+    with running_hub(tmp_path, page_size=1) as server:
+        proxied = {"Host": "hub.example", "X-Forwarded-Proto": "https"}
+        link = httpx.get(f"{server.url}/api/models", headers=proxied).links["next"]["url"]
+        assert link.startswith("https://hub.example/api/models?cursor=")
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b'{"paths": 5}', b"{}", b"\xff"])
+def test_paths_that_cannot_be_read_are_refused(tmp_path: Path, body: bytes):
+    write_repo(tmp_path / "acme" / "one")
+    with running_hub(tmp_path) as server:
+        url = f"{server.url}/api/models/acme/one/paths-info/main"
+        assert httpx.post(url, content=body, headers={"Content-Type": "application/json"}).status_code == 400
+        assert [e["path"] for e in httpx.post(url, json={"paths": "config.json"}).json()] == ["config.json"]

@@ -160,7 +160,9 @@ class HubApp:
         headers = {}
         if cursor is not None:
             following = [(k, v) for k, v in request.query.items() if k != "cursor"] + [("cursor", cursor)]
-            address = f"{request.scheme}://{request.host}{request.rel_url.raw_path}?{urlencode(following)}"
+            stated = request.headers.get("X-Forwarded-Proto", "")  # of a proxy that speaks TLS for us
+            scheme = stated if stated in ("http", "https") else request.scheme
+            address = f"{scheme}://{request.host}{request.rel_url.raw_path}?{urlencode(following)}"
             headers["Link"] = f'<{address}>; rel="next"'
         return web.json_response(items, headers=headers)
 
@@ -189,15 +191,11 @@ class HubApp:
     async def paths_info(self, request: web.Request) -> web.Response:
         repo_id, _, commit = await self.commit(request)
         if request.content_type == "application/json":
-            try:
-                body = await request.json()
-                asked, expand = body["paths"], body.get("expand")
-            except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
-                raise Refusal(400, "", 'The body must be {"paths": [...]}') from None
+            asked, expand = _asked_paths(await request.read())
         else:
             form = await request.post()
             asked, expand = form.getall("paths", []), form.get("expand")
-        wanted = {asked} if isinstance(asked, str) else {str(p) for p in asked}
+        wanted = {str(p) for p in asked}
         entries = [e for e in answers.tree(commit, "", recursive=True) or [] if e["path"] in wanted]
         if _is_set(str(expand)):
             entries = await asyncio.to_thread(self._with_last_commits, repo_id, commit, entries)
@@ -253,6 +251,19 @@ class HubApp:
         if file is None or content is None:
             raise Refusal(404, "EntryNotFound", f"{path} does not exist", {"X-Repo-Commit": commit.commit_hash})
         return await send_file(request, commit, file, content, self.faults)
+
+
+def _asked_paths(body: bytes) -> tuple[list[Any], Any]:
+    """The paths that a JSON body asks for, and its `expand`."""
+    try:
+        content = json.loads(body)
+    except ValueError:
+        content = None
+    paths = content.get("paths") if isinstance(content, dict) else None
+    paths = [paths] if isinstance(paths, str) else paths
+    if not isinstance(content, dict) or not isinstance(paths, list):
+        raise Refusal(400, "", 'The body must be {"paths": [...]}')
+    return paths, content.get("expand")
 
 
 def _whole(text: str | None, default: int) -> int:

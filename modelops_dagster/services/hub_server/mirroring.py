@@ -25,7 +25,8 @@ from modelops_dagster.services.hub_server.storage import (
 
 FETCHING = ".mirroring"
 MAX_WORKERS = 4
-DERIVED_TAGS = ("license:", "region:", "base_model:adapter:", "endpoints_")
+# Said again from the licence, or true of the other Hub only.
+DERIVED_TAGS = ("license:", "region:", "endpoints_")
 
 
 class Mirrored(Value):
