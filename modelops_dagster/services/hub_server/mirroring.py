@@ -1,7 +1,7 @@
 """Bringing a revision of another Hub into this one, under the same commit hash: for sites that cannot reach it."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -111,16 +111,19 @@ def _bring(
     hub: HubClient,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[Commit, int]:
-    """Fetch what is missing of a revision and make a commit of it. Returns it and the bytes that were missing."""
+    """Fetch what is missing of a revision and make a commit of it. Returns it and the bytes that were fetched."""
     revision = release.revision
     partial = storage.root / FETCHING / revision.repo_id / revision.commit_hash
     partial.mkdir(parents=True, exist_ok=True)
-    missing_bytes = _prepare(storage, release, partial)
-    Fetch(release, hub, partial, held, progress).run(release.files, MAX_WORKERS)
+    known = _known(storage, release)
+    _require_space(release, known, partial)
+    # code is carried like any other file: nothing of a mirror is run here
+    fetch = Fetch(release, hub, partial, held, progress, known=known, code_allowed=True)
+    fetch.run(release.files, MAX_WORKERS)
     sources = {f.path: partial / f.path for f in release.files}
     commit = storage.write_commit(revision.repo_id, keep_files(storage, held, sources, move=True), revision.commit_hash)
     shutil.rmtree(partial)
-    return commit, missing_bytes
+    return commit, fetch.fetched_bytes
 
 
 def _whole(storage: HubStorage, revision: ModelRevision) -> Commit | None:
@@ -129,22 +132,22 @@ def _whole(storage: HubStorage, revision: ModelRevision) -> Commit | None:
     return commit if commit is not None and all(storage.content(f) for f in commit.files) else None
 
 
-def _prepare(storage: HubStorage, release: Release, partial: Path) -> int:
-    """Put what is here already into place. Returns the bytes that are still to be fetched."""
-    for file in release.files:
-        here = _stored(file)
-        target = partial / file.path
-        if here is not None and not target.exists() and storage.content(here) is not None:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            storage.object_link(here, target)
-    missing = sum(max(0, f.size_bytes - present_bytes(partial / f.path)) for f in release.files)
+def _known(storage: HubStorage, release: Release) -> dict[str, Path]:
+    """sha256 -> where its content is here already."""
+    stored = [here for f in release.files if (here := _stored(f)) is not None]
+    return {f.sha256: at for f in stored if (at := storage.content(f)) is not None}
+
+
+def _require_space(release: Release, known: Mapping[str, Path], partial: Path) -> None:
+    """Raises: DiskFull when what has to be fetched does not fit."""
+    absent = [f for f in release.files if f.sha256 not in known]
+    missing = sum(max(0, f.size_bytes - present_bytes(partial / f.path)) for f in absent)
     free = shutil.disk_usage(partial).free
     if missing > free:
         raise DiskFull(
             f"{release.revision} needs {missing} more bytes and {partial} has {free} free: make room and run "
             "this again, since what is fetched is kept."
         )
-    return missing
 
 
 def _stored(file: RepoFile) -> StoredFile | None:
