@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from modelops_dagster.domain.capacity import parse_hardware
 from modelops_dagster.domain.errors import UserError
 from modelops_dagster.domain.frameworks import parse_framework
 
@@ -88,12 +89,28 @@ class Settings(BaseModel):
         default=2.0, gt=0, description="slowest generation, one stream, that is still usable; below it a rung is left"
     )
     max_context: int = Field(default=2048, ge=128, description="longest context an endpoint is started with, in tokens")
+    gpus: str = Field(
+        default="",
+        description="GPUs to plan for, [NODESx]COUNTxNAME-SIZEGB, e.g. 2x8xH100-80GB; empty: those this machine has",
+    )
+    planned_sequences: int = Field(
+        default=16, ge=1, description="conversations of the longest context that an endpoint is to hold at once"
+    )
+    licenses: tuple[str, ...] = Field(
+        default=(), description="licences a release may have, as the Hub writes them, comma-separated; none: any"
+    )
 
     @field_validator("frameworks")
     @classmethod
     def _frameworks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for text in value:
             parse_framework(text)
+        return value
+
+    @field_validator("gpus")
+    @classmethod
+    def _gpus(cls, value: str) -> str:
+        parse_hardware(value)
         return value
 
     @classmethod
@@ -117,7 +134,7 @@ class Settings(BaseModel):
         running = home / "run" / "stack.json"
         if running.is_file():
             values.update(json.loads(running.read_text())["settings"])
-        lists = {"hub_orgs", "frameworks"}
+        lists = {"hub_orgs", "frameworks", "licenses"}
         for name in cls.model_fields:
             raw = env.get(f"MODELOPS_{name.upper()}")
             if raw:

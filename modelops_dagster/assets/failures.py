@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from modelops_dagster.domain.errors import EngineFailed, ModelOpsError
+from modelops_dagster.domain.errors import EngineFailed, ModelOpsError, PreflightBlocked
+from modelops_dagster.domain.summary import findings_table, markdown
 
 
 @contextmanager
@@ -18,5 +19,7 @@ def clear_failure() -> Iterator[None]:
         if isinstance(error, EngineFailed):
             metadata["reason"] = dg.MetadataValue.text(error.reason)
             metadata["log_tail"] = dg.MetadataValue.md(f"```\n{error.log_tail}\n```")
+        if isinstance(error, PreflightBlocked):
+            metadata["findings"] = dg.MetadataValue.md(markdown(findings_table(error.findings)))
         # a retry of the same inputs would end the same way; what may pass is retried inside the clients
         raise dg.Failure(description=error.sentence, metadata=metadata, allow_retries=False) from None

@@ -16,6 +16,7 @@ from modelops_dagster.clients.gauntlet.runner import run_suite
 from modelops_dagster.clients.ladder import climb
 from modelops_dagster.clients.registration import apply_registration
 from modelops_dagster.clients.scores import previous_comparison
+from modelops_dagster.domain.architectures import ruled_out
 from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.gauntlet.suite import Suite
@@ -73,10 +74,13 @@ def _endpoint(lane: Lane) -> dg.AssetsDefinition:
                 context.log.info(f"{name} leaves its rung, because {context.run.tags[RETRY_TAG]} may let it climb")
                 client.stop(name)
                 client.wait_stopped(name, STOP_TIMEOUT_S)
+            rungs = registry.rungs(engines.accelerator, checkpoint.architectures)
+            seen = lineage.preflight(checkpoint)
             with lineage.parking(lane.name, checkpoint, context.run_id, versions):
                 found = climb(
                     checkpoint=checkpoint,
-                    rungs=registry.rungs(engines.accelerator, checkpoint.architectures),
+                    rungs=rungs,
+                    ruled_out=ruled_out(rungs, seen.supports if seen is not None else (), versions),
                     controller=client,
                     registry=registry,
                     endpoint_name=name,

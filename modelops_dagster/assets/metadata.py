@@ -7,7 +7,14 @@ import dagster as dg
 
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.gauntlet.report import SuiteReport
-from modelops_dagster.domain.summary import ladder_table, report_table, verdict_table
+from modelops_dagster.domain.preflight import Preflight
+from modelops_dagster.domain.summary import (
+    findings_table,
+    ladder_table,
+    report_table,
+    support_table,
+    verdict_table,
+)
 from modelops_dagster.domain.verdicts import Verdict
 
 Metadata = dict[str, Any]
@@ -33,6 +40,22 @@ def ladder_metadata(endpoint: Endpoint) -> Metadata:
         "url": dg.MetadataValue.url(endpoint.url),
         "name": endpoint.name,
         "checkpoint": endpoint.checkpoint.digest,
+    }
+
+
+def preflight_metadata(preflight: Preflight) -> Metadata:
+    """The plan in one line and in numbers, then how they come about, then what was found."""
+    plan = preflight.plan
+    layout = plan.layout if plan is not None else None
+    arithmetic = [f"- {line}" for line in plan.arithmetic] if plan is not None else []
+    alternatives = [f"- or: {line}" for line in plan.alternatives] if plan is not None else []
+    return {
+        "gpus_needed": layout.gpus if plan is not None and layout is not None and plan.hardware.kind == "cuda" else 0,
+        "nodes_needed": layout.nodes if layout is not None else 0,
+        "plan": preflight.summary,
+        "engines": table(support_table(preflight)),
+        "findings": table(findings_table(preflight.findings)),
+        "arithmetic": dg.MetadataValue.md("\n".join([*arithmetic, *alternatives]) or "none"),
     }
 
 

@@ -4,32 +4,49 @@ import dagster as dg
 from pydantic import Field
 
 from modelops_dagster.assets.failures import clear_failure
+from modelops_dagster.assets.metadata import preflight_metadata
 from modelops_dagster.assets.partitions import models
+from modelops_dagster.clients.preflight import preflight as look
+from modelops_dagster.clients.preflight import require_passed
 from modelops_dagster.domain.hub import Release
-from modelops_dagster.resources.platform import HubResource
+from modelops_dagster.resources.lineage import LineageResource
+from modelops_dagster.resources.platform import HubResource, PreflightResource
 
 
 class ReleaseConfig(dg.Config):
     """Which revision to onboard."""
 
     ref: str = Field(default="main", description="Branch, tag or 40-digit commit hash on the Hub.")
+    accept: list[str] = Field(
+        default=[], description="Codes of findings that do not block this time, e.g. too_large or no_engine."
+    )
 
 
 @dg.asset(
     partitions_def=models,
     group_name="model",
     kinds={"huggingface"},
-    description="One revision of a model: files, digests, architecture, licence, gating. JSON only, no weights.",
+    description="One revision of a model: files, digests, licence, gating, and the preflight: which engine can load "
+    "it, what it needs, what is wrong with it. JSON only, no weights. Fails when it cannot be served here.",
 )
 def release(
-    context: dg.AssetExecutionContext, config: ReleaseConfig, hub: HubResource
+    context: dg.AssetExecutionContext,
+    config: ReleaseConfig,
+    hub: HubResource,
+    preflight: PreflightResource,
+    lineage: LineageResource,
 ) -> dg.MaterializeResult[Release]:
-    """Resolve the ref to a commit and read what the Hub knows about it."""
+    """Resolve the ref to a commit, read what the Hub knows about it, and judge it before any weight is fetched."""
     with clear_failure():
         client = hub.client()
         revision = client.resolve(context.partition_key, config.ref)
-        found = client.release(revision)
-    context.log.info(f"{context.partition_key}: {config.ref} is {revision.commit_hash}, {len(found.files)} files")
+        read = client.release(revision)
+        seen = look(read, client, preflight.surroundings(), config.accept)
+        found = read.model_copy(update={"preflight": seen})
+        context.log.info(f"{context.partition_key}: {config.ref} is {revision.commit_hash}, {len(found.files)} files")
+        with lineage.stopping(found, context.run_id):
+            require_passed(revision, seen)
+    context.log.info(seen.summary)
     return dg.MaterializeResult(
         value=found,
         data_version=dg.DataVersion(revision.commit_hash),
@@ -44,5 +61,6 @@ def release(
             "gated": found.gated or "no",
             "quantization": found.quantization or "none",
             "has_chat_template": found.has_chat_template,
+            **preflight_metadata(seen),
         },
     )

@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo", "The main job end to end on the embedded default."),
     "up": ("up", "Controller, gateway and Dagster in one foreground command."),
     "onboard": ("onboard", "Take one repository from the Hub to the gateway."),
+    "preflight": ("preflight", "What a repository's metadata says about serving it here; fetches no weights."),
     "watch": ("watch", "One look at the followed organisations: what is new, and why it is or is not taken."),
     "models": ("models", "Where each model stands, lane by lane, and why."),
     "engines": ("engines", "List and install serving engines."),

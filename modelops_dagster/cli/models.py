@@ -5,6 +5,7 @@ import click
 from modelops_dagster.cli.allowances import allow, allowed, disallow
 from modelops_dagster.cli.checkpoints import pin, prune, unpin, verify
 from modelops_dagster.cli.output import emit, json_option, table
+from modelops_dagster.cli.preflight import show_preflight
 
 
 @click.group(name="models")
@@ -96,8 +97,11 @@ def show(repo_id: str, as_json: bool) -> None:
                     table("", list(rows[0]) if rows else [], [list(r.values()) for r in rows])
                     for line in filter(None, [comparison.note, *comparison.refused]):
                         click.echo(line)
-            elif key == "release":
-                click.echo(f"{value.revision.repo_id}@{value.revision.commit_hash} from {value.hub_url}")
+            elif key in ("release", "release/stopped"):
+                stopped = " was stopped before any weight was fetched" if key != "release" else ""
+                click.echo(f"{value.revision.repo_id}@{value.revision.commit_hash} from {value.hub_url}{stopped}")
+                if value.preflight is not None:
+                    show_preflight(value.preflight)
         targets = [(t.endpoint, t.weight, ", ".join(t.tags), t.url) for t in route.targets] if route else []
         table(f"route {repo_id}" if route else "no route", ["endpoint", "weight", "tags", "url"], targets)
 

@@ -46,10 +46,13 @@ def follow_run(dagster: "DagsterClient", run_id: str) -> "RunState":
 @click.argument("repo_id")
 @click.option("--ref", default="main", show_default=True, help="Branch, tag or 40-digit commit hash.")
 @click.option("--lane", default="raw", show_default=True, type=click.Choice(["raw"]), help="Lane to run.")
+@click.option("--accept", multiple=True, metavar="CODE", help="A preflight finding that is not to block this time.")
 @click.option("--wait/--no-wait", default=False, help="Follow the run until its verdict.")
 @json_option
 @click.pass_context
-def command(ctx: click.Context, repo_id: str, ref: str, lane: str, wait: bool, as_json: bool) -> None:
+def command(
+    ctx: click.Context, repo_id: str, ref: str, lane: str, accept: tuple[str, ...], wait: bool, as_json: bool
+) -> None:
     """Take one repository from the Hub to the gateway.
 
     Exit code 0 when the model was promoted (or, without --wait, when the run was queued), 1 when the verdict is not a
@@ -71,7 +74,7 @@ def command(ctx: click.Context, repo_id: str, ref: str, lane: str, wait: bool, a
             f"Dagster at {settings.dagster_url} is not ready: {problem}; wait for `modelops up` to say ready."
         )
     dagster.add_model(repo_id)
-    run_id = dagster.launch_onboard(repo_id, ref)
+    run_id = dagster.launch_onboard(repo_id, ref, accept)
     page = f"{settings.dagster_url}/runs/{run_id}"
     if not wait:
         emit({"repo_id": repo_id, "run_id": run_id, "url": page}, as_json, lambda: click.echo(f"queued: {page}"))

@@ -1,7 +1,7 @@
 """Dagster over GraphQL: what the CLI asks of a running instance, without importing Dagster."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import httpx
@@ -155,11 +155,11 @@ class DagsterClient:
         if result["__typename"] not in {"AddDynamicPartitionSuccess", "DuplicateDynamicPartitionError"}:
             raise ModelOpsError(f"Dagster could not add the partition {repo_id!r}: {result.get('message')}")
 
-    def launch_onboard(self, repo_id: str, ref: str) -> str:
-        """Queue the onboard run of one revision and return its run id."""
+    def launch_onboard(self, repo_id: str, ref: str, accept: Sequence[str] = ()) -> str:
+        """Queue the onboard run of one revision and return its run id; `accept`: findings that are not to block it."""
         params = {
             "selector": {**REPOSITORY, "jobName": "onboard"},
-            "runConfigData": {"ops": {"release": {"config": {"ref": ref}}}},
+            "runConfigData": {"ops": {"release": {"config": {"ref": ref, "accept": list(accept)}}}},
             "executionMetadata": {
                 "tags": [
                     {"key": "dagster/partition", "value": repo_id},

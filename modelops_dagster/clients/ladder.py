@@ -1,7 +1,7 @@
 """Climbing the ladder: one checkpoint, several engines, the first one that serves it usably."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -73,6 +73,7 @@ def climb(
     max_context: int,
     min_tokens_per_second: float,
     progress: Callable[[str], None],
+    ruled_out: Mapping[Rung, RungResult] | None = None,
 ) -> Endpoint:
     """Make the endpoint run on the highest rung that serves the checkpoint usably.
 
@@ -83,6 +84,7 @@ def climb(
         max_context: tokens; the model's own context is used where that is shorter.
         min_tokens_per_second: slowest generation of one stream that is still usable.
         progress: receives a line whenever something changes.
+        ruled_out: rungs that are not tried, because it is known that they would be left, with the reason.
 
     Raises:
         ModelParked: no rung holds the model; carries each rung and its reason. The endpoint is stopped then.
@@ -98,6 +100,10 @@ def climb(
     results: list[RungResult] = []
     first = climber.standing_rung(endpoint_name, specs)
     for rung, spec in specs.items():
+        if ruled_out and rung in ruled_out and rung != first:
+            results.append(ruled_out[rung])
+            progress(f"{rung.label}: not started, {ruled_out[rung].reason}. {ruled_out[rung].detail}")
+            continue
         if first is not None and rung != first:
             detail = f"The endpoint already runs on {first.label}; delete it to climb again."
             results.append(RungResult(rung=rung.label, reason="not_tried", detail=detail))

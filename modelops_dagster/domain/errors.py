@@ -7,6 +7,7 @@ ModelOpsError
 │   ├── UnsafeCheckpoint      pickle, remote code, a path outside the directory
 │   ├── NoWeights             the repository has no safetensors
 │   ├── NoTokenizer           the repository has weights and nothing that turns text into tokens
+│   ├── PreflightBlocked      its metadata shows that a release cannot be served here; carries the findings
 │   ├── DiskFull              not enough free space, before or during a write
 │   ├── PortTaken             a port we were told to use belongs to somebody else
 │   ├── EngineMissing         an engine is not installed, or cannot be on this machine
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from modelops_dagster.domain.engines import RungResult
+    from modelops_dagster.domain.preflight import Finding
 
 
 class ModelOpsError(Exception):
@@ -69,6 +71,16 @@ class NoWeights(UserError):
 
 class NoTokenizer(UserError):
     code = "no_tokenizer"
+
+
+class PreflightBlocked(UserError):
+    """`findings` holds every `domain.preflight.Finding`, those that do not block included."""
+
+    code = "preflight_blocked"
+
+    def __init__(self, message: str, *, findings: Sequence[Finding] = ()) -> None:
+        super().__init__(message)
+        self.findings = tuple(findings)
 
 
 class DiskFull(UserError):

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from modelops_dagster.domain.errors import InvalidSpec
+from modelops_dagster.domain.preflight import Preflight
 from modelops_dagster.domain.values import Value
 
 REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -81,6 +82,13 @@ class Release(Value):
     remote_code: bool = Field(default=False, description="config.json asks for code from the repository (auto_map)")
     parameters: int | None = Field(default=None, description="from the safetensors headers, when the Hub tells")
     max_context: int | None = Field(default=None, description="max_position_embeddings, in tokens")
+    parameters_by_dtype: dict[str, int] = Field(default_factory=dict, description="from the safetensors headers")
+    preflight: Preflight | None = Field(default=None, description="what follows for serving it here; None: not looked")
+
+    @property
+    def needs_remote_code(self) -> bool:
+        """Whether loading it takes code of the repository: it asks for that, and no engine is known to do without."""
+        return self.remote_code and not (self.preflight is not None and self.preflight.is_known_natively)
 
     @property
     def weight_bytes(self) -> int:

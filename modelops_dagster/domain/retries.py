@@ -7,6 +7,7 @@ from pydantic import Field
 from modelops_dagster.domain.endpoints import Endpoint, Parked
 from modelops_dagster.domain.engines import FailureReason, RungResult
 from modelops_dagster.domain.frameworks import FrameworkRelease, FrameworkState
+from modelops_dagster.domain.hub import Release
 from modelops_dagster.domain.values import Value
 
 ARCHITECTURE_REASONS: frozenset[FailureReason] = frozenset({"unsupported_architecture", "needs_newer_transformers"})
@@ -45,12 +46,16 @@ class FrameworkCursor(Value):
     requested: tuple[str, ...] = Field(default=(), description="run keys of the newest requests")
 
 
-def waiting(found: Endpoint | Parked) -> Waiting | None:
+def waiting(found: Endpoint | Parked | Release) -> Waiting | None:
     """Whether the model waits for a newer engine; None when it stands at the top or was stopped by something else."""
-    rungs = tuple(r for r in found.ladder if r.reason in ARCHITECTURE_REASONS and _DROPPED not in r.detail)
+    if isinstance(found, Release):
+        ladder = found.preflight.ladder if found.preflight is not None else ()
+        revision = found.revision
+    else:
+        ladder, revision = found.ladder, found.checkpoint.revision
+    rungs = tuple(r for r in ladder if r.reason in ARCHITECTURE_REASONS and _DROPPED not in r.detail)
     if not rungs:
         return None
-    revision = found.checkpoint.revision
     return Waiting(
         repo_id=revision.repo_id,
         commit_hash=revision.commit_hash,

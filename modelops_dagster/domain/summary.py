@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from modelops_dagster.domain.endpoints import Endpoint, Parked
 from modelops_dagster.domain.gauntlet.report import Metric, SuiteReport
 from modelops_dagster.domain.policies import shown
+from modelops_dagster.domain.preflight import Finding, Preflight
 from modelops_dagster.domain.verdicts import Verdict
 
 TableRow = dict[str, str | None]
@@ -69,6 +70,16 @@ def ladder_table(endpoint: Endpoint | Parked) -> list[TableRow]:
         }
         for r in endpoint.ladder
     ]
+
+
+def findings_table(findings: Sequence[Finding]) -> list[TableRow]:
+    """One row per finding, those that block first."""
+    return [{"severity": f.severity, "code": f.code, "finding": f.sentence} for f in findings]
+
+
+def support_table(preflight: Preflight) -> list[TableRow]:
+    """What each rung of the ladder would do with the architecture, highest first."""
+    return [{"rung": s.rung, "support": s.kind.replace("_", " "), "detail": s.sentence} for s in preflight.supports]
 
 
 def markdown(rows: Sequence[Mapping[str, str | None]]) -> str:

@@ -12,8 +12,12 @@ from modelops_dagster.clients.lineage import forget_latest, latest_of, read_valu
 from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint, Parked
 from modelops_dagster.domain.engines import RungResult
-from modelops_dagster.domain.errors import ModelParked
+from modelops_dagster.domain.errors import ModelParked, PreflightBlocked
+from modelops_dagster.domain.hub import Release
+from modelops_dagster.domain.preflight import Preflight
 from modelops_dagster.domain.retries import Waiting, remembered, waiting
+
+STOPPED = "release/stopped"  # what a release is kept as that its preflight blocked
 
 
 class LineageIOManager(dg.ConfigurableIOManager):
@@ -59,6 +63,22 @@ class LineageResource(dg.ConfigurableResource[Path]):
                 return found.ladder
         return ()
 
+    def preflight(self, checkpoint: Checkpoint) -> Preflight | None:
+        """What was found of this revision before its weights were fetched; None when another was looked at since."""
+        found: Release | None = self.value("release", checkpoint.revision.repo_id)
+        return found.preflight if found is not None and found.revision == checkpoint.revision else None
+
+    @contextmanager
+    def stopping(self, release: Release, run_id: str) -> Iterator[None]:
+        """Keep a release whose preflight blocks it, so that it is shown and tried again; forget it when one passes."""
+        repo_id = release.revision.repo_id
+        try:
+            yield
+        except PreflightBlocked:
+            write_value(Path(self.root), STOPPED, repo_id, run_id, release)
+            raise
+        forget_latest(Path(self.root), STOPPED, repo_id)
+
     @contextmanager
     def parking(self, lane: str, checkpoint: Checkpoint, run_id: str, versions: Mapping[str, str]) -> Iterator[None]:
         """Keep the reasons when no rung holds the model, and forget them when one does.
@@ -77,10 +97,13 @@ class LineageResource(dg.ConfigurableResource[Path]):
         forget_latest(Path(self.root), f"{lane}/parked", repo_id)
 
     def waiting(self, lanes: Sequence[str]) -> list[Waiting]:
-        """Every model that waits for a newer engine, by repo_id; a parked one counts as parked in that lane."""
-        found: dict[tuple[str, str], Endpoint | Parked] = {}
+        """Every model that waits for a newer engine, by repo_id; a parked one counts as parked in that lane, and one
+        that was stopped before its weights were fetched as parked in the first."""
+        found: dict[tuple[str, str], Endpoint | Parked | Release] = {}
         for lane in lanes:
             for asset in (f"{lane}/endpoint", f"{lane}/parked"):
                 found |= {(repo_id, lane): value for repo_id, value in latest_of(Path(self.root), asset).items()}
+        stopped = latest_of(Path(self.root), STOPPED)
+        found |= {(repo_id, lane): value for repo_id, value in stopped.items() for lane in lanes[:1]}
         judged = (waiting(found[key]) for key in sorted(found))
         return [w for w in judged if w is not None]

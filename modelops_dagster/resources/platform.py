@@ -14,8 +14,10 @@ from modelops_dagster.clients.checkpoints.inventory import Pruned
 from modelops_dagster.clients.checkpoints.usage import prune_store
 from modelops_dagster.clients.engines import EngineRegistry
 from modelops_dagster.clients.gateway import GatewayClient
+from modelops_dagster.clients.hardware import inventory
 from modelops_dagster.clients.hub import HubClient
 from modelops_dagster.clients.policies import load_policy
+from modelops_dagster.clients.preflight import Surroundings
 from modelops_dagster.clients.routes import RouteStore
 from modelops_dagster.clients.scores import ScoreStore
 from modelops_dagster.domain.retention import RetentionPolicy
@@ -60,6 +62,31 @@ class EngineResource(dg.ConfigurableResource[EngineRegistry]):
 
     def registry(self) -> EngineRegistry:
         return EngineRegistry(Path(self.engines), Path(self.cache))
+
+
+class PreflightResource(dg.ConfigurableResource[Surroundings]):
+    """What a release is judged against before any weight is fetched."""
+
+    engines: str
+    cache: str
+    checkpoints: str
+    accelerator: str
+    max_context: int
+    gpus: str
+    sequences: int
+    licenses: list[str]
+
+    def surroundings(self) -> Surroundings:
+        """As they are now: engines come and go, and so does memory."""
+        return Surroundings(
+            registry=EngineRegistry(Path(self.engines), Path(self.cache)),
+            accelerator=self.accelerator,
+            store=CheckpointStore(Path(self.checkpoints)),
+            inventory=inventory(self.accelerator, self.gpus),
+            max_context=self.max_context,
+            sequences=self.sequences,
+            allowed_licenses=tuple(self.licenses),
+        )
 
 
 class ControllerResource(dg.ConfigurableResource[ModelOpsClient]):
@@ -123,6 +150,16 @@ def build_resources(settings: Settings) -> Mapping[str, Any]:
             accelerator=settings.accelerator,
             max_context=settings.max_context,
             min_tokens_per_second=settings.min_tokens_per_second,
+        ),
+        "preflight": PreflightResource(
+            engines=str(settings.engines),
+            cache=str(settings.cache),
+            checkpoints=str(home / "checkpoints"),
+            accelerator=settings.accelerator,
+            max_context=settings.max_context,
+            gpus=settings.gpus,
+            sequences=settings.planned_sequences,
+            licenses=list(settings.licenses),
         ),
         "controller": ControllerResource(),
         "gateway": GatewayResource(url=settings.gateway_url, root=str(home / "gateway")),

@@ -25,9 +25,10 @@ from modelops_dagster.clients.checkpoints.verification import damaged_files
 from modelops_dagster.clients.hub import HubClient
 from modelops_dagster.domain.checkpoints import Checkpoint, Delivery, Manifest
 from modelops_dagster.domain.errors import DiskFull, IntegrityError, UserError
+from modelops_dagster.domain.findings import Space
 from modelops_dagster.domain.hub import ModelRevision, Release, RepoFile
 from modelops_dagster.domain.model_config import ModelConfig, has_chat_template
-from modelops_dagster.domain.repo_files import CONFIGS, checkpoint_files, has_code
+from modelops_dagster.domain.repo_files import CONFIGS, checkpoint_files, has_code, wanted_files
 
 DISK_IS_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 DISK_IS_CLOSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR})
@@ -155,7 +156,7 @@ class CheckpointStore:
             Conflict: another process took the fetch over while this one stood still.
         """
         begun, revision = time.monotonic(), release.revision
-        code_allowed = self._allow_list is not None and self._allow_list.allows_code(revision)
+        code_allowed = self.allows_code(revision)
         files = checkpoint_files(release, code_allowed=code_allowed)
         if whole := self._intact(revision, files):
             return Delivery(checkpoint=whole, seconds=time.monotonic() - begun)
@@ -197,6 +198,23 @@ class CheckpointStore:
             seconds=time.monotonic() - begun,
         )
 
+    def allows_code(self, revision: ModelRevision) -> bool:
+        """Whether an operator allowed this commit to bring code.
+
+        Raises:
+            IntegrityError: the list of what is allowed cannot be read.
+        """
+        return self._allow_list is not None and self._allow_list.allows_code(revision)
+
+    def space(self, release: Release) -> Space:
+        """How many bytes of the release are not here yet, and how many there is room for."""
+        directory = self.directory(release.revision)
+        files = wanted_files(release.files, with_code=self.allows_code(release.revision))
+        there = next((d for d in (self.root, *self.root.parents) if d.exists()), self.root)
+        partial = directory.with_name(f"{directory.name}{PARTIAL_SUFFIX}")
+        needed = 0 if read_manifest(directory) else _lacking(files, partial, known_files(directory.parent))
+        return Space(needed_bytes=needed, free_bytes=self._free_bytes(there), root=str(self.root))
+
     def _intact(self, revision: ModelRevision, files: Sequence[RepoFile]) -> Checkpoint | None:
         """The checkpoint when it consists of `files` and every byte is what its manifest says."""
         directory = self.directory(revision)
@@ -232,10 +250,7 @@ class CheckpointStore:
         self, revision: ModelRevision, files: Sequence[RepoFile], partial: Path, known: Mapping[str, Path]
     ) -> None:
         """There is room for what is neither there already nor another name of a file that is."""
-        linked = {f.path for f in files if (s := known.get(f.sha256 or "")) is not None and can_link(s, partial)}
-        needed = sum(
-            f.size_bytes - min(f.size_bytes, present_bytes(partial / f.path)) for f in files if f.path not in linked
-        )
+        needed = _lacking(files, partial, known)
         free = self._free_bytes(self.root)
         if needed > free:
             raise DiskFull(
@@ -261,6 +276,12 @@ class CheckpointStore:
                     "write there, or set MODELOPS_HOME to another folder."
                 ) from error
             raise
+
+
+def _lacking(files: Sequence[RepoFile], partial: Path, known: Mapping[str, Path]) -> int:
+    """Bytes of `files` that are neither in the partial directory nor another name of a file that is there."""
+    linked = {f.path for f in files if (s := known.get(f.sha256 or "")) is not None and can_link(s, partial)}
+    return sum(f.size_bytes - min(f.size_bytes, present_bytes(partial / f.path)) for f in files if f.path not in linked)
 
 
 def _remove_strangers(partial: Path, expected: set[str]) -> None:

@@ -18,6 +18,7 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type:
 
 from modelops_dagster.clients.hub.refusals import HTTP, pause_s, sentences, understood
 from modelops_dagster.domain.errors import HubUnavailable, IntegrityError, InvalidSpec, RepoGated
+from modelops_dagster.domain.findings import Documents
 from modelops_dagster.domain.hub import ModelRevision, Release, RepoFile, require_repo_id
 from modelops_dagster.domain.listings import RepoContent, RepoListing
 from modelops_dagster.domain.model_config import ModelConfig, has_chat_template
@@ -171,8 +172,9 @@ class HubClient:
                 )
             )
             files = tuple(_repo_file(s) for s in info.siblings or [])
-            config = ModelConfig.from_json(self._small_json(revision, files, "config.json"))
-            tokenizer_config = self._small_json(revision, files, "tokenizer_config.json")
+            # what is no JSON is told by `documents`; here it states nothing
+            config = ModelConfig.from_json(self._small_json(revision, files, "config.json", []))
+            tokenizer_config = self._small_json(revision, files, "tokenizer_config.json", [])
         return Release(
             revision=revision,
             hub_url=self.endpoint,
@@ -186,6 +188,7 @@ class HubClient:
             has_chat_template=has_chat_template([f.path for f in files], tokenizer_config),
             remote_code=config.remote_code,
             parameters=info.safetensors.total if info.safetensors else None,
+            parameters_by_dtype=dict(info.safetensors.parameters) if info.safetensors else {},
             max_context=config.max_context,
         )
 
@@ -253,16 +256,52 @@ class HubClient:
         )
         Path(fetched).replace(target)
 
-    def _small_json(self, revision: ModelRevision, files: tuple[RepoFile, ...], path: str) -> object:
-        """A small file, parsed; None when the revision has none, or it is too large to be one."""
+    def documents(self, release: Release) -> Documents:
+        """The small files of a release that say how it is loaded, talked to and stopped.
+
+        Raises:
+            RepoGated, RepoNotFound, HubUnavailable, IntegrityError: as `release`.
+        """
+        revision, files = release.revision, release.files
+        unreadable: list[str] = []
+
+        def parsed(path: str) -> object:
+            return self._small_json(revision, files, path, unreadable)
+
+        with self._sentences(revision.repo_id, revision.commit_hash):
+            found = {name: parsed(f"{name}.json") for name in ("config", "tokenizer_config", "generation_config")}
+            templates: dict[str, str] = {}
+            if (content := self._small_file(revision, files, "chat_template.jinja")) is not None:
+                templates["chat_template.jinja"] = content.decode(errors="replace")
+            processor = parsed("chat_template.json")  # of multimodal models before 2025
+            if isinstance(processor, dict) and isinstance(processor.get("chat_template"), str):
+                templates.setdefault("chat_template.jinja", processor["chat_template"])
+            tokenizer_config = found["tokenizer_config"]
+            if not (isinstance(tokenizer_config, dict) and tokenizer_config.get("added_tokens_decoder")):
+                found["tokenizer"] = parsed("tokenizer.json")  # of some megabytes; special tokens are only there then
+        return Documents(**found, templates=templates, unreadable=tuple(unreadable))
+
+    def _small_json(
+        self, revision: ModelRevision, files: tuple[RepoFile, ...], path: str, unreadable: list[str]
+    ) -> object:
+        """A small file, parsed; None when the revision has none, or it is no JSON and its path goes to `unreadable`."""
+        content = self._small_file(revision, files, path)
+        try:
+            return None if content is None else json.loads(content)
+        except ValueError:
+            unreadable.append(path)
+            return None
+
+    def _small_file(self, revision: ModelRevision, files: tuple[RepoFile, ...], path: str) -> bytes | None:
+        """The verified content of a small file; None when the revision has none, or it is too large to be one."""
         file = next((f for f in files if f.path == path), None)
         if file is None or file.size_bytes > MAX_SMALL_FILE_BYTES:
             return None
         for _ in range(2):
-            content = self._persist(lambda: self._get(self._file_url(revision, path)).content)
+            content: bytes = self._persist(lambda: self._get(self._file_url(revision, path)).content)
             problem = mismatch(file, len(content), sha256_of(content), git_blob_sha1(content))
             if problem is None:
-                return json.loads(content)
+                return content
         raise IntegrityError(
             f"{path} of {revision} is not what {self.endpoint} lists, twice ({problem}): try again later, or ask its "
             "publisher to upload it again."

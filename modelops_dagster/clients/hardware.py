@@ -1,0 +1,61 @@
+"""What this machine can serve models on: its GPUs as the driver's tool lists them, else its memory."""
+
+import csv
+import subprocess
+from pathlib import Path
+
+import psutil
+
+from modelops_dagster.domain.capacity import Hardware, parse_hardware
+
+QUERY = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
+QUERY_TIMEOUT_S = 30.0
+# Where a container's memory limit stands: cgroup v2, cgroup v1.
+LIMIT_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+def inventory(accelerator: str, declared: str) -> tuple[Hardware, ...]:
+    """What to plan for, the preferred kind first.
+
+    Args:
+        accelerator: cpu, cuda, or auto: GPUs where there are or are declared to be any.
+        declared: GPUs that are to be planned for whether this machine has them or not, as `parse_hardware` reads them.
+
+    Raises:
+        InvalidSpec: `declared` does not hold.
+    """
+    gpus = parse_hardware(declared)
+    if accelerator == "cpu":
+        return (memory(),)
+    return gpus or seen_gpus() or (memory(),)
+
+
+def seen_gpus() -> tuple[Hardware, ...]:
+    """The GPUs that `nvidia-smi` lists, by kind; none where there is no driver, or it does not answer."""
+    try:
+        done = subprocess.run(QUERY, capture_output=True, text=True, timeout=QUERY_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    return read_gpus(done.stdout) if done.returncode == 0 else ()
+
+
+def read_gpus(listed: str) -> tuple[Hardware, ...]:
+    """GPUs out of `nvidia-smi --query-gpu=name,memory.total --format=csv,noheader,nounits`, MiB; most memory first.
+
+    A line without a size (`[N/A]`, as boards that share the host's memory have it) is left out.
+    """
+    counts: dict[tuple[str, int], int] = {}
+    for row in csv.reader(listed.splitlines(), skipinitialspace=True):
+        if len(row) == 2 and row[1].strip().isdigit():
+            kind = (row[0].strip(), int(row[1]) * 2**20)
+            counts[kind] = counts.get(kind, 0) + 1
+    kinds = sorted(counts.items(), key=lambda item: -item[1] * item[0][1])
+    return tuple(Hardware(kind="cuda", name=name, memory_bytes=size, per_node=count) for (name, size), count in kinds)
+
+
+def memory() -> Hardware:
+    """This machine's memory, or what a container may use of it."""
+    stat = psutil.virtual_memory()
+    limits = [int(text) for f in LIMIT_FILES if f.is_file() and (text := f.read_text().strip()).isdigit()]
+    total = min([stat.total, *limits])
+    return Hardware(kind="cpu", name="CPU", memory_bytes=total, available_bytes=min(total, stat.available))

@@ -1,0 +1,69 @@
+"""Preflight: what is known of a release before any weight is fetched, and what follows from it."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from modelops_dagster.domain.architectures import Support
+from modelops_dagster.domain.capacity import Plan
+from modelops_dagster.domain.engines import RungResult
+from modelops_dagster.domain.values import Value
+
+Severity = Literal["blocks", "warns", "informs"]
+# What the operator may accept for one run; anything else that blocks protects him or cannot work.
+ACCEPTABLE = frozenset({"too_large", "no_engine", "disk_full", "license_not_allowed", "quantization_shape"})
+
+
+class Finding(Value):
+    """One thing the metadata shows."""
+
+    severity: Severity
+    code: str = Field(description="stable and machine-readable")
+    sentence: str = Field(description="what is the matter, and what to do next")
+
+
+class Preflight(Value):
+    """What the metadata of a release says about serving it here."""
+
+    supports: tuple[Support, ...] = Field(default=(), description="one for each rung of the ladder, highest first")
+    plan: Plan | None = Field(default=None, description="None when there are no weights to plan for")
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def blocking(self) -> tuple[Finding, ...]:
+        return tuple(f for f in self.findings if f.severity == "blocks")
+
+    @property
+    def is_known_natively(self) -> bool:
+        """Whether an engine that is installed knows the model by itself, without code of its repository."""
+        return any(s.kind == "native" for s in self.supports)
+
+    @property
+    def first_rung(self) -> str | None:
+        """The highest rung that may hold the model; None when there is none."""
+        return next((s.rung for s in self.supports if s.reason is None and s.is_installed), None)
+
+    @property
+    def ladder(self) -> tuple[RungResult, ...]:
+        """What every rung would be left for; only of a release that no rung can hold is that the whole ladder."""
+        return tuple(s.result for s in self.supports)
+
+    @property
+    def summary(self) -> str:
+        """The plan in one line."""
+        begin = f"begins at {self.first_rung}" if self.first_rung else "no rung can hold it"
+        return f"{begin}; {self.plan.summary}" if self.plan is not None else begin
+
+    def accepting(self, codes: Sequence[str]) -> "Preflight":
+        """The same, where findings of these codes warn instead of blocking."""
+        return self.model_copy(
+            update={
+                "findings": tuple(
+                    f.model_copy(update={"severity": "warns"})
+                    if f.severity == "blocks" and f.code in codes and f.code in ACCEPTABLE
+                    else f
+                    for f in self.findings
+                )
+            }
+        )
