@@ -63,6 +63,7 @@ class Support(Value):
     engine_version: str = Field(default="", description="version+lock digest of what was looked at; empty: none is")
     kind: SupportKind
     sentence: str
+    caution: str = Field(default="", description="what may stop it all the same, as a sentence; empty: nothing known")
 
     @property
     def reason(self) -> FailureReason | None:
@@ -104,8 +105,18 @@ def support(rung: Rung, manifest: EngineManifest, facts: EngineFacts | None, mod
         kind, sentence = read(engine, facts.vllm, facts.transformers, model)
     else:
         kind, sentence = "not_known", f"{engine} does not list what it supports, so only starting it tells."
+    caution = ""
+    method = model.quantization
+    if kind in ("native", "transformers_backend") and facts is not None and facts.vllm is not None and method:
+        listed = facts.vllm.quantizations
+        if listed and method not in listed and method.replace("_", "-") not in listed:
+            caution = f"{engine} does not list the quantization method {method}."
     return Support(
-        rung=rung.label, engine_version=facts.version if facts is not None else "", kind=kind, sentence=sentence
+        rung=rung.label,
+        engine_version=facts.version if facts is not None else "",
+        kind=kind,
+        sentence=sentence,
+        caution=caution,
     )
 
 
@@ -134,8 +145,6 @@ def _vllm(
         return problem
     if _has_any(model, vllm.native):
         return "native", f"{engine} knows {names}."
-    if _has_any(model, vllm.not_generative):
-        return "not_generative", f"{engine} loads {names} for something else than writing text."
     if _has_any(model, vllm.through_transformers):
         return "transformers_backend", f"{engine} serves {names} with the classes of Transformers."
     return _vllm_backend(engine, vllm, transformers, model)
@@ -150,6 +159,8 @@ def _vllm_backend(
         return "not_known", f"{engine} has no Transformers that could be read, so only starting it tells."
     if (problem := _unknown_type(engine, vllm, transformers, model)) is not None:
         return problem
+    if _has_any(model, vllm.not_generative) and not _has_any(model, vllm.native):
+        return "not_generative", f"{engine} loads {names} for something else than writing text."
     if model.architectures[0] in transformers.classes:
         return "transformers_backend", (
             f"{engine} can serve {names} with the classes of its Transformers {transformers.version}."
@@ -186,9 +197,11 @@ def _newer(engine: str, transformers: TransformersFacts, model: ModelConfig) -> 
             f"{engine} does not know the model type {model.model_type}; the model brings code of its own for it, "
             "which is never run."
         )
+    holder = f"The Transformers {transformers.version} of {engine}"
+    if engine == f"transformers {transformers.version}":
+        holder = engine
     return "needs_newer_transformers", (
-        f"The Transformers {transformers.version} of {engine} does not know the model type {model.model_type}; a "
-        "newer one is needed."
+        f"{holder} does not know the model type {model.model_type}; a newer one is needed."
     )
 
 

@@ -46,9 +46,9 @@ class Hardware(Value):
     @property
     def label(self) -> str:
         if self.kind == "cpu":
-            return f"{self.name}, {gigabytes(self.memory_bytes)} of memory"
+            return f"{self.name}, {size_text(self.memory_bytes)} of memory"
         nodes = f"{self.nodes} nodes of " if self.nodes > 1 else ""
-        return f"{nodes}{self.per_node} x {self.name} with {gigabytes(self.memory_bytes)}"
+        return f"{nodes}{self.per_node} x {self.name} with {size_text(self.memory_bytes)}"
 
     @property
     def budget_bytes(self) -> float:
@@ -118,17 +118,20 @@ class Plan(Value):
 
     @property
     def summary(self) -> str:
-        need = "no number of these" if self.layout is None else self.layout.label
-        if self.hardware.kind == "cpu":
-            need = "memory"
         verb = {"yes": "fits", "tight": "fits without margins", "no": "does not fit"}[self.fits]
-        return f"{need} ({verb}) on {self.hardware.label}, {self.sequences} x {self.context} tokens"
+        where = f"on {self.hardware.label}, {self.sequences} x {self.context:,} tokens"
+        if self.hardware.kind == "cpu":
+            return f"{verb} {where}"
+        need = "no number of these GPUs would do" if self.layout is None else self.layout.label
+        return f"{need}; {verb} {where}"
 
 
-def gigabytes(size: float) -> str:
-    """Bytes as gigabytes with three digits, e.g. `70.6 GB`."""
-    value = size / GB
-    return f"{value:,.0f} GB" if value >= 100 else f"{value:.3g} GB"
+def size_text(size: float) -> str:
+    """Bytes with three digits, e.g. `70.6 GB`."""
+    for unit, length in (("GB", GB), ("MB", 10**6), ("kB", 10**3)):
+        if size >= length:
+            return f"{size / length:,.0f} {unit}" if size >= 100 * length else f"{size / length:.3g} {unit}"
+    return f"{size:.0f} bytes"
 
 
 def parse_hardware(text: str) -> tuple[Hardware, ...]:
@@ -223,26 +226,28 @@ def _made(
 
 
 def _arithmetic(demand: Demand, hardware: Hardware, layout: Layout | None) -> Iterator[str]:
-    per = f", {demand.weight_bytes / demand.parameters:.2f} bytes for each of " if demand.parameters else ""
-    count = f"{demand.parameters / 1e9:.3g} billion parameters" if demand.parameters else ""
-    yield f"weights: {gigabytes(demand.weight_bytes)}{per}{count}"
+    each = ""
+    if demand.parameters and demand.parameters > 10**6:
+        billions = demand.parameters / 1e9
+        each = f", {demand.weight_bytes / demand.parameters:.2f} bytes for each of {billions:.3g} billion parameters"
+    yield f"weights: {size_text(demand.weight_bytes)}{each}"
     if demand.shape is None:
         yield "KV cache: not counted, because config.json does not state layers and heads"
     else:
         yield from _kv_lines(demand.shape)
         one = demand.shape.kv_bytes(demand.context)
-        yield (f"KV cache: {demand.sequences} x {demand.context:,} tokens = {gigabytes(demand.sequences * one)}")
+        yield (f"KV cache: {demand.sequences} x {demand.context:,} tokens = {size_text(demand.sequences * one)}")
     shown = layout or Layout()
     kv = demand.sequences * demand.sequence_bytes(shown)
     of = (
-        f"{gigabytes(hardware.budget_bytes)} free"
+        f"{size_text(hardware.budget_bytes)} free"
         if hardware.kind == "cpu"
-        else (f"{gigabytes(hardware.memory_bytes)} x {GPU_UTILIZATION} = {gigabytes(hardware.budget_bytes)}")
+        else (f"{size_text(hardware.memory_bytes)} x {GPU_UTILIZATION} = {size_text(hardware.budget_bytes)}")
     )
     where = "memory" if hardware.kind == "cpu" else f"each GPU at {shown.label}"
     yield (
-        f"{where}: {gigabytes(demand.weight_bytes)} / {shown.gpus} x {WEIGHT_MARGIN} + KV {gigabytes(kv)} + "
-        f"{gigabytes(hardware.overhead_bytes)} = {gigabytes(demand.per_gpu(shown, hardware))} of {of}"
+        f"{where}: {size_text(demand.weight_bytes)} / {shown.gpus} x {WEIGHT_MARGIN} + KV {size_text(kv)} + "
+        f"{size_text(hardware.overhead_bytes)} = {size_text(demand.per_gpu(shown, hardware))} of {of}"
     )
 
 
@@ -271,7 +276,7 @@ def _alternatives(
         found = next((x for x in layouts(ungridded, hardware) if _holds(smaller, x, hardware)), None)
         if found is not None and (fits != "yes" or found.gpus < most):
             what = "this machine's memory" if hardware.kind == "cpu" else found.label
-            yield f"quantized to {scheme} it takes {gigabytes(smaller.weight_bytes)} and needs {what}"
+            yield f"quantized to {scheme} it takes {size_text(smaller.weight_bytes)} and needs {what}"
     if (
         hardware.kind == "cuda"
         and hardware.memory_bytes < LARGER_GPU[1]

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import Field
 
-from modelops_dagster.domain.capacity import Plan, gigabytes
+from modelops_dagster.domain.capacity import Plan, size_text
 from modelops_dagster.domain.chat_templates import (
     ANSWER,
     QUESTION,
@@ -66,8 +66,8 @@ def file_findings(release: Release, space: Space) -> Iterator[Finding]:
         yield Finding(
             severity="blocks",
             code="disk_full",
-            sentence=f"It needs {gigabytes(space.needed_bytes)} more in {space.root}, which has "
-            f"{gigabytes(space.free_bytes)} free: make room, or set MODELOPS_HOME to a folder on a larger disk.",
+            sentence=f"It needs {size_text(space.needed_bytes)} more in {space.root}, which has "
+            f"{size_text(space.free_bytes)} free: make room, or set MODELOPS_HOME to a folder on a larger disk.",
         )
     stated = sum(n * _BITS[t] for t, n in release.parameters_by_dtype.items() if t in _BITS) / 8
     there = sum(f.size_bytes for f in files if is_weight(f.path))
@@ -77,7 +77,7 @@ def file_findings(release: Release, space: Space) -> Iterator[Finding]:
             yield Finding(
                 severity="warns",
                 code="weights_size",
-                sentence=f"The weight files hold {gigabytes(there)} and their headers promise {gigabytes(stated)}: "
+                sentence=f"The weight files hold {size_text(there)} and their headers promise {size_text(stated)}: "
                 "look whether the upload is whole, or holds something twice.",
             )
     if not any(f.path in TOKENIZERS or f.path.endswith(".tiktoken") for f in release.files):
@@ -123,19 +123,26 @@ def engine_findings(release: Release, documents: Documents) -> Iterator[Finding]
     """Whether there is an engine for it; `release.preflight` holds what each rung would do."""
     supports = release.preflight.supports if release.preflight is not None else ()
     usable = [s for s in supports if s.reason is None and s.is_installed]
-    if not usable:
+    if not usable and not release.needs_remote_code:
         reasons = " ".join(dict.fromkeys(s.sentence for s in supports))
         yield Finding(
             severity="blocks",
             code="no_engine",
             sentence=f"No engine here can load it ({reasons.removesuffix('.') or 'none generates text with it'}): "
-            "install one that does; it is tried again when a newer engine is installed or released.",
+            "install one that does; a model that waits for a newer engine is tried again when there is one.",
         )
-    elif left := [s for s in supports[: supports.index(usable[0])] if s.is_installed]:
+    above = [s for s in supports[: supports.index(usable[0])] if s.is_installed] if usable else []
+    if above:
         yield Finding(
             severity="warns",
             code="lower_rung",
-            sentence=f"It begins at {usable[0].rung}, below the top: {left[0].sentence}",
+            sentence=f"It begins at {usable[0].rung}, below the top: {above[0].sentence}",
+        )
+    if usable and usable[0].caution:
+        yield Finding(
+            severity="warns",
+            code="quantization_not_known",
+            sentence=f"{usable[0].caution} Expect it to be refused; a release with another scheme may do.",
         )
     if release.remote_code and not release.needs_remote_code:
         knows = next(s.rung for s in supports if s.kind == "native")
@@ -237,7 +244,7 @@ def _conversation_findings(report: TemplateReport) -> Iterator[Finding]:
     elif ANSWER not in (report.text("turns") or ""):
         yield Finding(
             severity="warns",
-            code="chat_template_drops_text",
+            code="chat_template_drops_answer",
             sentence="Its chat template leaves the assistant's earlier answer out: the model will not know it.",
         )
     error, text = report.error("system"), report.text("system")

@@ -1,0 +1,74 @@
+"""`modelops preflight` as a person and as a program call it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from modelops_dagster.clients.lineage import write_value
+from modelops_dagster.domain.hub import Release
+from modelops_dagster.domain.preflight import Finding, Preflight
+from modelops_dagster.services.hub_server import HubServer
+from tests.fakes.hub import released, running_hub, write_repo
+
+WORKING = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 128}
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[HubServer]:
+    with running_hub(tmp_path / "hub") as server:
+        yield server
+
+
+def modelops(hub: HubServer, home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    environ = {**os.environ, "MODELOPS_HOME": str(home), "MODELOPS_HUB_URL": hub.url, "HF_TOKEN": "", **more}
+    environ["MODELOPS_CACHE"] = str(home / "cache")
+    command = [sys.executable, "-m", "modelops_dagster.cli", *arguments]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_exit_codes_and_both_ways_of_speaking(hub: HubServer, tmp_path: Path):
+    released(hub, write_repo(tmp_path / "model", config=WORKING))
+    blocked = modelops(hub, tmp_path, "preflight", "acme/one", "--json")
+    assert blocked.returncode == 1, blocked
+    document = json.loads(blocked.stdout)
+    assert document["blocked"] is True
+    assert "no_engine" in [f["code"] for f in document["findings"]]  # none is installed in this cache
+    assert document["plan"]["arithmetic"][0].startswith("weights: ")
+    passed = modelops(hub, tmp_path, "preflight", "acme/one", "--accept", "no_engine", MODELOPS_GPUS="2x8xH100-80GB")
+    assert passed.returncode == 0, passed
+    assert "1 GPU: TP=1, PP=1; fits on 2 nodes of 8 x H100 with 80 GB, 16 x 2,048 tokens" in passed.stdout
+    assert "no_engine" in passed.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "words"),
+    [
+        (("preflight", "acme/none"), {}, "has no model acme/none"),
+        (("preflight", "acme"), {}, "write org/name"),
+        (("preflight", "acme/one", "--ref", "v9"), {}, "no branch, tag or commit 'v9'"),
+        (("preflight", "acme/one"), {"MODELOPS_GPUS": "many"}, "'many' does not declare GPUs"),
+    ],
+)
+def test_mistakes_are_sentences(
+    hub: HubServer, tmp_path: Path, arguments: tuple[str, ...], environ: dict[str, str], words: str
+):
+    released(hub, write_repo(tmp_path / "model"))
+    done = modelops(hub, tmp_path, *arguments, **environ)
+    assert (done.returncode, words in done.stderr, "Traceback" in done.stderr) == (2, True, False), done
+
+
+def test_show_tells_the_plan_and_what_stopped_a_release(hub: HubServer, tmp_path: Path):
+    release: Release = released(hub, write_repo(tmp_path / "model"))
+    finding = Finding(severity="blocks", code="too_large", sentence="It does not fit on anything.")
+    stopped = release.model_copy(update={"preflight": Preflight(findings=(finding,))})
+    write_value(tmp_path / "lineage", "release/stopped", "acme/one", "run", stopped)
+    shown = modelops(hub, tmp_path, "models", "show", "acme/one")
+    assert shown.returncode == 0, shown
+    assert "was stopped before any weight was fetched" in shown.stdout
+    assert "It does not fit on anything." in shown.stdout
+    assert "plan: no rung can hold it" in shown.stdout
