@@ -81,6 +81,7 @@ def _endpoint(lane: Lane) -> dg.AssetsDefinition:
                     checkpoint=checkpoint,
                     rungs=rungs,
                     ruled_out=ruled_out(rungs, seen.supports if seen is not None else (), versions),
+                    parallel=seen.parallel_arguments(registry.manifests()) if seen is not None else {},
                     controller=client,
                     registry=registry,
                     endpoint_name=name,

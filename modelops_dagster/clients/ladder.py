@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import httpx
@@ -73,7 +74,8 @@ def climb(
     max_context: int,
     min_tokens_per_second: float,
     progress: Callable[[str], None],
-    ruled_out: Mapping[Rung, RungResult] | None = None,
+    ruled_out: Mapping[Rung, RungResult] = MappingProxyType({}),
+    parallel: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Endpoint:
     """Make the endpoint run on the highest rung that serves the checkpoint usably.
 
@@ -84,7 +86,7 @@ def climb(
         max_context: tokens; the model's own context is used where that is shorter.
         min_tokens_per_second: slowest generation of one stream that is still usable.
         progress: receives a line whenever something changes.
-        ruled_out: rungs that are not tried, because it is known that they would be left, with the reason.
+        ruled_out, parallel: rungs known to be left, and why; by engine, arguments that cut the model as planned.
 
     Raises:
         ModelParked: no rung holds the model; carries each rung and its reason. The endpoint is stopped then.
@@ -93,20 +95,15 @@ def climb(
     """
     length = min(max_context, checkpoint.max_context or max_context)
     specs = {rung: _spec(checkpoint, rung, endpoint_name, served_model_name, length) for rung in rungs}
-    if checkpoint.remote_code:
-        specs = {rung: _with_code(spec, registry) for rung, spec in specs.items()}
+    specs = {rung: _given(spec, checkpoint, registry, parallel) for rung, spec in specs.items()}
     progress = _changes(progress)
     climber = _Climber(checkpoint, controller, registry, min_tokens_per_second, progress)
     results: list[RungResult] = []
     first = climber.standing_rung(endpoint_name, specs)
     for rung, spec in specs.items():
-        if ruled_out and rung in ruled_out and rung != first:
-            results.append(ruled_out[rung])
-            progress(f"{rung.label}: not started, {ruled_out[rung].reason}. {ruled_out[rung].detail}")
-            continue
-        if first is not None and rung != first:
-            detail = f"The endpoint already runs on {first.label}; delete it to climb again."
-            results.append(RungResult(rung=rung.label, reason="not_tried", detail=detail))
+        if (untried := _untried(rung, first, ruled_out)) is not None:
+            results.append(untried)
+            progress(f"{rung.label}: not started. {untried.detail}")
             continue
         first = None
         begun = time.monotonic()
@@ -171,6 +168,31 @@ def _endpoint(
         tokens_per_second=round(tokens_per_second, 2),
         max_context=status.spec.max_context or 0,
     )
+
+
+def _untried(rung: Rung, standing: Rung | None, ruled_out: Mapping[Rung, RungResult]) -> RungResult | None:
+    """Why the rung is not tried; None when it is to be."""
+    if rung == standing:
+        return None
+    if standing is not None and rung not in ruled_out:
+        detail = f"The endpoint already runs on {standing.label}; delete it to climb again."
+        return RungResult(rung=rung.label, reason="not_tried", detail=detail)
+    return ruled_out.get(rung)
+
+
+def _given(
+    spec: EndpointSpec, checkpoint: Checkpoint, registry: EnginesPort, parallel: Mapping[str, Sequence[str]]
+) -> EndpointSpec:
+    """The spec with what the plan and the checkpoint ask for besides."""
+    spec = _cut(spec, parallel.get(spec.engine, ()))
+    return _with_code(spec, registry) if checkpoint.remote_code else spec
+
+
+def _cut(spec: EndpointSpec, arguments: Sequence[str]) -> EndpointSpec:
+    """The spec with these arguments, unless it says by itself into how many parts the model is cut."""
+    if any(name.split("=")[0] in spec.engine_args for name in arguments if name.startswith("--")):
+        return spec
+    return spec.model_copy(update={"engine_args": (*spec.engine_args, *arguments)})
 
 
 class _Climber:

@@ -1,13 +1,13 @@
 """Preflight: what is known of a release before any weight is fetched, and what follows from it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pydantic import Field
 
 from modelops_dagster.domain.architectures import Support
 from modelops_dagster.domain.capacity import Plan
-from modelops_dagster.domain.engines import RungResult
+from modelops_dagster.domain.engines import EngineManifest, RungResult
 from modelops_dagster.domain.values import Value
 
 Severity = Literal["blocks", "warns", "informs"]
@@ -54,6 +54,18 @@ class Preflight(Value):
         """The plan in one line."""
         begin = f"begins at {self.first_rung}" if self.first_rung else "no rung can hold it"
         return f"{begin}; {self.plan.summary}" if self.plan is not None else begin
+
+    def parallel_arguments(self, manifests: Mapping[str, EngineManifest]) -> dict[str, tuple[str, ...]]:
+        """By engine, the arguments that cut the model as planned: for vLLM on GPUs, where one does not hold it."""
+        if self.plan is None or self.plan.hardware.kind != "cuda" or self.plan.layout is None:
+            return {}
+        layout = self.plan.layout
+        arguments = (
+            *(("--tensor-parallel-size", str(layout.tensor_parallel)) if layout.tensor_parallel > 1 else ()),
+            *(("--pipeline-parallel-size", str(layout.pipeline_parallel)) if layout.pipeline_parallel > 1 else ()),
+        )
+        engines = [n for n, m in manifests.items() if "cuda" in m.accelerators and m.command[0].endswith("/vllm")]
+        return dict.fromkeys(engines, arguments) if arguments else {}
 
     def accepting(self, codes: Sequence[str]) -> "Preflight":
         """The same, where findings of these codes warn instead of blocking."""

@@ -12,7 +12,7 @@ from modelops_dagster.clients import ladder
 from modelops_dagster.clients.ladder import climb
 from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint, EndpointSpec, EndpointState, EndpointStatus
-from modelops_dagster.domain.engines import EngineManifest, FailureReason, Rung
+from modelops_dagster.domain.engines import EngineManifest, FailureReason, Rung, RungResult
 from modelops_dagster.domain.errors import EndpointFailed, EngineMissing, ModelParked
 from modelops_dagster.domain.hub import ModelRevision
 from tests.fakes.openai_server import MODEL, OpenAIServer
@@ -139,6 +139,8 @@ def go(
     has_chat_template: bool = True,
     remote_code: bool = False,
     min_tokens_per_second: float = 2.0,
+    ruled_out: dict[Rung, RungResult] | None = None,
+    parallel: dict[str, tuple[str, ...]] | None = None,
 ) -> Endpoint:
     checkpoint = Checkpoint(
         revision=ModelRevision(repo_id="acme/small", commit_hash="a" * 40),
@@ -161,6 +163,8 @@ def go(
         max_context=2048,
         min_tokens_per_second=min_tokens_per_second,
         progress=(says if says is not None else []).append,
+        ruled_out=ruled_out or {},
+        parallel=parallel or {},
     )
 
 
@@ -296,3 +300,32 @@ def test_somebody_stopped_it(serve: Callable[..., OpenAIServer]):
     controller = Controller({"vllm-cpu": Outcome(serve(), stopped=True)})
     with pytest.raises(EndpointFailed, match="was stopped while it was waited for"):
         go(controller)
+
+
+def test_what_is_ruled_out_is_told_and_not_started(serve: Callable[..., OpenAIServer]):
+    says: list[str] = []
+    controller = Controller({"transformers": Outcome(serve())})
+    known = RungResult(rung="vllm-cpu", reason="needs_newer_transformers", detail="Newer.", engine_version="9+a")
+    other = RungResult(rung="vllm-cpu:other", reason="unsupported_architecture", detail="No.", engine_version="9+a")
+    endpoint = go(controller, says=says, ruled_out={FIRST: known, SECOND: other})
+    assert endpoint.ladder[:2] == (known, other)
+    assert (endpoint.rung, controller.applied) == ("transformers", ["transformers"])
+    assert says[0] == "vllm-cpu: not started. Newer."
+    with pytest.raises(ModelParked) as parked:
+        go(Controller({}), (FIRST,), ruled_out={FIRST: known})
+    assert parked.value.ladder == (known,)
+
+
+def test_an_endpoint_that_runs_stays_whatever_was_ruled_out(serve: Callable[..., OpenAIServer]):
+    controller = Controller({"vllm-cpu": Outcome(serve())})
+    go(controller)
+    known = RungResult(rung="vllm-cpu", reason="unsupported_architecture", detail="No.")
+    assert go(controller, ruled_out={FIRST: known}).rung == "vllm-cpu"
+
+
+def test_a_planned_cut_is_part_of_the_spec(serve: Callable[..., OpenAIServer]):
+    controller = Controller({"vllm-cpu": Outcome(serve())})
+    go(controller, parallel={"vllm-cpu": ("--tensor-parallel-size", "4")})
+    assert controller.current is not None
+    assert controller.current.engine_args == ("--tensor-parallel-size", "4")
+    assert ladder._cut(controller.current, ("--tensor-parallel-size", "2")) == controller.current

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from modelops_dagster.clients.lineage import forget_latest, latest_of, latest_values, read_value, write_value
+from modelops_dagster.domain.architectures import Support
 from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint, Parked
 from modelops_dagster.domain.engines import RungResult
-from modelops_dagster.domain.errors import ModelParked
-from modelops_dagster.domain.hub import ModelRevision
+from modelops_dagster.domain.errors import ModelParked, PreflightBlocked
+from modelops_dagster.domain.hub import ModelRevision, Release
+from modelops_dagster.domain.preflight import Preflight
 from modelops_dagster.resources.lineage import LineageResource
 
 REFUSED = RungResult(rung="vllm-cpu", reason="unsupported_architecture")
@@ -72,3 +74,21 @@ def test_any_other_failure_parks_nobody(tmp_path: Path):
     with pytest.raises(ValueError, match="other"), lineage.parking("raw", checkpoint(), "r1", {}):
         raise ValueError("other")
     assert lineage.waiting(["raw"]) == []
+
+
+def test_a_stopped_release_waits_until_one_passes(tmp_path: Path):
+    lineage = LineageResource(root=str(tmp_path))
+    novel = Support(rung="vllm-cpu", engine_version="0.32.0+a", kind="needs_newer_transformers", sentence="Newer.")
+    revision = ModelRevision(repo_id="acme/one", commit_hash="a" * 40)
+    release = Release(revision=revision, hub_url="http://h", files=(), preflight=Preflight(supports=(novel,)))
+    with pytest.raises(PreflightBlocked), lineage.stopping(release, "r1"):
+        raise PreflightBlocked("stopped")
+    (stopped,) = lineage.waiting(["raw"])
+    assert (stopped.repo_id, stopped.standing, stopped.rungs[0].engine_version) == ("acme/one", None, "0.32.0+a")
+    assert latest_values(tmp_path, "acme/one")["release/stopped"] == release
+    with lineage.stopping(release, "r2"):
+        write_value(tmp_path, "release", "acme/one", "r2", release)
+    assert lineage.waiting(["raw"]) == []
+    assert lineage.preflight(checkpoint()) == release.preflight
+    other = ModelRevision(repo_id="acme/one", commit_hash="b" * 40)
+    assert lineage.preflight(checkpoint().model_copy(update={"revision": other})) is None

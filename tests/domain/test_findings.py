@@ -5,9 +5,12 @@ from typing import Any
 import pytest
 
 from modelops_dagster.domain.architectures import Support
+from modelops_dagster.domain.capacity import Demand, make_plan, parse_hardware
 from modelops_dagster.domain.chat_templates import Rendering, TemplateReport, chat_template, end_of_turn, stop_tokens
+from modelops_dagster.domain.engines import EngineManifest
 from modelops_dagster.domain.findings import Documents, Space, file_findings, stop_findings
 from modelops_dagster.domain.hub import ModelRevision, Release, RepoFile
+from modelops_dagster.domain.model_shape import ModelShape
 from modelops_dagster.domain.preflight import Finding, Preflight
 from modelops_dagster.domain.retries import waiting
 
@@ -103,6 +106,31 @@ def test_a_release_that_no_engine_knows_waits_for_a_newer_one():
         sentence="A was supported in vLLM until 0.2; older.",
     )
     assert waiting(release(preflight=Preflight(supports=(dropped,)))) is None
+
+
+def test_the_plan_becomes_arguments_of_the_engines_on_gpus():
+    def manifest(name: str, program: str, accelerator: Any) -> EngineManifest:
+        return EngineManifest(
+            name=name, summary="", version="1", accelerators=(accelerator,), python=">=3.11", platforms=(),
+            command=(program, "serve"),
+        )  # fmt: skip
+
+    engines = {
+        "vllm": manifest("vllm", "{env}/bin/vllm", "cuda"),
+        "vllm-cpu": manifest("vllm-cpu", "{env}/bin/vllm", "cpu"),
+        "transformers": manifest("transformers", "{env}/bin/python", "cuda"),
+    }
+
+    def arguments(gpus: str, gigabytes: int) -> dict[str, tuple[str, ...]]:
+        shape = ModelShape(layers=80, heads=64, kv_heads=8, head_dim=128, hidden=8192, groups=())
+        demand = Demand(weight_bytes=gigabytes * 10**9, shape=shape, context=2048, sequences=1)
+        return Preflight(plan=make_plan(demand, parse_hardware(gpus))).parallel_arguments(engines)
+
+    assert arguments("8xH100-80GB", 16) == {}
+    assert arguments("8xH100-80GB", 141) == {"vllm": ("--tensor-parallel-size", "4")}
+    both = ("--tensor-parallel-size", "8", "--pipeline-parallel-size", "2")
+    assert arguments("2x8xH100-80GB", 812) == {"vllm": both}
+    assert Preflight().parallel_arguments(engines) == {}
 
 
 def test_only_estimates_may_be_accepted():

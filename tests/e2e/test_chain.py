@@ -195,18 +195,26 @@ def test_bad_input_ends_in_one_sentence(platform: Platform, hub: Path, tmp_path:
     (hub / ORG / "gated.hub.json").write_text('{"gated": "manual"}')
     pickled = write_model(hub / ORG / "pickled")
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    grid = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    shape = {"hidden_size": 576, "num_attention_heads": 9, "num_hidden_layers": 30}
+    write_model(hub / ORG / "misfit", tensor=b"misf" * 4, quantization_config=grid, **shape)
     cases = {
         "no slash": ("not a repository id", "release"),
         f"{ORG}/nothing-here": ("nothing-here", "release"),
-        f"{ORG}/gated": ("HF_TOKEN", "raw_weights"),
-        f"{ORG}/pickled": ("safetensors", "raw_weights"),
+        f"{ORG}/gated": ("HF_TOKEN", "release"),
+        f"{ORG}/pickled": ("safetensors", "release"),
+        f"{ORG}/misfit": ("576 is no multiple of the block size 128", "release"),
     }
-    for repo_id, (words, _) in cases.items():
+    for repo_id, (words, step) in cases.items():
         done = platform.modelops("onboard", repo_id, "--wait")
         last = done.stderr.strip().splitlines()[-1]
         assert done.returncode == 2, done
         assert words in last, done.stderr
         assert "Traceback" not in done.stderr
+        if "/" in repo_id:
+            assert last.startswith(f"modelops: {step}: "), last  # nothing was fetched for it
+    shown = platform.modelops("models", "show", f"{ORG}/misfit")
+    assert "was stopped before any weight was fetched" in shown.stdout, shown
 
 
 def test_who_waits_sees_the_weights_come(platform: Platform, hub: Path, tmp_path: Path):
