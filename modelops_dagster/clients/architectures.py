@@ -1,7 +1,7 @@
 """What an installed engine environment supports, read from its source files without importing any of them.
 
 Importing vLLM takes half a minute and its dependencies; its registry is one literal dictionary after another, and so
-are the auto mappings of Transformers. Parsing them takes a tenth of a second and runs nothing.
+are the auto mappings of Transformers. Parsing them takes a fraction of a second and runs nothing.
 """
 
 import ast
