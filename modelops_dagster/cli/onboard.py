@@ -61,10 +61,12 @@ def command(
     from modelops_dagster.clients.dagster_api import DagsterClient
     from modelops_dagster.clients.scores import ScoreStore
     from modelops_dagster.domain.hub import require_repo_id
+    from modelops_dagster.domain.preflight import require_acceptable
     from modelops_dagster.settings import Settings
 
     settings = Settings.load()
     require_repo_id(repo_id)
+    require_acceptable(accept)
     dagster = DagsterClient(settings.dagster_url)
     problem = dagster.problem()
     if problem:

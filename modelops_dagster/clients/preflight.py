@@ -26,7 +26,7 @@ from modelops_dagster.domain.findings import (
 from modelops_dagster.domain.hub import ModelRevision, Release
 from modelops_dagster.domain.model_config import ModelConfig
 from modelops_dagster.domain.model_shape import ModelShape
-from modelops_dagster.domain.preflight import Preflight
+from modelops_dagster.domain.preflight import Preflight, require_acceptable
 from modelops_dagster.domain.repo_files import is_weight, wanted_files
 
 _SEVERITIES = ("blocks", "warns", "informs")
@@ -55,8 +55,10 @@ def preflight(release: Release, hub: HubClient, here: Surroundings, accept: Sequ
         accept: codes of findings that are not to block this time.
 
     Raises:
+        InvalidSpec: `accept` holds what cannot be accepted.
         RepoGated, HubUnavailable, IntegrityError: its small files cannot be read.
     """
+    require_acceptable(accept)
     documents = hub.documents(release)
     supports = _supports(release, documents, here)
     seen = release.model_copy(update={"preflight": Preflight(supports=supports)})

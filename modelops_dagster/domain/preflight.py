@@ -8,11 +8,26 @@ from pydantic import Field
 from modelops_dagster.domain.architectures import Support
 from modelops_dagster.domain.capacity import Plan
 from modelops_dagster.domain.engines import EngineManifest, RungResult
+from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.values import Value
 
 Severity = Literal["blocks", "warns", "informs"]
 # What the operator may accept for one run; anything else that blocks protects him or cannot work.
 ACCEPTABLE = frozenset({"too_large", "no_engine", "disk_full", "license_not_allowed", "quantization_shape"})
+
+
+def require_acceptable(codes: Sequence[str]) -> None:
+    """Refuse codes that the operator may not accept.
+
+    Raises:
+        InvalidSpec: one of them is not a finding that may be.
+    """
+    for code in codes:
+        if code not in ACCEPTABLE:
+            raise InvalidSpec(
+                f"{code!r} is no finding that can be accepted: choose of {', '.join(sorted(ACCEPTABLE))}.",
+                field="accept",
+            )
 
 
 class Finding(Value):
@@ -68,13 +83,16 @@ class Preflight(Value):
         return dict.fromkeys(engines, arguments) if arguments else {}
 
     def accepting(self, codes: Sequence[str]) -> "Preflight":
-        """The same, where findings of these codes warn instead of blocking."""
+        """The same, where findings of these codes warn instead of blocking.
+
+        Raises:
+            InvalidSpec: as `require_acceptable`.
+        """
+        require_acceptable(codes)
         return self.model_copy(
             update={
                 "findings": tuple(
-                    f.model_copy(update={"severity": "warns"})
-                    if f.severity == "blocks" and f.code in codes and f.code in ACCEPTABLE
-                    else f
+                    f.model_copy(update={"severity": "warns"}) if f.severity == "blocks" and f.code in codes else f
                     for f in self.findings
                 )
             }

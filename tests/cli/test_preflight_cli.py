@@ -43,6 +43,8 @@ def test_exit_codes_and_both_ways_of_speaking(hub: HubServer, tmp_path: Path):
     assert passed.returncode == 0, passed
     assert "1 GPU: TP=1, PP=1; fits on 2 nodes of 8 x H100 with 80 GB, 16 x 2,048 tokens" in passed.stdout
     assert "no_engine" in passed.stdout
+    strict = modelops(hub, tmp_path, "preflight", "acme/one", "--accept", "no_engine", MODELOPS_LICENSES="mit, bsd")
+    assert (strict.returncode, "apache-2.0 is not of mit, bsd" in " ".join(strict.stdout.split())) == (1, True), strict
 
 
 @pytest.mark.parametrize(
@@ -52,6 +54,8 @@ def test_exit_codes_and_both_ways_of_speaking(hub: HubServer, tmp_path: Path):
         (("preflight", "acme"), {}, "write org/name"),
         (("preflight", "acme/one", "--ref", "v9"), {}, "no branch, tag or commit 'v9'"),
         (("preflight", "acme/one"), {"MODELOPS_GPUS": "many"}, "'many' does not declare GPUs"),
+        (("preflight", "acme/one", "--accept", "code"), {}, "'code' is no finding that can be accepted"),
+        (("onboard", "acme/one", "--accept", "code"), {}, "'code' is no finding that can be accepted"),
     ],
 )
 def test_mistakes_are_sentences(

@@ -231,8 +231,6 @@ def test_what_blocks_is_one_sentence_and_may_be_accepted(scene: Scene):
     accepted = scene.look(config=config, free=5, accept=("disk_full", "no_engine"))
     assert codes(accepted, "blocks") == []
     require_passed(revision, accepted)
-    unsafe = {**config, "auto_map": {"AutoModel": "m.X"}}
-    assert codes(scene.look(config=unsafe, accept=("unsafe_checkpoint",)), "blocks") == ["unsafe_checkpoint"]
 
 
 def test_engines_that_are_not_installed_cannot_hold_anything(tmp_path: Path, scene: Scene):

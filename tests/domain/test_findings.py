@@ -8,6 +8,7 @@ from modelops_dagster.domain.architectures import Support
 from modelops_dagster.domain.capacity import Demand, make_plan, parse_hardware
 from modelops_dagster.domain.chat_templates import Rendering, TemplateReport, chat_template, end_of_turn, stop_tokens
 from modelops_dagster.domain.engines import EngineManifest
+from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.findings import Documents, Space, file_findings, stop_findings
 from modelops_dagster.domain.hub import ModelRevision, Release, RepoFile
 from modelops_dagster.domain.model_shape import ModelShape
@@ -135,5 +136,7 @@ def test_the_plan_becomes_arguments_of_the_engines_on_gpus():
 
 def test_only_estimates_may_be_accepted():
     findings = [Finding(severity="blocks", code=code, sentence="x.") for code in ("too_large", "unsafe_checkpoint")]
-    found = Preflight(findings=tuple(findings)).accepting(["too_large", "unsafe_checkpoint"])
+    found = Preflight(findings=tuple(findings)).accepting(["too_large"])
     assert [(f.code, f.severity) for f in found.findings] == [("too_large", "warns"), ("unsafe_checkpoint", "blocks")]
+    with pytest.raises(InvalidSpec, match="'unsafe_checkpoint' is no finding that can be accepted"):
+        Preflight(findings=tuple(findings)).accepting(["unsafe_checkpoint"])
