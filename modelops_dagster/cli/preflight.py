@@ -36,6 +36,7 @@ def command(ctx: click.Context, repo_id: str, ref: str, accept: tuple[str, ...],
     Exit code 0 when it may be onboarded, 1 when a finding blocks it, 2 when you have to do something.
     """
     from modelops_dagster.clients.checkpoints import CheckpointStore
+    from modelops_dagster.clients.checkpoints.allowances import AllowList
     from modelops_dagster.clients.engines import EngineRegistry
     from modelops_dagster.clients.hardware import inventory
     from modelops_dagster.clients.hub import HubClient
@@ -46,7 +47,7 @@ def command(ctx: click.Context, repo_id: str, ref: str, accept: tuple[str, ...],
     here = Surroundings(
         registry=EngineRegistry(settings.engines, settings.cache),
         accelerator=settings.accelerator,
-        store=CheckpointStore(settings.home / "checkpoints"),
+        store=CheckpointStore(settings.home / "checkpoints", AllowList(settings.allow_list)),
         inventory=inventory(settings.accelerator, settings.gpus),
         max_context=settings.max_context,
         sequences=settings.planned_sequences,

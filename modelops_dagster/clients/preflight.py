@@ -60,8 +60,8 @@ def preflight(release: Release, hub: HubClient, here: Surroundings, accept: Sequ
     """
     require_acceptable(accept)
     documents = hub.documents(release)
-    supports = _supports(release, documents, here)
-    seen = release.model_copy(update={"preflight": Preflight(supports=supports)})
+    code_allowed = here.store.allows_code(release.revision)
+    supports = _supports(release, documents, here, code_allowed)
     shape = ModelShape.from_json(documents.config)
     weight_bytes = sum(f.size_bytes for f in wanted_files(release.files) if is_weight(f.path))
     plan = None
@@ -76,8 +76,8 @@ def preflight(release: Release, hub: HubClient, here: Surroundings, accept: Sequ
         plan = make_plan(demand, here.inventory)
     report = _rendered(documents)
     findings = [
-        *file_findings(seen, here.store.space(release)),
-        *engine_findings(seen, documents),
+        *file_findings(release, documents, here.store.space(release), code_allowed=code_allowed),
+        *engine_findings(supports),
         *(capacity_findings(plan, shape) if plan is not None else ()),
         *terms_findings(release, here.allowed_licenses),
         *template_findings(release, documents, report),
@@ -98,7 +98,7 @@ def require_passed(revision: ModelRevision, found: Preflight) -> None:
         raise PreflightBlocked(f"{revision} was stopped before any weight was fetched: {said}", findings=found.findings)
 
 
-def _supports(release: Release, documents: Documents, here: Surroundings) -> tuple[Support, ...]:
+def _supports(release: Release, documents: Documents, here: Surroundings, code_allowed: bool) -> tuple[Support, ...]:
     rungs: Sequence[Rung] = here.registry.rungs(here.accelerator, release.architectures)
     manifests, versions = here.registry.manifests(), here.registry.installed_versions()
     environments: Mapping[str, Path | None] = {r.engine: here.registry.environment(r.engine) for r in rungs}
@@ -108,7 +108,7 @@ def _supports(release: Release, documents: Documents, here: Surroundings) -> tup
         if path is not None and name in versions
     }
     model = ModelConfig.from_json(documents.config)
-    return tuple(support(r, manifests[r.engine], facts.get(r.engine), model) for r in rungs)
+    return tuple(support(r, manifests[r.engine], facts.get(r.engine), model, code_allowed=code_allowed) for r in rungs)
 
 
 def _rendered(documents: Documents) -> TemplateReport | None:

@@ -84,13 +84,16 @@ class Support(Value):
         return RungResult(rung=self.rung, reason=self.reason, detail=self.sentence, engine_version=self.engine_version)
 
 
-def support(rung: Rung, manifest: EngineManifest, facts: EngineFacts | None, model: ModelConfig) -> Support:
+def support(
+    rung: Rung, manifest: EngineManifest, facts: EngineFacts | None, model: ModelConfig, *, code_allowed: bool = False
+) -> Support:
     """What `rung` would do with `model`.
 
     Args:
         rung, manifest: the rung, and the manifest of its engine.
         facts: of the engine's environment; None when it is not installed.
         model: what config.json says.
+        code_allowed: an operator let this commit bring code.
     """
     engine = f"{manifest.name} {manifest.version}"
     kind: SupportKind
@@ -105,6 +108,8 @@ def support(rung: Rung, manifest: EngineManifest, facts: EngineFacts | None, mod
         kind, sentence = read(engine, facts.vllm, facts.transformers, model)
     else:
         kind, sentence = "not_known", f"{engine} does not list what it supports, so only starting it tells."
+    if kind == "remote_code" and code_allowed:
+        kind, sentence = "not_known", f"The model brings code of its own, so only starting {manifest.name} tells."
     caution = ""
     method = model.quantization
     if kind in ("native", "transformers_backend") and facts is not None and facts.vllm is not None and method:
@@ -166,7 +171,7 @@ def _vllm_backend(
             f"{engine} can serve {names} with the classes of its Transformers {transformers.version}."
         )
     if model.remote_code:
-        return "remote_code", "The model needs code of its own repository, which is never run."
+        return "remote_code", "The model needs code of its own repository, which nobody allowed to be run."
     return "unsupported", f"{engine} does not support {names}, nor does its Transformers {transformers.version}."
 
 
@@ -195,7 +200,7 @@ def _newer(engine: str, transformers: TransformersFacts, model: ModelConfig) -> 
     if model.remote_code:
         return "remote_code", (
             f"{engine} does not know the model type {model.model_type}; the model brings code of its own for it, "
-            "which is never run."
+            "which nobody allowed to be run."
         )
     holder = f"The Transformers {transformers.version} of {engine}"
     if engine == f"transformers {transformers.version}":

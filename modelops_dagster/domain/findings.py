@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import Field
 
+from modelops_dagster.domain.architectures import Support
 from modelops_dagster.domain.capacity import Plan, size_text
 from modelops_dagster.domain.chat_templates import (
     ANSWER,
@@ -19,17 +20,9 @@ from modelops_dagster.domain.errors import ModelOpsError
 from modelops_dagster.domain.hub import Release
 from modelops_dagster.domain.model_shape import ModelShape
 from modelops_dagster.domain.preflight import Finding
-from modelops_dagster.domain.repo_files import checkpoint_files, is_weight, wanted_files
+from modelops_dagster.domain.repo_files import checkpoint_files, is_weight, remote_code_refused, wanted_files
 from modelops_dagster.domain.values import Value
 
-TOKENIZERS = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tekken.json",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "vocab.json",
-)
 # Bits of one number, as safetensors headers name its type.
 _BITS = {"F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16}
 _BITS |= {"F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I8": 8, "U8": 8, "BOOL": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4}
@@ -55,13 +48,23 @@ class Space(Value):
     root: str
 
 
-def file_findings(release: Release, space: Space) -> Iterator[Finding]:
-    """What can be fetched, and whether there is room for it."""
+def file_findings(release: Release, documents: Documents, space: Space, *, code_allowed: bool) -> Iterator[Finding]:
+    """What can be fetched, and whether there is room for it; `code_allowed`: an operator let this commit bring code."""
+    tokenizer = documents.tokenizer_config
+    asks = "tokenizer_config.json" if isinstance(tokenizer, Mapping) and tokenizer.get("auto_map") else None
     try:
-        files = checkpoint_files(release)
+        files = checkpoint_files(release, code_allowed=code_allowed)
+        if asks and not release.remote_code and not code_allowed:
+            raise remote_code_refused(release.revision, asks)
     except ModelOpsError as error:
         yield Finding(severity="blocks", code=error.code, sentence=error.sentence)
-        files = wanted_files(release.files)
+        files = wanted_files(release.files, with_code=code_allowed)
+    if (release.remote_code or asks) and code_allowed:
+        yield Finding(
+            severity="informs",
+            code="remote_code",
+            sentence="Code of its repository is fetched and run, since somebody allowed this commit to bring it.",
+        )
     if space.needed_bytes > space.free_bytes:
         yield Finding(
             severity="blocks",
@@ -80,13 +83,6 @@ def file_findings(release: Release, space: Space) -> Iterator[Finding]:
                 sentence=f"The weight files hold {size_text(there)} and their headers promise {size_text(stated)}: "
                 "look whether the upload is whole, or holds something twice.",
             )
-    if not any(f.path in TOKENIZERS or f.path.endswith(".tiktoken") for f in release.files):
-        yield Finding(
-            severity="blocks",
-            code="no_tokenizer",
-            sentence="It has no tokenizer files, without which no engine starts: wait until its publisher has uploaded "
-            "them, then onboard the newer commit.",
-        )
 
 
 def terms_findings(release: Release, allowed_licenses: Sequence[str]) -> Iterator[Finding]:
@@ -119,11 +115,11 @@ def terms_findings(release: Release, allowed_licenses: Sequence[str]) -> Iterato
         )
 
 
-def engine_findings(release: Release, documents: Documents) -> Iterator[Finding]:
-    """Whether there is an engine for it; `release.preflight` holds what each rung would do."""
-    supports = release.preflight.supports if release.preflight is not None else ()
+def engine_findings(supports: Sequence[Support]) -> Iterator[Finding]:
+    """Whether there is an engine for it."""
     usable = [s for s in supports if s.reason is None and s.is_installed]
-    if not usable and not release.needs_remote_code:
+    needs_code = any(s.kind == "remote_code" for s in supports)  # that is told of the files, with what to do
+    if not usable and not needs_code:
         reasons = " ".join(dict.fromkeys(s.sentence for s in supports))
         yield Finding(
             severity="blocks",
@@ -143,21 +139,6 @@ def engine_findings(release: Release, documents: Documents) -> Iterator[Finding]
             severity="warns",
             code="quantization_not_known",
             sentence=f"{usable[0].caution} Expect it to be refused; a release with another scheme may do.",
-        )
-    if release.remote_code and not release.needs_remote_code:
-        knows = next(s.rung for s in supports if s.kind == "native")
-        yield Finding(
-            severity="informs",
-            code="remote_code",
-            sentence=f"It asks for code of its repository (auto_map), which is neither fetched nor run: {knows} knows "
-            "the architecture by itself.",
-        )
-    if isinstance(documents.tokenizer_config, Mapping) and documents.tokenizer_config.get("auto_map"):
-        yield Finding(
-            severity="warns",
-            code="tokenizer_remote_code",
-            sentence="Its tokenizer asks for code of the repository, which is never run: expect engines to refuse it, "
-            "unless they know the tokenizer by themselves.",
         )
 
 

@@ -86,10 +86,5 @@ class Release(Value):
     preflight: Preflight | None = Field(default=None, description="what follows for serving it here; None: not looked")
 
     @property
-    def needs_remote_code(self) -> bool:
-        """Whether loading it takes code of the repository: it asks for that, and no engine is known to do without."""
-        return self.remote_code and not (self.preflight is not None and self.preflight.is_known_natively)
-
-    @property
     def weight_bytes(self) -> int:
         return sum(f.size_bytes for f in self.files if f.path.endswith(".safetensors"))

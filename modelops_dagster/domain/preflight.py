@@ -50,11 +50,6 @@ class Preflight(Value):
         return tuple(f for f in self.findings if f.severity == "blocks")
 
     @property
-    def is_known_natively(self) -> bool:
-        """Whether an engine that is installed knows the model by itself, without code of its repository."""
-        return any(s.kind == "native" for s in self.supports)
-
-    @property
     def first_rung(self) -> str | None:
         """The highest rung that may hold the model; None when there is none."""
         return next((s.rung for s in self.supports if s.reason is None and s.is_installed), None)

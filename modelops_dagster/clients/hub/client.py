@@ -16,6 +16,7 @@ from huggingface_hub import HfApi, constants, get_session, hf_hub_download, hf_h
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
 
+from modelops_dagster.clients.hub.answers import gated_of, license_of, listing_of, repo_file, tree_file
 from modelops_dagster.clients.hub.refusals import HTTP, pause_s, sentences, understood
 from modelops_dagster.domain.errors import HubUnavailable, IntegrityError, InvalidSpec, RepoGated
 from modelops_dagster.domain.findings import Documents
@@ -84,7 +85,7 @@ class HubClient:
         what = f"the models of {org}"
         with self._sentences(what), self._understood(what):
             # a repository without a commit has no content yet
-            return [_listing(item) for item in self._pages(org, deadline) if item.get("sha")]
+            return [listing_of(item) for item in self._pages(org, deadline) if item.get("sha")]
 
     def content(self, repo_id: str, commit_hash: str, *, gated: bool) -> RepoContent:
         """What the files of a commit are, from its tree and without any of them.
@@ -101,7 +102,7 @@ class HubClient:
             files: list[RepoFile] = []
             while url is not None:
                 response = self._persist(lambda url=url: self._get(url))  # type: ignore[misc]
-                files += [_tree_file(item) for item in response.json() if item["type"] == "file"]
+                files += [tree_file(item) for item in response.json() if item["type"] == "file"]
                 url = response.links.get("next", {}).get("url")
         return RepoContent(
             digest=content_digest(files),
@@ -155,7 +156,7 @@ class HubClient:
         """
         url = f"{self.endpoint}/api/models/{revision.repo_id}/revision/{revision.commit_hash}"
         with self._sentences(revision.repo_id, revision.commit_hash), self._understood(revision.repo_id):
-            return _listing(self._persist(lambda: self._get(url, {"expand": LISTED})).json())
+            return listing_of(self._persist(lambda: self._get(url, {"expand": LISTED})).json())
 
     def release(self, revision: ModelRevision) -> Release:
         """Everything that can be known about a revision from its listing and its small files.
@@ -171,7 +172,7 @@ class HubClient:
                     revision.repo_id, revision=revision.commit_hash, files_metadata=True, timeout=self.timeout_s
                 )
             )
-            files = tuple(_repo_file(s) for s in info.siblings or [])
+            files = tuple(repo_file(s) for s in info.siblings or [])
             # what is no JSON is told by `documents`; here it states nothing
             config = ModelConfig.from_json(self._small_json(revision, files, "config.json", []))
             tokenizer_config = self._small_json(revision, files, "tokenizer_config.json", [])
@@ -183,8 +184,8 @@ class HubClient:
             model_type=config.model_type,
             dtype=config.dtype,
             quantization=config.quantization,
-            license=_license(info),
-            gated=_gated(info.gated),
+            license=license_of(info),
+            gated=gated_of(info.gated),
             has_chat_template=has_chat_template([f.path for f in files], tokenizer_config),
             remote_code=config.remote_code,
             parameters=info.safetensors.total if info.safetensors else None,
@@ -352,57 +353,6 @@ class HubClient:
 
     def _understood(self, what: str) -> AbstractContextManager[None]:
         return understood(self.endpoint, what)
-
-
-def _listing(item: dict[str, Any]) -> RepoListing:
-    return RepoListing(
-        repo_id=item["id"],
-        commit_hash=item["sha"],
-        hub_id=item.get("_id"),
-        files=tuple(s["rfilename"] for s in item["siblings"]),
-        tags=tuple(item.get("tags") or ()),
-        pipeline_tag=item.get("pipeline_tag"),
-        gated=bool(item.get("gated")),
-        private=bool(item.get("private")),
-        parameters=(item.get("safetensors") or {}).get("total"),
-        disabled=bool(item.get("disabled")),
-        created_at=item.get("createdAt"),
-    )
-
-
-def _tree_file(item: dict[str, Any]) -> RepoFile:
-    """From a tree, where the digest of an LFS file's content is called `oid`."""
-    lfs = item.get("lfs")
-    return RepoFile(
-        path=item["path"],
-        size_bytes=lfs["size"] if lfs else item["size"],
-        sha256=lfs["oid"] if lfs else None,
-        git_sha1=None if lfs else item["oid"],
-    )
-
-
-def _repo_file(sibling: Any) -> RepoFile:
-    """From `model_info(files_metadata=True)`; the size of an LFS file is that of its content."""
-    lfs = sibling.lfs
-    if sibling.size is None and lfs is None:
-        raise ValueError(f"no size for {sibling.rfilename}")
-    return RepoFile(
-        path=sibling.rfilename,
-        size_bytes=lfs.size if lfs else sibling.size,
-        sha256=lfs.sha256 if lfs else None,
-        git_sha1=None if lfs else sibling.blob_id,
-    )
-
-
-def _license(info: Any) -> str | None:
-    stated = getattr(info.card_data, "license", None)
-    if stated:
-        return ", ".join(stated) if isinstance(stated, list) else str(stated)
-    return next((t.removeprefix("license:") for t in info.tags or [] if t.startswith("license:")), None)
-
-
-def _gated(stated: object) -> Any:
-    return stated if stated in ("auto", "manual") else ("auto" if stated else None)
 
 
 def _write_all(out: Any, piece: bytes) -> int:
