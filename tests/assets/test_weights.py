@@ -10,8 +10,8 @@ from modelops_dagster.assets.partitions import models
 from modelops_dagster.assets.release import release
 from modelops_dagster.assets.weights import raw_weights
 from modelops_dagster.checks.weights import integrity
-from modelops_dagster.resources.lineage import LineageIOManager
-from modelops_dagster.resources.platform import CheckpointResource, HubResource
+from modelops_dagster.resources.lineage import LineageIOManager, LineageResource
+from modelops_dagster.resources.platform import CheckpointResource, HubResource, PreflightResource
 from modelops_dagster.services.hub_server import HubServer, publish
 from tests.fakes.hub import change_byte, downloads, noise, running_hub, write_repo
 
@@ -37,12 +37,25 @@ def onboard(hub: HubServer, home: Path, instance: dg.DagsterInstance) -> dg.Exec
     resources = {
         "hub": HubResource(url=hub.url),
         "checkpoints": CheckpointResource(root=str(home / "checkpoints"), allow_list=str(home / "allow.yaml")),
+        "preflight": PreflightResource(
+            engines=str(home / "engines"),
+            cache=str(home / "cache"),
+            checkpoints=str(home / "checkpoints"),
+            allow_list=str(home / "allow.yaml"),
+            accelerator="cpu",
+            max_context=2048,
+            gpus="",
+            sequences=1,
+            licenses=[],
+        ),
+        "lineage": LineageResource(root=str(home / "lineage")),
         "io_manager": LineageIOManager(root=str(home / "lineage")),
     }
     job = dg.define_asset_job("fetch", selection="*", partitions_def=models)
     defs = dg.Definitions(assets=[release, raw_weights], asset_checks=[integrity], jobs=[job], resources=resources)
     found = defs.resolve_job_def("fetch")
-    return found.execute_in_process(instance=instance, partition_key=REPO_ID, raise_on_error=False)
+    config = {"ops": {"release": {"config": {"accept": ["no_engine"]}}}}  # there is none in this scene
+    return found.execute_in_process(instance=instance, partition_key=REPO_ID, raise_on_error=False, run_config=config)
 
 
 def numbers(result: dg.ExecuteInProcessResult) -> dict[str, object]:
