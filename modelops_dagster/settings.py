@@ -81,6 +81,16 @@ class Settings(BaseModel):
     host: str = Field(default="127.0.0.1", description="address every service binds to")
     dagster_port: Port = Field(default=3000, description="Dagster UI; 0 picks a free one")
     gateway_port: Port = Field(default=4000, description="LiteLLM gateway; 0 picks a free one")
+    gateway_workers: int = Field(
+        default=2, ge=1, le=64, description="processes that answer calls, about 90 a second each"
+    )
+    gateway_max_in_flight: int = Field(default=1000, ge=1, description="calls at once; more are refused with 503")
+    endpoint_usd_per_hour: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="what an endpoint's hardware costs; calls are charged their share",
+    )
     controller_port: Port = Field(default=8400, description="controller REST API; 0 picks a free one")
     accelerator: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="what engines serve on; auto takes a GPU when the driver shows one"

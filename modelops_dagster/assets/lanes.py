@@ -204,7 +204,12 @@ def _gateway_registration(lane: Lane) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[Registration]:
         with clear_failure():
             done = apply_registration(
-                gateway.routes(), gateway.client(), endpoint=endpoint, verdict=verdict, at=datetime.now(UTC)
+                gateway.routes(),
+                gateway.client(),
+                endpoint=endpoint,
+                verdict=verdict,
+                at=datetime.now(UTC),
+                usd_per_hour=gateway.endpoint_usd_per_hour,
             )
             for name in done.retired:
                 controller.client().stop(name)

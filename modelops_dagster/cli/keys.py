@@ -1,8 +1,13 @@
 """`modelops keys`: who may call models through the gateway."""
 
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from modelops_dagster.cli.output import emit, json_option, table
+
+if TYPE_CHECKING:
+    from modelops_dagster.domain.gateway import KeyRecord
 
 HIDDEN = {"key_sha256"}
 
@@ -16,14 +21,19 @@ def command() -> None:
 @click.option("--alias", required=True, help="Who or what uses the key.")
 @click.option("--tags", default="", help="Route tags it may reach, comma-separated, e.g. preview.")
 @click.option("--models", default="", help="Aliases it may call, comma-separated. Default: all.")
+@click.option("--team", help="Who is charged.")
+@click.option("--budget-usd-per-day", type=click.FloatRange(min=0, min_open=True), help="USD of a UTC day.")
+@click.option("--rpm", type=click.IntRange(min=1), help="Requests in any 60 seconds.")
+@click.option("--tpm", type=click.IntRange(min=1), help="Tokens, in and out, in any 60 seconds.")
+@click.option("--log-prompts", is_flag=True, help="Keep what is asked and answered in the call log. Default: never.")
 @json_option
-def create(alias: str, tags: str, models: str, as_json: bool) -> None:
+def create(alias: str, tags: str, models: str, as_json: bool, **policy: Any) -> None:
     """Make a key. It is shown once and kept as a digest only."""
     from modelops_dagster.clients.keys import KeyStore
     from modelops_dagster.settings import Settings
 
     store = KeyStore(Settings.load().home / "gateway")
-    key, record = store.create(alias, tags=_names(tags), models=_names(models))
+    key, record = store.create(alias, tags=_names(tags), models=_names(models), **policy)
 
     def render() -> None:
         click.echo(key)
@@ -55,12 +65,15 @@ def list_keys(as_json: bool) -> None:
                 r.alias,
                 ", ".join(r.tags) or None,
                 ", ".join(r.models) or "all",
+                r.team,
+                _limits(r),
+                "kept" if r.log_prompts else None,
                 f"{r.created_at:%Y-%m-%d %H:%M}",
                 f"{r.revoked_at:%Y-%m-%d %H:%M}" if r.revoked_at else None,
             )
             for r in records
         ]
-        table("", ["id", "alias", "tags", "models", "created", "revoked"], rows)
+        table("", ["id", "alias", "tags", "models", "team", "limits", "prompts", "created", "revoked"], rows)
 
     emit([r.model_dump(mode="json", exclude=HIDDEN) for r in records], as_json, render)
 
@@ -79,6 +92,12 @@ def revoke(key_id: str, as_json: bool) -> None:
         as_json,
         lambda: click.echo(f"key {record.key_id} of {record.alias} is revoked"),
     )
+
+
+def _limits(record: "KeyRecord") -> str | None:
+    budget = record.budget_usd_per_day and f"{record.budget_usd_per_day:g} USD a day"
+    parts = [budget, record.rpm and f"{record.rpm} rpm", record.tpm and f"{record.tpm} tpm"]
+    return ", ".join(str(part) for part in parts if part) or None
 
 
 def _names(text: str) -> list[str]:

@@ -21,6 +21,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "endpoints": ("endpoints", "List, show, stop, start and delete endpoints."),
     "routes": ("routes", "Which endpoints answer for an alias."),
     "keys": ("keys", "Create, list and revoke gateway keys."),
+    "spend": ("spend", "Who used what through the gateway, and what it cost."),
+    "batch": ("batch", "Many requests from a file, answered after everybody else's."),
     "eval": ("evaluate", "Evaluate any OpenAI-compatible endpoint; deploys nothing."),
     "scores": ("scores", "The score history, as a table or by SQL."),
     "verdict": ("verdict", "The promotion decision and its numbers."),

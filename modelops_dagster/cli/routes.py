@@ -1,38 +1,46 @@
 """`modelops routes`: which endpoints answer for an alias, and with which weight."""
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from modelops_dagster.cli import rollout
 from modelops_dagster.cli.output import emit, json_option, table
+from modelops_dagster.cli.rollout import change_route, find_targets, open_rollout, override_options
 
 if TYPE_CHECKING:
-    from modelops_dagster.clients.routes import RouteStore
-    from modelops_dagster.domain.gateway import Route
-
-VISIBLE_TIMEOUT_S = 10
+    from modelops_dagster.domain.gateway import Grant, Route, RouteTarget
 
 
 @click.group(name="routes")
 def command() -> None:
-    """Which endpoints answer for an alias."""
+    """Which endpoints answer for an alias, and moving an alias from one to another."""
+
+
+for part in rollout.COMMANDS:
+    command.add_command(part)
 
 
 @command.command(name="list")
 @json_option
 def list_routes(as_json: bool) -> None:
     """Every alias and what stands behind it."""
-    routes = _store().list()
+    from modelops_dagster.clients.routes import RouteStore
+    from modelops_dagster.settings import Settings
+
+    routes = RouteStore(Settings.load().home / "gateway").list()
 
     def render() -> None:
         if not routes:
             click.echo("No routes yet: `modelops onboard REPO_ID --wait` makes one when the verdict allows it.")
             return
         rows = [
-            (r.alias, r.version, t.endpoint, t.weight, ", ".join(t.tags) or None) for r in routes for t in r.targets
+            (r.alias, r.version, t.endpoint, t.weight, ", ".join(t.tags) or None, _role(r, t))
+            for r in routes
+            for t in r.targets
         ]
-        table("", ["alias", "version", "endpoint", "weight", "tags"], rows)
+        table("", ["alias", "version", "endpoint", "weight", "tags", "role"], rows)
 
     emit(list(routes), as_json, render)
 
@@ -41,33 +49,92 @@ def list_routes(as_json: bool) -> None:
 @click.argument("alias")
 @json_option
 def show(alias: str, as_json: bool) -> None:
-    """One route, with every version it had."""
-    from modelops_dagster.domain.gateway import deployment_id
+    """One route, with every version it had and why it was changed."""
+    from modelops_dagster.clients.routes import RouteStore
+    from modelops_dagster.domain.gateway import SETTINGS, deployment_id
+    from modelops_dagster.settings import Settings
 
-    store = _store()
-    route = _require(store, alias)
-    history = store.history(alias)
+    route = open_rollout().require(alias)
+    history = RouteStore(Settings.load().home / "gateway").history(alias)
 
     def render() -> None:
-        rows = [(deployment_id(t), t.weight, ", ".join(t.tags) or None, t.url) for t in route.targets]
-        table(f"{alias}, version {route.version}", ["deployment", "weight", "tags", "url"], rows)
-        told = [(r.version, f"{r.updated_at:%Y-%m-%d %H:%M:%S}", _in_short(r), r.verdict_id) for r in history]
-        table("", ["version", "when", "weights", "verdict"], told)
+        rows = [
+            (deployment_id(t), t.weight, ", ".join(t.tags) or None, _role(route, t), _entitled(t.grant), t.url or None)
+            for t in route.targets
+        ]
+        columns = ["deployment", "weight", "tags", "role", "granted by", "url"]
+        table(f"{alias}, version {route.version}", columns, rows)
+        settings = [(name, getattr(route, name)) for name in SETTINGS if getattr(route, name)]
+        if settings:
+            table("", ["setting", "value"], settings)
+        told = [
+            (r.version, f"{r.updated_at:%Y-%m-%d %H:%M:%S}", _in_short(r), r.reason or None, r.verdict_id)
+            for r in history
+        ]
+        table("", ["version", "when", "weights", "why", "verdict"], told)
 
     emit({"route": route, "history": history}, as_json, render)
 
 
 @command.command(name="set")
 @click.argument("alias")
-@click.argument("weights", nargs=-1, required=True, metavar="ENDPOINT=WEIGHT...")
+@click.argument("weights", nargs=-1, metavar="ENDPOINT=WEIGHT...")
+@click.option("--tags", help="Who may reach the named endpoints, comma-separated; 'none' is everybody with a key.")
+@click.option("--sticky/--no-sticky", default=None, help="A user stays with the endpoint that answered first.")
+@click.option(
+    "--fallback", "fallbacks", multiple=True, help="Alias that answers when none of these can; 'none' clears."
+)
+@click.option("--timeout-s", type=click.FloatRange(min=0), help="Seconds one attempt may take; 0: the gateway's own.")
+@click.option("--max-in-flight", type=click.IntRange(min=0), help="Calls at once, more are refused; 0: no limit.")
+@click.option("--usd-per-hour", type=click.FloatRange(min=0), help="What the named endpoints' hardware costs.")
+@override_options
 @json_option
-def set_weights(alias: str, weights: tuple[str, ...], as_json: bool) -> None:
-    """Give endpoints of a route new weights; those not named keep theirs."""
-    from modelops_dagster.domain.gateway import with_weights
+def set_route(
+    alias: str,
+    weights: tuple[str, ...],
+    tags: str | None,
+    sticky: bool | None,
+    fallbacks: tuple[str, ...],
+    timeout_s: float | None,
+    max_in_flight: int | None,
+    usd_per_hour: float | None,
+    override: "Grant | None",
+    as_json: bool,
+) -> None:
+    """Give endpoints of a route weights, add endpoints, and set how the alias is answered; the rest stays.
 
-    store = _store()
-    current = _require(store, alias)
-    _apply(store, current, with_weights(current, dict(_weight(w) for w in weights), at=datetime.now(UTC)), as_json)
+    An endpoint that answers calls needs a verdict that passed it, or --override-reason.
+    """
+    from modelops_dagster.domain.gateway import with_targets
+
+    asked = dict(_weight(w) for w in weights)
+    settings: dict[str, Any] = {
+        "sticky": sticky,
+        "fallbacks": _cleared(fallbacks) if fallbacks else None,
+        "timeout_s": timeout_s,
+        "max_in_flight": max_in_flight,
+    }
+    found = find_targets(alias, list(asked), override)
+    changes: dict[str, Any] = {} if tags is None else {"tags": _cleared(tuple(tags.split(",")))}
+    changes |= {} if usd_per_hour is None else {"usd_per_hour": usd_per_hour}
+    reason = override.reason if override else f"set {' '.join(weights)}".strip()
+
+    def change(route: "Route | None") -> "Route":
+        targets = list(route.targets) if route else []
+        for target in found:
+            target = target.model_copy(update={"weight": asked[target.endpoint], **changes})
+            names = [t.endpoint for t in targets]
+            if target.endpoint in names:
+                targets[names.index(target.endpoint)] = target
+            else:
+                targets.append(target)
+        verdict_id = route.verdict_id if route else None
+        made = with_targets(route, alias, targets, at=datetime.now(UTC), verdict_id=verdict_id, reason=reason or "set")
+        given = {k: v for k, v in settings.items() if v is not None}
+        given |= {k: None for k in ("timeout_s", "max_in_flight") if given.get(k) == 0}
+        return type(made).model_validate({**made.model_dump(), **given})
+
+    change_route(alias, change, as_json)
 
 
 @command.command(name="rollback")
@@ -76,55 +143,19 @@ def set_weights(alias: str, weights: tuple[str, ...], as_json: bool) -> None:
 @json_option
 def rollback(alias: str, to_version: int | None, as_json: bool) -> None:
     """Put back what the route was before its last change."""
+    from modelops_dagster.clients.routes import RouteStore
     from modelops_dagster.domain.errors import InvalidSpec
     from modelops_dagster.domain.gateway import rolled_back
+    from modelops_dagster.settings import Settings
 
-    store = _store()
-    current = _require(store, alias)
-    earlier = [r for r in store.history(alias) if r.version < current.version and r.targets]
+    current = open_rollout().require(alias)
+    history = RouteStore(Settings.load().home / "gateway").history(alias)
+    earlier = [r for r in history if r.version < current.version and r.targets]
     chosen = [r for r in earlier if to_version in (None, r.version)]
     if not chosen:
         known = ", ".join(str(r.version) for r in earlier) or "none"
         raise InvalidSpec(f"route {alias!r} has no such earlier version; the ones to go back to are: {known}.")
-    _apply(store, current, rolled_back(current, chosen[-1], at=datetime.now(UTC)), as_json)
-
-
-def _store() -> "RouteStore":
-    from modelops_dagster.clients.routes import RouteStore
-    from modelops_dagster.settings import Settings
-
-    return RouteStore(Settings.load().home / "gateway")
-
-
-def _require(store: "RouteStore", alias: str) -> "Route":
-    from modelops_dagster.domain.errors import InvalidSpec
-
-    route = store.get(alias)
-    if route is None:
-        known = ", ".join(store.aliases()) or "none"
-        raise InvalidSpec(f"there is no route {alias!r}; the aliases are: {known}.", field="alias")
-    return route
-
-
-def _apply(store: "RouteStore", current: "Route", wanted: "Route", as_json: bool) -> None:
-    """Write the change and, when a gateway runs, wait until it serves it."""
-    from modelops_dagster.clients.gateway import GatewayClient
-    from modelops_dagster.domain.gateway import route_diff
-    from modelops_dagster.settings import Settings
-
-    diff = route_diff(current, wanted)
-    written = store.put(wanted, current.version) if diff else current
-    gateway = GatewayClient(Settings.load().gateway_url)
-    served = gateway.running()
-    if served:
-        gateway.visible(written.alias, written.version, VISIBLE_TIMEOUT_S)
-
-    def render() -> None:
-        click.echo("\n".join(diff) or "unchanged")
-        state = "served by the gateway" if served else "no gateway runs; the next one serves it"
-        click.echo(f"{written.alias} version {written.version}: {state}")
-
-    emit({"route": written, "diff": diff, "served": served}, as_json, render)
+    change_route(alias, lambda r: rolled_back(r or current, chosen[-1], at=datetime.now(UTC)), as_json)
 
 
 def _weight(text: str) -> tuple[str, int]:
@@ -134,6 +165,28 @@ def _weight(text: str) -> tuple[str, int]:
     if not endpoint or not weight.isdecimal():
         raise InvalidSpec(f"{text!r} is not ENDPOINT=WEIGHT with a whole weight, e.g. my-endpoint=5.", field="weight")
     return endpoint, int(weight)
+
+
+def _cleared(names: tuple[str, ...]) -> tuple[str, ...]:
+    kept = tuple(name.strip() for name in names if name.strip())
+    return () if kept == ("none",) else kept
+
+
+def _role(route: "Route", target: "RouteTarget") -> str | None:
+    if route.swap is not None and route.swap.to == target.endpoint:
+        return f"swap, step {route.swap.step + 1} of {len(route.swap.steps)}"
+    if route.canary is not None and route.canary.endpoint == target.endpoint:
+        return "canary"
+    if target.mirror_percent:
+        return f"gets copies of {target.mirror_percent} %"
+    retiring = {r.endpoint: r.stop_at for r in route.retiring}
+    return f"stopped at {retiring[target.endpoint]:%Y-%m-%d %H:%M}" if target.endpoint in retiring else None
+
+
+def _entitled(grant: "Grant | None") -> str | None:
+    if grant is None:
+        return None
+    return grant.verdict_id or f"{grant.by}: {grant.reason}"
 
 
 def _in_short(route: "Route") -> str:

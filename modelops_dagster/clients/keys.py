@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -32,8 +33,16 @@ class KeyStore:
         """Make the folder, so that a missing one is an error from then on and not an empty store."""
         self._keys.mkdir(parents=True, exist_ok=True, mode=0o700)
 
-    def create(self, alias: str, *, tags: Sequence[str] = (), models: Sequence[str] = ()) -> tuple[str, KeyRecord]:
+    def create(
+        self, alias: str, *, tags: Sequence[str] = (), models: Sequence[str] = (), **policy: Any
+    ) -> tuple[str, KeyRecord]:
         """Make a key of 256 random bits.
+
+        Args:
+            alias: who or what uses it.
+            tags: of route targets it may reach.
+            models: aliases it may call; none means all.
+            policy: `team`, `budget_usd_per_day`, `rpm`, `tpm` and `log_prompts` of `KeyRecord`.
 
         Returns:
             The key, which is nowhere else, and what is kept of it.
@@ -51,6 +60,7 @@ class KeyStore:
                 tags=tuple(dict.fromkeys(tags)),
                 models=tuple(dict.fromkeys(models)),
                 created_at=self._now(),
+                **policy,
             )
         except ValidationError as error:
             first = error.errors()[0]
@@ -99,6 +109,16 @@ class KeyStore:
         if record is None or record.revoked_at is not None or not hmac.compare_digest(record.key_sha256, digest):
             return None
         return record
+
+    def record(self, key_id: str) -> KeyRecord | None:
+        """The record of a valid key by its id; None when it is unknown or revoked.
+
+        Raises:
+            IntegrityError: the file that should describe the key does not.
+            OSError: the store cannot be read.
+        """
+        record = self._read(key_id) if key_id.isalnum() else None
+        return None if record is None or record.revoked_at is not None else record
 
     def _read(self, key_id: str) -> KeyRecord | None:
         path = self._keys / f"{key_id}.json"

@@ -15,9 +15,18 @@ VISIBLE_TIMEOUT_S = 30
 
 
 def apply_registration(
-    routes: RouteStore, gateway: GatewayClient, *, endpoint: Endpoint, verdict: Verdict, at: datetime
+    routes: RouteStore,
+    gateway: GatewayClient,
+    *,
+    endpoint: Endpoint,
+    verdict: Verdict,
+    at: datetime,
+    usd_per_hour: float = 0.0,
 ) -> Registration:
     """Make the alias's route what the verdict grants. Applying the same verdict twice changes nothing.
+
+    Args:
+        usd_per_hour: what the endpoint's hardware costs.
 
     Raises:
         Conflict: the document kept changing under us.
@@ -26,7 +35,7 @@ def apply_registration(
     alias = endpoint.checkpoint.revision.repo_id
     for attempt in range(ATTEMPTS):
         before = routes.get(alias)
-        wanted = next_route(before, verdict, endpoint, at)
+        wanted = next_route(before, verdict, endpoint, at, usd_per_hour)
         diff = route_diff(before, wanted)
         version = before.version if before else 0
         try:

@@ -12,7 +12,7 @@ from modelops_dagster.domain.hub import Release
 from modelops_dagster.domain.values import Value
 from modelops_dagster.domain.verdicts import Verdict
 
-AlertKind = Literal["new_release", "verdict", "failure", "deadline_at_risk", "framework_update", "parked"]
+AlertKind = Literal["new_release", "verdict", "failure", "deadline_at_risk", "framework_update", "parked", "canary"]
 Severity = Literal["info", "warning", "critical"]
 KINDS: tuple[AlertKind, ...] = get_args(AlertKind)
 
@@ -32,6 +32,7 @@ _PLURAL: Mapping[AlertKind, str] = {
     "deadline_at_risk": "deadlines at risk",
     "framework_update": "framework updates",
     "parked": "models parked",
+    "canary": "canaries rolled back",
 }
 
 
@@ -139,6 +140,19 @@ def run_failed(
     lines = [f"step {step}" if step else "the run's process", sentence]
     return alert(
         "failure", subject, f"Failed: {subject}", lines, dedupe_key=run_id, at=at, url=url, severity="critical"
+    )
+
+
+def canary_rolled_back(alias: str, endpoint: str, sentence: str, *, at: datetime) -> Alert:
+    """A canary that the gateway rolled back by itself, with the numbers."""
+    return alert(
+        "canary",
+        alias,
+        f"Canary rolled back: {alias}",
+        [f"endpoint {endpoint}", sentence],
+        dedupe_key=f"{alias}:{endpoint}:{at.isoformat()}",
+        at=at,
+        severity="warning",
     )
 
 

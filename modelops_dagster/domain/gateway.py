@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
+from modelops_dagster.domain.canary import Bounds
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.values import Value
 
@@ -15,19 +16,80 @@ TAG = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 PREVIEW = "preview"
 SHADOW = "shadow"
 OPEN = "default"  # LiteLLM's name for "requests that carry no tag come here"
+SETTINGS = ("sticky", "fallbacks", "timeout_s", "max_in_flight")
+
+
+class Grant(Value):
+    """Why an endpoint may answer calls: the verdict that passed it, or a person who said so, and why."""
+
+    verdict_id: str | None = None
+    reason: str | None = Field(default=None, min_length=3, max_length=500, description="of an override")
+    by: str | None = Field(default=None, description="who overrode")
+    at: datetime
+
+    @model_validator(mode="after")
+    def _one(self) -> "Grant":
+        if (self.verdict_id is None) == (self.reason is None) or (self.reason is None) != (self.by is None):
+            raise ValueError("a grant is a verdict, or an override with who made it and why")
+        return self
 
 
 class RouteTarget(Value):
-    """One endpoint behind an alias."""
+    """One endpoint behind an alias: one of ours, or with `provider` a hosted API."""
 
     endpoint: str = Field(
         description="endpoint name; with the commit it becomes the deployment id in the gateway's log"
     )
-    url: str = Field(description="base URL that ends in /v1")
+    url: str = Field(description="base URL that ends in /v1; empty for a provider's own")
     served_model_name: str
-    commit_hash: str = Field(description="of the model revision it serves")
+    commit_hash: str = Field(description="of the model revision it serves; the model's name where nobody tells one")
     weight: int = Field(default=1, ge=0, description="proportional share, not percent")
     tags: tuple[str, ...] = Field(default=(), description="who may reach it; empty means everybody with a key")
+    mirror_percent: int = Field(
+        default=0, ge=0, le=100, description="share of the alias's calls that a shadow gets a copy of"
+    )
+    usd_per_hour: float = Field(default=0.0, ge=0, description="what its hardware costs, USD per hour it runs")
+    provider: str | None = Field(default=None, description="LiteLLM's name of a hosted API, which prices it by token")
+    credential: str | None = Field(default=None, description="name of the provider's key under secrets/credentials/")
+    grant: Grant | None = Field(default=None, description="why it may answer calls")
+
+
+class CanaryWatch(Value):
+    """An endpoint on trial. The gateway rolls it back when it is worse than the others beyond the bounds."""
+
+    endpoint: str
+    since: datetime
+    bounds: Bounds = Field(default_factory=Bounds)
+
+    @property
+    def trial_id(self) -> str:
+        """Names the trial, in whose name calls are counted."""
+        return f"{self.endpoint}@{self.since.isoformat()}"
+
+
+class Swap(Value):
+    """One endpoint on its way to take the whole alias over, step by step."""
+
+    to: str
+    steps: tuple[int, ...] = Field(default=(5, 50, 100), min_length=1, description="shares it gets, in percent")
+    step: int = Field(default=0, ge=0, description="index of the present step")
+    step_since: datetime
+    hold_s: float = Field(default=900.0, ge=0, description="how long a step lasts, in seconds")
+    retain_s: float = Field(default=86_400.0, ge=0, description="how long the old endpoints run on, in seconds")
+
+    @field_validator("steps")
+    @classmethod
+    def _steps(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if list(value) != sorted(set(value)) or value[0] < 1 or value[-1] != 100:
+            raise ValueError("the steps of a swap rise and end with 100, e.g. 5, 50, 100")
+        return value
+
+
+class Retiring(Value):
+    """An endpoint that serves no more and is kept for a roll-back until its time has come."""
+
+    endpoint: str
+    stop_at: datetime
 
 
 class Route(Value):
@@ -37,6 +99,14 @@ class Route(Value):
     version: int = Field(default=0, ge=0)
     targets: tuple[RouteTarget, ...]
     verdict_id: str | None = Field(default=None, description="the verdict that granted the tags")
+    sticky: bool = Field(default=False, description="a user stays with the endpoint that answered first")
+    fallbacks: tuple[str, ...] = Field(default=(), description="aliases that answer when no endpoint of this one can")
+    timeout_s: float | None = Field(default=None, gt=0, description="how long one attempt may take, in seconds")
+    max_in_flight: int | None = Field(default=None, ge=1, description="calls at once, over all workers; more are 429")
+    canary: CanaryWatch | None = None
+    swap: Swap | None = None
+    retiring: tuple[Retiring, ...] = ()
+    reason: str = Field(default="", description="why the last change was made")
     updated_at: datetime
 
     @field_validator("alias")
@@ -53,6 +123,8 @@ class Route(Value):
         names = [t.endpoint for t in self.targets]
         if len(set(names)) != len(names):
             raise ValueError(f"route {self.alias!r} names an endpoint twice: {', '.join(names)}")
+        if self.alias in self.fallbacks:
+            raise ValueError(f"route {self.alias!r} cannot fall back to itself")
         return self
 
 
@@ -64,6 +136,11 @@ class KeyRecord(Value):
     alias: str = Field(min_length=1, max_length=64, description="who or what uses the key")
     tags: tuple[str, ...] = Field(default=(), description="tags of route targets it may reach, e.g. preview")
     models: tuple[str, ...] = Field(default=(), description="aliases it may call; empty means all")
+    team: str | None = Field(default=None, min_length=1, max_length=64, description="who is charged")
+    budget_usd_per_day: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="of a UTC day")
+    rpm: int | None = Field(default=None, ge=1, description="requests in any 60 seconds")
+    tpm: int | None = Field(default=None, ge=1, description="tokens, in and out, in any 60 seconds")
+    log_prompts: bool = Field(default=False, description="whether the call log keeps what was asked")
     created_at: datetime
     revoked_at: datetime | None = None
 
@@ -107,34 +184,50 @@ def serving_targets(route: Route, tags: Collection[str]) -> tuple[RouteTarget, .
     A target whose tag the key carries goes before the open ones, so a key with `preview` sees the preview. A shadow
     target answers nobody, and neither does a target of weight 0.
     """
-    candidates = [t for t in route.targets if t.weight and SHADOW not in t.tags]
+    candidates = routed_targets(route)
     granted = tuple(t for t in candidates if not set(tags).isdisjoint(t.tags))
     return granted or tuple(t for t in candidates if not t.tags)
 
 
-def litellm_deployments(route: Route) -> list[dict[str, Any]]:
+def litellm_deployments(route: Route, credentials: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
     """The route as LiteLLM deployments, one per target that can be reached at all.
 
-    Targets under `shadow` and those of weight 0 are left out: what the Router does not know it cannot choose. The price
-    is 0 and not missing, so that a call's cost is a number.
+    Targets under `shadow` and those of weight 0 are left out: what the Router does not know it cannot choose. A token
+    of our own endpoints costs 0 and not nothing, so that LiteLLM's cost is a number; the gateway adds the hardware's.
+    A provider's tokens cost what LiteLLM's table says.
+
+    Args:
+        credentials: the providers' keys by name.
     """
     return [
         {
             "model_name": route.alias,
-            "litellm_params": {
-                "model": f"hosted_vllm/{t.served_model_name}",
-                "api_base": t.url,
-                "api_key": "none",  # an endpoint of ours asks for none, and the provider insists on a string
-                "weight": t.weight,
-                "tags": list(t.tags) or [OPEN],
-                "input_cost_per_token": 0.0,
-                "output_cost_per_token": 0.0,
-            },
+            "litellm_params": _litellm_params(route, t, credentials or {}),
             "model_info": {"id": router_id(route.alias, t)},
         }
-        for t in route.targets
-        if t.weight and SHADOW not in t.tags
+        for t in routed_targets(route)
     ]
+
+
+def routed_targets(route: Route) -> tuple[RouteTarget, ...]:
+    """The targets that some call may reach: those with a weight that are no shadows."""
+    return tuple(t for t in route.targets if t.weight and SHADOW not in t.tags)
+
+
+def _litellm_params(route: Route, target: RouteTarget, credentials: Mapping[str, str]) -> dict[str, Any]:
+    params: dict[str, Any] = {"weight": target.weight, "tags": list(target.tags) or [OPEN]}
+    if target.provider is None:
+        # an endpoint of ours asks for no key, and the provider insists on a string
+        params |= {"model": f"hosted_vllm/{target.served_model_name}", "api_base": target.url, "api_key": "none"}
+        params |= {"input_cost_per_token": 0.0, "output_cost_per_token": 0.0}
+    else:
+        params |= {"model": f"{target.provider}/{target.served_model_name}"}
+        params |= {"api_base": target.url} if target.url else {}
+        # "none" and not a missing key: LiteLLM would look for one in the gateway's environment
+        params |= {"api_key": credentials.get(target.credential or "", "none")}
+    if route.timeout_s is not None:
+        params |= {"timeout": route.timeout_s, "stream_timeout": route.timeout_s}
+    return params
 
 
 def with_targets(
@@ -144,18 +237,26 @@ def with_targets(
     *,
     at: datetime,
     verdict_id: str | None = None,
+    reason: str = "",
 ) -> Route:
-    """The route with these targets instead of its own; the version stays the one the change is based on."""
+    """The route with these targets instead of its own, and its settings (stickiness, fallbacks, limits) kept.
+
+    The version stays the one the change is based on. A trial or a swap under way ends with it: whoever changes the
+    targets decided otherwise.
+    """
+    kept = {name: getattr(route, name) for name in SETTINGS} if route else {}
     return Route(
+        **kept,
         alias=alias,
         version=route.version if route else 0,
         targets=tuple(targets),
         verdict_id=verdict_id,
+        reason=reason,
         updated_at=at,
     )
 
 
-def with_weights(route: Route, weights: Mapping[str, int], *, at: datetime) -> Route:
+def with_weights(route: Route, weights: Mapping[str, int], *, at: datetime, reason: str = "") -> Route:
     """The route with new weights for the named endpoints; the others keep theirs.
 
     Raises:
@@ -175,7 +276,7 @@ def with_weights(route: Route, weights: Mapping[str, int], *, at: datetime) -> R
             f"route {route.alias!r} would have no weight above 0, or one below; give at least one endpoint 1 or more.",
             field="weight",
         )
-    return with_targets(route, route.alias, targets, at=at, verdict_id=route.verdict_id)
+    return with_targets(route, route.alias, targets, at=at, verdict_id=route.verdict_id, reason=reason)
 
 
 def promote(route: Route, endpoint: str, *, at: datetime) -> Route:
@@ -189,8 +290,10 @@ def promote(route: Route, endpoint: str, *, at: datetime) -> Route:
 
 
 def rolled_back(current: Route, earlier: Route, *, at: datetime) -> Route:
-    """The targets of an earlier version as a new change of the current one."""
-    return with_targets(current, current.alias, earlier.targets, at=at, verdict_id=earlier.verdict_id)
+    """The targets and settings of an earlier version as a new change of the current one."""
+    reason = f"back to version {earlier.version}"
+    back = with_targets(earlier, current.alias, earlier.targets, at=at, verdict_id=earlier.verdict_id, reason=reason)
+    return back.model_copy(update={"version": current.version})
 
 
 def route_diff(old: Route | None, new: Route | None) -> list[str]:
@@ -202,8 +305,14 @@ def route_diff(old: Route | None, new: Route | None) -> list[str]:
         was = before.get(name)
         if was is None:
             lines.append(f"+ {deployment_id(target)}: {_share(target)}")
-        elif was != target:
-            lines.append(f"~ {deployment_id(target)}: {', '.join(_changes(was, target))}")
+        elif changes := _changes(was, target):
+            lines.append(f"~ {deployment_id(target)}: {', '.join(changes)}")
+    if old is not None and new is not None:
+        lines += [
+            f"~ {name} {getattr(old, name)} -> {getattr(new, name)}"
+            for name in SETTINGS
+            if getattr(old, name) != getattr(new, name)
+        ]
     if old is None and new is not None:
         lines.insert(0, f"new route {new.alias}")
     if old is not None and new is None:
@@ -222,5 +331,17 @@ def _changes(was: RouteTarget, now: RouteTarget) -> list[str]:
         "tags": (", ".join(was.tags) or "none", ", ".join(now.tags) or "none"),
         "url": (was.url, now.url),
         "served name": (was.served_model_name, now.served_model_name),
+        "mirrored": (f"{was.mirror_percent} %", f"{now.mirror_percent} %"),
+        "USD per hour": (f"{was.usd_per_hour:g}", f"{now.usd_per_hour:g}"),
+        "provider": (was.provider or "ours", now.provider or "ours"),
+        "credential": (was.credential or "none", now.credential or "none"),
+        "granted by": (_granted_by(was), _granted_by(now)),
     }
     return [f"{name} {a} -> {b}" for name, (a, b) in pairs.items() if a != b]
+
+
+def _granted_by(target: RouteTarget) -> str:
+    grant = target.grant
+    if grant is None:
+        return "nobody"
+    return f"verdict {grant.verdict_id}" if grant.verdict_id else f"{grant.by}: {grant.reason}"

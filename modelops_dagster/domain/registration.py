@@ -5,7 +5,7 @@ from datetime import datetime
 from pydantic import Field
 
 from modelops_dagster.domain.endpoints import Endpoint
-from modelops_dagster.domain.gateway import PREVIEW, SHADOW, Route, RouteTarget
+from modelops_dagster.domain.gateway import PREVIEW, SHADOW, Grant, Route, RouteTarget, with_targets
 from modelops_dagster.domain.values import Value
 from modelops_dagster.domain.verdicts import Outcome, Verdict
 
@@ -23,7 +23,9 @@ class Registration(Value):
     retired: tuple[str, ...] = Field(default=(), description="endpoints no route of this alias uses any more")
 
 
-def next_route(route: Route | None, verdict: Verdict, endpoint: Endpoint, at: datetime) -> Route | None:
+def next_route(
+    route: Route | None, verdict: Verdict, endpoint: Endpoint, at: datetime, usd_per_hour: float = 0.0
+) -> Route | None:
     """The route after the verdict, or None when the alias shall have none.
 
     A pass replaces what stood before. A hold is kept beside it under `shadow`, where nobody's request reaches it. A
@@ -31,23 +33,30 @@ def next_route(route: Route | None, verdict: Verdict, endpoint: Endpoint, at: da
     """
     revision = endpoint.checkpoint.revision
     others = tuple(t for t in (route.targets if route else ()) if t.endpoint != endpoint.name)
-    target = RouteTarget(
-        endpoint=endpoint.name,
-        url=endpoint.url,
-        served_model_name=endpoint.served_model_name,
-        commit_hash=revision.commit_hash,
-        tags=(PREVIEW if verdict.outcome == "pass" else SHADOW,),
-    )
+    target = passed_target(verdict, endpoint, usd_per_hour)
     targets = {"pass": (target,), "hold": (*others, target), "fail": others}[verdict.outcome]
     if not targets:
         return None
     granted_by = verdict.verdict_id if verdict.outcome == "pass" else (route.verdict_id if route else None)
-    return Route(
-        alias=revision.repo_id,
-        version=route.version if route else 0,
-        targets=targets,
-        verdict_id=granted_by,
-        updated_at=at,
+    reason = f"verdict {verdict.verdict_id}: {verdict.outcome}"
+    return with_targets(route, revision.repo_id, targets, at=at, verdict_id=granted_by, reason=reason)
+
+
+def passed_target(verdict: Verdict, endpoint: Endpoint, usd_per_hour: float = 0.0) -> RouteTarget:
+    """The endpoint as a target of its alias, with what the verdict grants it.
+
+    Args:
+        usd_per_hour: what its hardware costs.
+    """
+    passed = verdict.outcome == "pass"
+    return RouteTarget(
+        endpoint=endpoint.name,
+        url=endpoint.url,
+        served_model_name=endpoint.served_model_name,
+        commit_hash=endpoint.checkpoint.revision.commit_hash,
+        tags=(PREVIEW if passed else SHADOW,),
+        usd_per_hour=usd_per_hour,
+        grant=Grant(verdict_id=verdict.verdict_id, at=verdict.decided_at) if passed else None,
     )
 
 

@@ -102,6 +102,7 @@ class GatewayResource(dg.ConfigurableResource[GatewayClient]):
 
     url: str
     root: str
+    endpoint_usd_per_hour: float = 0.0
 
     def routes(self) -> RouteStore:
         return RouteStore(Path(self.root))
@@ -164,7 +165,11 @@ def build_resources(settings: Settings) -> Mapping[str, Any]:
             licenses=list(settings.licenses),
         ),
         "controller": ControllerResource(),
-        "gateway": GatewayResource(url=settings.gateway_url, root=str(home / "gateway")),
+        "gateway": GatewayResource(
+            url=settings.gateway_url,
+            root=str(home / "gateway"),
+            endpoint_usd_per_hour=settings.endpoint_usd_per_hour,
+        ),
         "gauntlet": GauntletResource(
             eval_datasets=str(settings.eval_datasets), policy_name=settings.policy, work=str(home / "gauntlet")
         ),

@@ -1,7 +1,6 @@
 """The real gateway in a process of its own, the stores it follows, and load on it."""
 
 import asyncio
-import json
 import os
 import re
 import signal
@@ -9,12 +8,13 @@ import subprocess
 import sys
 import threading
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
 
+from modelops_dagster.clients.calls import query_calls
 from modelops_dagster.clients.gateway import GatewayClient
 from modelops_dagster.clients.keys import KeyStore
 from modelops_dagster.clients.routes import RouteStore
@@ -85,14 +85,16 @@ class Gateway:
         """The logged rows of one call, as soon as there are any."""
         deadline = time.monotonic() + 8
         while time.monotonic() < deadline:
-            lines = [
-                line for f in (self.home / "gateway/calls").rglob("*.jsonl") for line in f.read_text().splitlines()
-            ]
-            found = [row for row in map(json.loads, lines) if row["call_id"] == call_id]
+            found = [row for row in self.logged() if row["call_id"] == call_id and row["error"] != "Unfinished"]
             if found:
                 return found
             time.sleep(0.1)
         return []
+
+    def logged(self) -> list[dict[str, Any]]:
+        """Every row that the call log shows now."""
+        since = datetime.now(UTC) - timedelta(hours=1)
+        return query_calls(self.home / "gateway/calls", "SELECT * FROM calls", since=since)
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)

@@ -148,7 +148,6 @@ def test_the_rest_of_litellm_is_not_there(gateway: Gateway) -> None:
         "/openapi.json",
         "/ui",
         "/metrics",
-        "/v1/files",
     ):
         assert httpx.get(f"{gateway.url}{path}", headers=headers).status_code == 404, path
     assert httpx.post(f"{gateway.url}/model/new", headers=headers, json={}).status_code == 404

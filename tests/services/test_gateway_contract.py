@@ -18,6 +18,7 @@ from litellm.proxy.types_utils.utils import get_instance_fn
 from litellm.types.router import Deployment, LiteLLM_Params, ModelInfo, RouterErrors
 from litellm.types.utils import all_litellm_params
 
+from modelops_dagster.domain.gateway import RouteTarget
 from modelops_dagster.services.gateway import plugin
 from modelops_dagster.services.gateway.admission import CALL_PATHS, steering_fields
 from modelops_dagster.services.gateway.answers import NO_TARGET
@@ -70,6 +71,8 @@ def test_an_alias_with_a_slash_is_a_name_even_when_it_starts_like_a_provider(rou
 
 
 def test_the_router_asks_the_logger_which_deployments_remain(router: litellm.Router) -> None:
+    target = RouteTarget(endpoint="b", url="http://127.0.0.1:1/v1", served_model_name="m", commit_hash="c" * 40)
+
     async def granted(call: Call | None) -> str:
         CURRENT_CALL.set(call)
         return await choose(router, "acme/tiny")
@@ -78,7 +81,7 @@ def test_the_router_asks_the_logger_which_deployments_remain(router: litellm.Rou
         router.upsert_deployment(deployment(f"{name}:acme/tiny"))
     litellm.callbacks.append(plugin.logger)
     try:
-        call = Call(call_id="1", path="/v1/chat/completions", grants=[lambda: frozenset({"b:acme/tiny"})])
+        call = Call(call_id="1", path="/v1/chat/completions", grants=[lambda: {"b:acme/tiny": target}])
         assert {asyncio.run(granted(call)) for _ in range(20)} == {"b:acme/tiny"}
         with pytest.raises(Exception, match=NO_TARGET):
             asyncio.run(granted(None))

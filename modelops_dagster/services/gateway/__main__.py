@@ -1,16 +1,33 @@
-"""`python -m modelops_dagster.services.gateway`: one worker of the gateway in the foreground."""
+"""`python -m modelops_dagster.services.gateway`: the gateway in the foreground, its workers and its keeper."""
 
+import asyncio
 import gc
 import os
+import secrets
 import socket
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
 
+from modelops_dagster.client import ModelOpsClient
+from modelops_dagster.clients.alerts import Outbox
+from modelops_dagster.clients.batches import BatchStore
 from modelops_dagster.clients.keys import KeyStore, operator_key
 from modelops_dagster.clients.processes import who_listens
-from modelops_dagster.domain.errors import ModelOpsError, NotRunning, PortTaken, UserError
+from modelops_dagster.clients.routes import RouteStore
+from modelops_dagster.clients.trials import TrialStore
+from modelops_dagster.domain.errors import ModelOpsError, PortTaken, UserError
+from modelops_dagster.services.gateway.batch_runner import BatchRunner
 from modelops_dagster.services.gateway.config import UNSET, GatewayPaths, litellm_environment, write_config
+from modelops_dagster.services.gateway.keeper import Keeper
+from modelops_dagster.services.gateway.supervisor import Child, Supervisor
+from modelops_dagster.services.gateway.traffic import SharedCounts
 from modelops_dagster.settings import Settings
+
+if TYPE_CHECKING:
+    from modelops_dagster.services.gateway.app import Worker
 
 GRACE_S = 10
 REPEAT_AFTER_S = 10
@@ -70,39 +87,84 @@ def serve(settings: Settings) -> None:
     began = time.monotonic()
     paths = GatewayPaths.of(settings)
     claimed = claim_port(settings.host, settings.gateway_port)
+    url = "http://{}:{}".format(*claimed.getsockname()[:2])
     KeyStore(paths.root).prepare()
     write_config(paths.config)
-    master_key = operator_key(paths.operator_key)
     for name in UNSET:
         os.environ.pop(name, None)
-    os.environ.update(litellm_environment(paths.config, master_key))
+    os.environ.update(litellm_environment(paths.config, operator_key(paths.operator_key)))
+    counts = SharedCounts(settings.gateway_workers)
+    batch_key = secrets.token_urlsafe(32)  # of this run: forked workers know it, and it is written nowhere
+    complain = Complaints()
     gc.disable()  # a quarter of the import would be the collector walking objects that stay for good
+    from modelops_dagster.services.gateway.app import Worker
+
+    worker = Worker(paths, counts, batch_key=batch_key, max_in_flight=settings.gateway_max_in_flight, complain=complain)
+    gc.freeze()
+    gc.enable()
+    children = {
+        f"worker {number}": Child(
+            f"worker {number}",
+            partial(_work, worker, number, claimed),
+            before=partial(counts.clear, number),
+        )
+        for number in range(settings.gateway_workers)
+    }
+    children["keeper"] = Child("keeper", partial(_keep, settings, paths, url, batch_key, complain))
+    Supervisor(children, say).run(
+        on_ready=lambda: say(f"gateway: ready at {url}/v1 after {time.monotonic() - began:.1f} s")
+    )
+
+
+def _work(worker: "Worker", number: int, claimed: socket.socket, ready: Callable[[], None]) -> int:
+    """One worker, in a process of its own, until a signal ends it."""
     import uvicorn
 
     from modelops_dagster.services.gateway.app import build_app
 
-    address = "{}:{}".format(*claimed.getsockname()[:2])
-    app = build_app(
-        paths,
-        complain=Complaints(),
-        on_ready=lambda: say(f"gateway: ready at http://{address}/v1 after {time.monotonic() - began:.1f} s"),
+    worker.number, worker.on_ready = number, ready
+    config = uvicorn.Config(
+        build_app(worker),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=GRACE_S,
     )
-    gc.freeze()
-    gc.enable()
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            timeout_graceful_shutdown=GRACE_S,
+    uvicorn.Server(config).run(sockets=[claimed])
+    return 0
+
+
+def _keep(
+    settings: Settings,
+    paths: GatewayPaths,
+    url: str,
+    batch_key: str,
+    complain: Callable[[str], None],
+    ready: Callable[[], None],
+) -> int:
+    """Looks after canaries, swaps and batches, in a process of its own, until a signal ends it."""
+
+    async def follow() -> None:
+        store = BatchStore(paths.root)
+        store.prepare()
+        keeper = Keeper(
+            RouteStore(paths.root),
+            TrialStore(paths.trials),
+            Outbox(settings.home / "alerts"),
+            lambda: ModelOpsClient.from_settings(settings),
+            complain=complain,
         )
-    )
-    try:
-        server.run(sockets=[claimed])
-    except SystemExit as failed:
-        raise NotRunning("LiteLLM did not start, so nothing is served; the lines above say why.") from failed
+        runner = BatchRunner(store, url, batch_key, complain=complain)
+        ready()
+        with store.running() as mine:
+            batches = asyncio.create_task(runner.follow()) if mine else None
+            await keeper.follow()
+            if batches is not None:
+                batches.cancel()
+
+    asyncio.run(follow())
+    return 0
 
 
 def main() -> None:

@@ -12,6 +12,8 @@ CALL_PATHS = frozenset(
     for path in ("/chat/completions", "/completions", "/embeddings", "/responses")
 ) | {"/v1/messages"}
 
+DEFAULT_ANSWER_TOKENS = 256  # counted for a call that sets no limit, until it is known
+
 # Fields of a request body that steer the Router and that LiteLLM's own list of its parameters leaves out.
 _STEERING = frozenset(
     {
@@ -37,6 +39,7 @@ class Refusal(NamedTuple):
     status: int
     code: str
     message: str
+    retry_after_s: float | None = None
 
 
 class Admission(NamedTuple):
@@ -45,6 +48,8 @@ class Admission(NamedTuple):
     alias: str
     stream: bool
     targets: tuple[RouteTarget, ...]
+    route: Route
+    fallbacks: tuple[str, ...] = ()
 
 
 def steering_fields(litellm_params: Collection[str]) -> frozenset[str]:
@@ -88,7 +93,15 @@ def admit(
     targets = serving_targets(route, key.tags)
     if not targets:
         return Refusal(403, "model_not_allowed", f"{alias!r} is not open to this key; ask for a key with its tag.")
-    return Admission(alias, body.get("stream") is True, targets)
+    fallbacks = tuple(a for a in route.fallbacks if a in visible_aliases(key, routes))
+    return Admission(alias, body.get("stream") is True, targets, route, fallbacks)
+
+
+def estimated_tokens(document: Mapping[str, object], size_bytes: int) -> tuple[int, int]:
+    """Tokens in and out that a call will take: four bytes make one, and the answer is as long as allowed."""
+    asked = [document.get(name) for name in ("max_completion_tokens", "max_tokens", "max_output_tokens")]
+    limit = next((n for n in asked if isinstance(n, int) and n > 0), DEFAULT_ANSWER_TOKENS)
+    return size_bytes // 4, limit
 
 
 def visible_aliases(key: KeyRecord, routes: Mapping[str, Route]) -> list[str]:

@@ -1,6 +1,7 @@
 """What a client gets to see: the gateway's own answers, and LiteLLM's without addresses, headers and internals."""
 
 import json
+import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any, NamedTuple
 
@@ -33,6 +34,7 @@ class ShownError(NamedTuple):
     status: int
     code: str
     message: str
+    retry_after_s: float | None = None
 
 
 def shown_headers(headers: Headers) -> list[tuple[bytes, bytes]]:
@@ -60,17 +62,20 @@ def shown_error(status: int, body: bytes, *, alias: str, addresses: Mapping[str,
     """
     message, code = _message(body)
     if message.startswith(NO_TARGET):
-        return ShownError(503, "no_endpoint", f"No endpoint of {alias!r} can answer now; try again in a moment.")
+        return ShownError(503, "no_endpoint", f"No endpoint of {alias!r} can answer now; try again in a moment.", 1)
     if status == 408:
-        return ShownError(504, "endpoint_timeout", f"The endpoint behind {alias!r} did not answer in time; try again.")
+        told = f"The endpoint behind {alias!r} did not answer in time; try again."
+        return ShownError(504, "endpoint_timeout", told, 1)
     if status >= 500:
         shown = 502 if status == 500 else status
-        return ShownError(shown, "endpoint_failed", f"The endpoint behind {alias!r} failed; try again in a moment.")
+        return ShownError(shown, "endpoint_failed", f"The endpoint behind {alias!r} failed; try again in a moment.", 1)
     message = _engine_words(message.partition("\n\nLiteLLM:")[0])
     for address, endpoint in addresses.items():
         port = address.rpartition(":")[2]
         message = message.replace(address, endpoint).replace(f"REDACTED:{port}", endpoint)
-    return ShownError(status, code or "request_refused", message or "The request was refused.")
+    return ShownError(
+        status, code or "request_refused", message or "The request was refused.", 1 if status == 429 else None
+    )
 
 
 def shown_chunk(chunk: bytes, *, alias: str, addresses: Mapping[str, str]) -> bytes:
@@ -100,8 +105,8 @@ async def answer(send: Send, status: int, body: Mapping[str, object], headers: H
 async def refuse(send: Send, refusal: Refusal | ShownError, call_id: str | None = None) -> None:
     """Send an error as the OpenAI API words it."""
     headers = [(b"x-litellm-call-id", call_id.encode())] if call_id else []
-    if refusal.status in (502, 503, 504):
-        headers.append((b"retry-after", b"1"))
+    if refusal.retry_after_s is not None:
+        headers.append((b"retry-after", str(math.ceil(refusal.retry_after_s)).encode()))
     await answer(send, refusal.status, _error_body(refusal), headers)
 
 

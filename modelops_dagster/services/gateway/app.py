@@ -2,40 +2,66 @@
 
 import asyncio
 import logging
+import os
+import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from modelops_dagster.clients.batches import BatchStore
+from modelops_dagster.clients.calls import CallFile
+from modelops_dagster.clients.credentials import CredentialStore
 from modelops_dagster.clients.keys import KeyStore, operator_key
+from modelops_dagster.clients.limits import LimitStore
 from modelops_dagster.clients.routes import RouteStore
+from modelops_dagster.clients.trials import TrialStore
 from modelops_dagster.services.gateway.admission import steering_fields
+from modelops_dagster.services.gateway.batches import BatchApi
 from modelops_dagster.services.gateway.calls import FLUSH_INTERVAL_S, CallLog
+from modelops_dagster.services.gateway.capacity import Capacity
 from modelops_dagster.services.gateway.config import GatewayPaths
 from modelops_dagster.services.gateway.gate import Gate
+from modelops_dagster.services.gateway.identity import Doorman
+from modelops_dagster.services.gateway.mirror import Mirror
 from modelops_dagster.services.gateway.reconcile import RouteReconciler
+from modelops_dagster.services.gateway.traffic import SharedCounts, Traffic
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
 
 class Worker:
-    """One process of the gateway: LiteLLM's application, the route follower and the call log around one gate."""
+    """One process of the gateway: LiteLLM's application, the route follower and the call log around one gate.
 
-    def __init__(self, paths: GatewayPaths, complain: Callable[[str], None], on_ready: Callable[[], None]) -> None:
+    It is made before the fork, so that LiteLLM is imported once; what must not be shared is opened in `lifespan`.
+    """
+
+    def __init__(
+        self,
+        paths: GatewayPaths,
+        counts: SharedCounts,
+        *,
+        batch_key: str,
+        max_in_flight: int,
+        complain: Callable[[str], None],
+    ) -> None:
         import litellm
         from litellm.proxy import proxy_server
         from litellm.types.utils import all_litellm_params
 
         from modelops_dagster.services.gateway import plugin
 
+        self.number = 0
+        self.on_ready: Callable[[], None] = lambda: None
         self._litellm: Any = litellm
         self._server: Any = proxy_server
         self._plugin = plugin
         self._paths = paths
+        self._counts = counts
+        self._batch_key = batch_key
+        self._max_in_flight = max_in_flight
         self._complain = complain
-        self._on_ready = on_ready
         self._tasks: list[asyncio.Task[None]] = []
-        self._log = CallLog(paths.calls, complain=complain)
         self._forbidden = steering_fields(all_litellm_params)
         self._gate: Gate | None = None
 
@@ -57,58 +83,93 @@ class Worker:
     @asynccontextmanager
     async def lifespan(self, _: "Starlette") -> AsyncIterator[Mapping[str, Any]]:
         """Start LiteLLM, take over the routes, and only then let calls in. On the way out, write the last rows."""
-        proxy = self._server.app
+        proxy, paths = self._server.app, self._paths
+        limits, trials = LimitStore(paths.limits), TrialStore(paths.trials)
+        log = CallLog(CallFile(paths.calls), limits, trials, complain=self._complain)
+        traffic = Traffic(self._counts, self.number)
+        mirror = Mirror(log, traffic)
         async with proxy.router.lifespan_context(proxy) as state:
-            store = RouteStore(self._paths.root)
-            store.prepare()
-            follower = RouteReconciler(
-                store,
-                self._paths.workers,
-                self._server.llm_router,
-                complain=self._complain,
-            )
-            follower.follow_once()
-            follower.report()
-            self._gate = Gate(
-                proxy,
-                keys=KeyStore(self._paths.root),
-                operator_key=operator_key(self._paths.operator_key),
-                routes=follower,
-                workers=self._paths.workers,
-                log=self._log,
-                forbidden=self._forbidden,
-                problem=self.problem,
-                complain=self._complain,
-            )
-            self._tasks = [asyncio.create_task(follower.follow()), asyncio.create_task(self._flush())]
+            follower = self._follower()
+            self._gate = self._build_gate(follower, log, traffic, limits, mirror)
+            self._tasks = [asyncio.create_task(follower.follow()), asyncio.create_task(_flush(log, os.getppid()))]
             # from here on a failed call is one line of ours and a row in the call log, not LiteLLM's three tracebacks
             for name in ("LiteLLM", "LiteLLM Proxy", "LiteLLM Router"):
                 logging.getLogger(name).setLevel(logging.CRITICAL)
-            self._on_ready()
+            self.on_ready()
             try:
                 yield state or {}
             finally:
                 for task in self._tasks:
                     task.cancel()
+                await mirror.close()
                 follower.retire()
-        self._log.flush(everything=True)
+        log.flush_everything()
+        limits.close()
+        trials.close()
 
-    async def _flush(self) -> None:
-        while True:
-            await asyncio.sleep(FLUSH_INTERVAL_S)
-            self._log.flush()
+    def _follower(self) -> RouteReconciler:
+        store = RouteStore(self._paths.root)
+        store.prepare()
+        follower = RouteReconciler(
+            store,
+            self._paths.workers,
+            self._server.llm_router,
+            credentials=CredentialStore(self._paths.credentials),
+            complain=self._complain,
+        )
+        follower.follow_once()
+        follower.report()
+        return follower
+
+    def _build_gate(
+        self, follower: RouteReconciler, log: CallLog, traffic: Traffic, limits: LimitStore, mirror: Mirror
+    ) -> Gate:
+        paths = self._paths
+        batches = BatchStore(paths.root)
+        batches.prepare()
+        return Gate(
+            self._server.app,
+            doorman=Doorman(
+                KeyStore(paths.root),
+                operator_key=operator_key(paths.operator_key),
+                batch_key=self._batch_key,
+                complain=self._complain,
+            ),
+            routes=follower,
+            workers=paths.workers,
+            log=log,
+            traffic=traffic,
+            capacity=Capacity(
+                limits, traffic, max_in_flight=self._max_in_flight, price=self._price, complain=self._complain
+            ),
+            mirror=mirror,
+            batches=BatchApi(batches),
+            forbidden=self._forbidden,
+            problem=self.problem,
+            complain=self._complain,
+        )
+
+    def _price(self, model: str, tokens_in: int, tokens_out: int) -> float:
+        """What LiteLLM's table says; 0 for a model that it does not know, as LiteLLM itself will charge it."""
+        try:
+            found = self._litellm.cost_per_token(model=model, prompt_tokens=tokens_in, completion_tokens=tokens_out)
+        except Exception:
+            return 0.0
+        return float(sum(found))
 
 
-def build_app(paths: GatewayPaths, complain: Callable[[str], None], on_ready: Callable[[], None]) -> "Starlette":
-    """The ASGI application of one worker. LiteLLM's variables must be set before this is called.
+async def _flush(log: CallLog, parent: int) -> None:
+    """Write the log, and end this worker when the process that started it is gone: nobody else would."""
+    while True:
+        await asyncio.sleep(FLUSH_INTERVAL_S)
+        await log.flush()
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    Args:
-        paths: where the gateway keeps its state.
-        complain: called with one sentence when the gateway itself is at fault.
-        on_ready: called once, when the worker takes calls.
-    """
+
+def build_app(worker: Worker) -> "Starlette":
+    """The ASGI application of one worker."""
     from starlette.applications import Starlette
     from starlette.routing import Mount
 
-    worker = Worker(paths, complain, on_ready)
     return Starlette(routes=[Mount("/", app=worker)], lifespan=worker.lifespan)

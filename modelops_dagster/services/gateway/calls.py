@@ -1,21 +1,29 @@
-"""One row for every call a client made, refused ones too: who, what, which weights, how long, how much. No prompts."""
+"""One row for every call a client made, refused ones too: who, what, which weights, how long, how much."""
 
-import json
-import os
+import asyncio
+import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
-from modelops_dagster.domain.gateway import KeyRecord
+from modelops_dagster.clients.calls import CallFile
+from modelops_dagster.clients.limits import LimitStore, Use, is_limited
+from modelops_dagster.clients.trials import Attempt, TrialStore
+from modelops_dagster.domain.gateway import KeyRecord, RouteTarget, deployment_id
+from modelops_dagster.services.gateway.traffic import ALL, Traffic
 
 FLUSH_INTERVAL_S = 0.5
 USAGE_WAIT_S = 5.0
 MAX_WAITING_ROWS = 100_000
 CLIENT_LEFT = 499
+UNFINISHED = "Unfinished"
+# what an engine answers when the fault is the client's: it says nothing about the engine
+CLIENTS_FAULT = frozenset({"400", "401", "403", "404", "405", "413", "422"})
+
+Grant = Callable[[], Mapping[str, RouteTarget]]
 
 
 @dataclass(slots=True)
@@ -29,9 +37,18 @@ class Call:
     key: KeyRecord | None = None
     alias: str | None = None
     stream: bool = False
+    batch: bool = False
+    shadow: bool = False
     hides_usage: bool = False
     broken: bool = False
-    grants: list[Callable[[], frozenset[str]]] = field(default_factory=list)
+    grants: list[Grant] = field(default_factory=list)
+    point: float = 0.0
+    trial: str | None = None
+    traffic: Traffic | None = None
+    picked: list[str] = field(default_factory=list)
+    inside: tuple[RouteTarget, float] | None = None
+    occupied: str | None = None
+    hardware_usd: float = 0.0
     status: int | None = None
     error: str | None = None
     router_id: str | None = None
@@ -42,90 +59,199 @@ class Call:
     cached_tokens: int | None = None
     cost_usd: float | None = None
     failures: list[dict[str, str | None]] = field(default_factory=list)
+    prompt: str | None = None
+    completion: str | None = None
 
-    @property
-    def router_ids(self) -> frozenset[str]:
-        """The deployments this call may reach.
+    def granted(self) -> dict[str, RouteTarget]:
+        """The targets this call may reach, by the Router's id.
 
         Routes change while calls are made: the Router may have looked before the change or after it, so what was
         granted when the call came in holds, and what its key is granted now does too.
         """
-        return frozenset().union(*(grant() for grant in self.grants))
+        found: dict[str, RouteTarget] = {}
+        for grant in self.grants:
+            found.update(grant())
+        return found
+
+    def enter(self, target: RouteTarget) -> None:
+        """An attempt at this target begins; the one before it, if there was one, is over."""
+        self.leave()
+        self.picked.append(target.endpoint)
+        if self.traffic is not None:
+            self.inside = (target, self.traffic.enter(deployment_id(target)))
+
+    def leave(self) -> None:
+        """The attempt under way is over; its share of the endpoint's time is what it cost."""
+        if self.inside is not None and self.traffic is not None:
+            target, entered = self.inside
+            share_s = self.traffic.leave(deployment_id(target), entered)
+            self.hardware_usd += share_s * target.usd_per_hour / 3600
+            self.inside = None
+
+    def occupy(self, alias: str) -> None:
+        """One of the alias's calls is under way; it is over when this one ends."""
+        if self.traffic is not None:
+            self.traffic.enter(alias)
+            self.occupied = alias
+
+    def end(self) -> None:
+        """The call is over."""
+        self.leave()
+        self.ended_s = time.monotonic()
+        if self.traffic is not None:
+            self.traffic.leave(ALL, 0.0)
+            if self.occupied is not None:
+                self.traffic.leave(self.occupied, 0.0)
+
+    @property
+    def answered(self) -> bool:
+        """Whether an endpoint answered, wholly or in part."""
+        return self.status in (200, CLIENT_LEFT) and self.router_id is not None
 
     @property
     def waits_for_usage(self) -> bool:
         """Whether an endpoint answered and LiteLLM has not yet said how many tokens that took."""
-        answered = self.status in (200, CLIENT_LEFT) and self.router_id is not None
-        return answered and not self.broken and self.cost_usd is None
+        return self.answered and not self.broken and self.cost_usd is None
 
-    def row(self) -> dict[str, object]:
+    @property
+    def total_usd(self) -> float | None:
+        """Tokens of a provider, or the share of the hardware's time; None when no endpoint answered."""
+        return (self.cost_usd or 0.0) + self.hardware_usd if self.answered else None
+
+    def row(self, *, finished: bool = True) -> dict[str, object]:
         """The call as it is logged. `failures` are attempts that failed before the answer, or instead of one."""
         deployment = self.router_id.rsplit(":", 1)[0] if self.router_id else None
         endpoint, _, commit = deployment.partition("@") if deployment else (None, "", None)
         return {
-            "time": self.at.isoformat(timespec="milliseconds"),
+            "time": self.at,
             "call_id": self.call_id,
             "key_id": self.key.key_id if self.key else None,
             "key_alias": self.key.alias if self.key else None,
+            "team": self.key.team if self.key else None,
             "path": self.path,
             "alias": self.alias,
             "deployment": deployment,
             "endpoint": endpoint,
             "commit_hash": commit,
             "stream": self.stream,
+            "batch": self.batch,
+            "shadow": self.shadow,
             "status": self.status,
-            "error": self.error,
+            "error": self.error if finished else UNFINISHED,
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "cached_tokens": self.cached_tokens,
-            "cost_usd": self.cost_usd,
+            "cost_usd": self.total_usd if finished else None,
             "latency_s": _since(self.started_s, self.ended_s),
             "ttft_s": _since(self.started_s, self.first_byte_s) if self.stream and self.status == 200 else None,
             "failures": self.failures,
+            "prompt": self.prompt,
+            "completion": self.completion,
         }
+
+    def attempts(self) -> list[Attempt]:
+        """What the attempts of this call say about the endpoints of a trial."""
+        if self.trial is None:
+            return []
+        failed = [f["deployment"] for f in self.failures if f["status"] not in CLIENTS_FAULT]
+        found = [Attempt(self.trial, d.partition("@")[0], None) for d in failed if d]
+        if self.status == 200 and self.router_id is not None:
+            endpoint = self.router_id.partition("@")[0]
+            if not self.broken:
+                found.append(Attempt(self.trial, endpoint, _since(self.started_s, self.ended_s)))
+            elif not found:
+                found.append(Attempt(self.trial, endpoint, None))
+        return found
 
 
 CURRENT_CALL: ContextVar[Call | None] = ContextVar("current_call", default=None)
 
 
 class CallLog:
-    """Appends rows to `<root>/<date>/<pid>-<start>.jsonl`, a file of this worker alone.
+    """Takes the calls of one worker and writes them twice a second, with what else has to know how they ended.
 
-    A row waits for its token counts, which the Router reports just after the answer, for five seconds at most. What a
-    killed worker loses is what came since the last flush.
+    A call that is being answered is written too, as unfinished: what a killed worker leaves says so. What it loses is
+    what came since the last flush.
     """
 
-    def __init__(self, root: Path, *, complain: Callable[[str], None]) -> None:
-        self._root = root
-        self._name = f"{os.getpid()}-{int(time.time())}.jsonl"
+    def __init__(
+        self, file: CallFile, limits: LimitStore, trials: TrialStore, *, complain: Callable[[str], None]
+    ) -> None:
+        self._file = file
+        self._limits = limits
+        self._trials = trials
+        self._open: dict[str, Call] = {}
         self._ended: deque[Call] = deque(maxlen=MAX_WAITING_ROWS)
+        self._unsettled: list[Call] = []
+        self._shown: list[tuple[str, int | None]] = []
         self._complain = complain
+
+    def begin(self, call: Call, traffic: Traffic) -> None:
+        """Take a call that comes in."""
+        call.traffic = traffic
+        traffic.enter(ALL)
+        self._open[call.call_id] = call
 
     def add(self, call: Call) -> None:
         """Take a call that ended."""
-        call.ended_s = time.monotonic()
+        call.end()
+        del self._open[call.call_id]
         self._ended.append(call)
 
-    def flush(self, *, everything: bool = False) -> None:
-        """Write the rows that are complete; all of them when the worker stops."""
+    async def flush(self) -> None:
+        """Write what is new, without holding up the calls."""
+        ready, unfinished = self._take(everything=False)
+        if not ready and [(c.call_id, c.status) for c in unfinished] == self._shown:
+            return
+        rows = [c.row() for c in ready]
+        shown = [c.row(finished=c.ended_s is not None) for c in unfinished]
+        try:
+            await asyncio.to_thread(self._file.append, rows, shown)
+        except OSError as error:
+            self._put_back(ready, error)
+        else:
+            self._shown = [(c.call_id, c.status) for c in unfinished]
+            self._settle(ready)
+
+    def flush_everything(self) -> None:
+        """Write all rows: the worker stops."""
+        ready, _ = self._take(everything=True)
+        try:
+            self._file.append([c.row() for c in ready])
+        except OSError as error:
+            self._put_back(ready, error)
+        self._settle(ready)
+
+    def _take(self, *, everything: bool) -> tuple[list[Call], list[Call]]:
+        """Calls whose rows are final, and calls whose rows are not."""
         now = time.monotonic()
         waiting = [
             c for c in self._ended if not everything and c.waits_for_usage and now - (c.ended_s or now) < USAGE_WAIT_S
         ]
         kept = {id(c) for c in waiting}
         ready = [c for c in self._ended if id(c) not in kept]
-        if not ready:
-            return
-        lines = "".join(json.dumps(c.row(), separators=(",", ":")) + "\n" for c in ready)
-        folder = self._root / datetime.now(UTC).date().isoformat()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with (folder / self._name).open("ab") as file:
-                file.write(lines.encode())
-        except OSError as error:  # a full disk must not stop the calls; the rows wait in memory
-            self._complain(f"the call log cannot be written ({error}); {len(self._ended)} rows wait in memory")
-            return
         self._ended = deque(waiting, maxlen=MAX_WAITING_ROWS)
+        answering = [c for c in self._open.values() if c.status == 200]
+        return ready, [*waiting, *answering]
+
+    def _put_back(self, ready: list[Call], error: OSError) -> None:
+        """A full disk must not stop the calls: the rows wait in memory."""
+        self._ended.extendleft(reversed(ready))
+        self._complain(f"the call log cannot be written ({error}); {len(self._ended)} rows wait in memory")
+
+    def _settle(self, ready: list[Call]) -> None:
+        pending = [*self._unsettled, *(c for c in ready if c.key is not None and is_limited(c.key))][-MAX_WAITING_ROWS:]
+        self._unsettled = []
+        try:
+            self._trials.add([a for c in ready for a in c.attempts()])
+            if pending:
+                self._limits.settle(
+                    Use(c.call_id, (c.prompt_tokens or 0) + (c.completion_tokens or 0), c.total_usd or 0.0)
+                    for c in pending
+                )
+        except sqlite3.Error as error:
+            self._unsettled = pending
+            self._complain(f"what calls took cannot be counted ({error}); the estimates stand until it can")
 
 
 def _since(start_s: float, end_s: float | None) -> float | None:

@@ -22,6 +22,9 @@ class GatewayPaths(NamedTuple):
     workers: Path
     config: Path
     operator_key: Path
+    limits: Path
+    trials: Path
+    credentials: Path
 
     @classmethod
     def of(cls, settings: Settings) -> "GatewayPaths":
@@ -32,6 +35,9 @@ class GatewayPaths(NamedTuple):
             workers=root / "workers",
             config=root / "litellm.yaml",
             operator_key=settings.home / "secrets" / "gateway_operator_key",
+            limits=root / "limits.sqlite",
+            trials=root / "trials.sqlite",
+            credentials=settings.home / "secrets" / "credentials",
         )
 
 

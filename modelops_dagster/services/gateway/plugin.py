@@ -10,6 +10,7 @@ from fastapi import Request
 from litellm.integrations.custom_logger import CustomLogger
 from litellm.proxy._types import ProxyException, UserAPIKeyAuth
 
+from modelops_dagster.domain.choosing import choose
 from modelops_dagster.services.gateway.calls import CURRENT_CALL, Call
 
 
@@ -37,9 +38,18 @@ class GatewayLogger(CustomLogger):  # type: ignore[misc]
         request_kwargs: dict[str, Any] | None = None,
         parent_otel_span: Any = None,
     ) -> list[Any]:
+        """Leave the Router one deployment: the one whose share of the weights this call falls in."""
         call = CURRENT_CALL.get()
-        granted = call.router_ids if call else frozenset()
-        return [d for d in healthy_deployments if d["model_info"]["id"] in granted]
+        granted = call.granted() if call else {}
+        excluded = (request_kwargs or {}).get("_excluded_deployment_ids") or ()
+        known = {d["model_info"]["id"]: d for d in healthy_deployments}
+        reachable = [name for name in granted if name in known]  # in the route's order, which the Router does not keep
+        left = [name for name in reachable if name not in excluded] or reachable
+        if call is None or not left:
+            return []
+        chosen = choose([granted[name] for name in left], call.point, call.picked)
+        call.enter(chosen)
+        return [known[name] for name in left if granted[name] is chosen]
 
     async def async_log_success_event(self, kwargs: Any, response_obj: Any, start_time: Any, end_time: Any) -> None:
         call, entry = CURRENT_CALL.get(), kwargs.get("standard_logging_object")

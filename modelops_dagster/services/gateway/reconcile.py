@@ -10,21 +10,31 @@ from typing import Any
 
 import psutil
 
+from modelops_dagster.clients.credentials import CredentialStore
 from modelops_dagster.clients.routes import RouteStore, Signature
 from modelops_dagster.domain.errors import IntegrityError, InvalidSpec
-from modelops_dagster.domain.gateway import Route, litellm_deployments
+from modelops_dagster.domain.gateway import Route, litellm_deployments, routed_targets, router_id
 
-POLL_INTERVAL_S = 0.2
+POLL_INTERVAL_S = 0.1
 SETTLED_AFTER_S = 1.0
 
 
 class RouteReconciler:
     """One worker's view of the routes. `table` is what its Router serves right now."""
 
-    def __init__(self, store: RouteStore, workers: Path, router: Any, *, complain: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        store: RouteStore,
+        workers: Path,
+        router: Any,
+        *,
+        credentials: CredentialStore,
+        complain: Callable[[str], None],
+    ) -> None:
         """
         Args:
             store: the documents to follow.
+            credentials: the providers' keys; they never enter a document.
             workers: folder where each worker says which versions it serves.
             router: a `litellm.Router`.
             complain: called with one sentence when a document cannot be followed.
@@ -33,6 +43,8 @@ class RouteReconciler:
         self._store = store
         self._report = workers / f"{os.getpid()}.json"
         self._router = router
+        self._credentials = credentials
+        self._keys: Mapping[str, str] = {}
         self._complain = complain
         self._seen: Signature | None = None
         self._complaint = ""
@@ -49,10 +61,11 @@ class RouteReconciler:
         if signature == self._seen and time.time_ns() - newest_ns > SETTLED_AFTER_S * 1e9:
             return False
         wanted = self._read()
-        changed = wanted != self.table
+        keys = self._credentials.read(t.credential for r in wanted.values() for t in r.targets if t.credential)
+        changed = wanted != self.table or keys != self._keys
         if changed:
-            self._apply(wanted)
-            self.table = wanted
+            self._apply(wanted, keys)
+            self.table, self._keys = wanted, keys
             self._write_report()
         self._seen = signature
         return changed
@@ -87,12 +100,15 @@ class RouteReconciler:
                 wanted[alias] = route
         return wanted
 
-    def _apply(self, wanted: Mapping[str, Route]) -> None:
+    def _apply(self, wanted: Mapping[str, Route], keys: Mapping[str, str]) -> None:
         from litellm.types.router import Deployment, LiteLLM_Params, ModelInfo
 
         ids: set[str] = set()
         for alias, route in wanted.items():
-            for item in litellm_deployments(route):
+            if route == self.table.get(alias) and keys == self._keys:
+                ids.update(router_id(alias, t) for t in routed_targets(route))
+                continue
+            for item in litellm_deployments(route, keys):
                 deployment = Deployment(
                     model_name=alias,
                     litellm_params=LiteLLM_Params(**item["litellm_params"]),
@@ -105,6 +121,7 @@ class RouteReconciler:
             self._say_once(f"LiteLLM did not accept the deployment {missing}; calls to it fail")
         for gone in known - ids:
             self._router.delete_deployment(id=gone)
+        self._router.fallbacks = [{a: list(r.fallbacks)} for a, r in wanted.items() if r.fallbacks]
 
     def _write_report(self) -> None:
         body = {

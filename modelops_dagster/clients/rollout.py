@@ -1,0 +1,275 @@
+"""Changing routes on purpose: which endpoint is meant, why it may answer, and the change seen to be live."""
+
+import re
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from modelops_dagster.clients.gateway import GatewayClient
+from modelops_dagster.clients.lineage import latest_of
+from modelops_dagster.clients.routes import RouteStore
+from modelops_dagster.domain.canary import Bounds
+from modelops_dagster.domain.endpoints import Endpoint, EndpointStatus
+from modelops_dagster.domain.errors import Conflict, EndpointFailed, InvalidSpec
+from modelops_dagster.domain.gateway import Grant, Route, RouteTarget, Swap, route_diff, with_targets
+from modelops_dagster.domain.registration import Registration, passed_target
+from modelops_dagster.domain.rollout import require_grants, serving_tags, start_swap
+from modelops_dagster.domain.verdicts import Verdict
+
+ATTEMPTS = 5
+VISIBLE_TIMEOUT_S = 30.0
+COMMIT = re.compile(r"[0-9a-f]{40}")
+WAKE_TIMEOUT_S = 900.0
+
+
+class Endpoints(Protocol):
+    """The part of the controller's client that is needed."""
+
+    def get(self, name: str) -> EndpointStatus | None: ...
+
+    def start(self, name: str) -> Any: ...
+
+    def stop(self, name: str) -> Any: ...
+
+    def wait_ready(self, name: str, timeout_s: float) -> EndpointStatus: ...
+
+    def wait_stopped(self, name: str, timeout_s: float) -> None: ...
+
+
+class Change(NamedTuple):
+    """What a change did. `served` says whether a running gateway follows it already."""
+
+    route: Route
+    diff: tuple[str, ...]
+    served: bool
+
+
+class Rollout:
+    """Changes of routes, each a compare-and-swap that is decided again when somebody was quicker."""
+
+    def __init__(self, routes: RouteStore, gateway: GatewayClient, *, lineage: Path | None = None) -> None:
+        """
+        Args:
+            lineage: where verdicts are; None when there are none to be looked up.
+        """
+        self._routes = routes
+        self._gateway = gateway
+        self._lineage = lineage
+
+    def require(self, alias: str) -> Route:
+        """The route.
+
+        Raises:
+            InvalidSpec: there is none; names those there are.
+        """
+        route = self._routes.get(alias)
+        if route is None:
+            known = ", ".join(self._routes.aliases()) or "none"
+            raise InvalidSpec(f"there is no route {alias!r}; the aliases are: {known}.", field="alias")
+        return route
+
+    def change(self, alias: str, change: Callable[[Route | None], Route]) -> Change:
+        """Write what `change` makes of the route, and wait until a running gateway serves it.
+
+        Raises:
+            InvalidSpec: what `change` found wrong, or an endpoint would answer calls that nothing entitles it to.
+            Conflict: the route kept changing under us.
+            NotRunning: the gateway does not follow the route.
+        """
+        for attempt in range(ATTEMPTS):
+            before = self._routes.get(alias)
+            wanted = change(before)
+            require_grants(before, wanted)
+            diff = tuple(route_diff(before, wanted))
+            same = before is not None and not diff and _duties(before) == _duties(wanted)
+            try:
+                written = before if same and before else self._routes.put(wanted, before.version if before else 0)
+                break
+            except Conflict:
+                if attempt == ATTEMPTS - 1:
+                    raise
+        served = self._gateway.running()
+        if served:
+            self._gateway.visible(alias, written.version, VISIBLE_TIMEOUT_S)
+        return Change(written, diff, served)
+
+    def target(
+        self, alias: str, name: str, endpoints: Endpoints | None, *, override: Grant | None = None
+    ) -> RouteTarget:
+        """The endpoint `name` as a target of the alias, with what entitles it to answer, if anything does.
+
+        It is looked for behind the alias and then at the controller, who knows its present address.
+
+        Args:
+            endpoints: the controller; None when it is not to be asked.
+            override: of a person who answers for it.
+
+        Raises:
+            InvalidSpec: nobody knows the endpoint.
+            EndpointFailed: the controller knows it, and it does not run.
+        """
+        route = self._routes.get(alias)
+        known = next((t for t in route.targets if t.endpoint == name), None) if route else None
+        if known is None:
+            status = endpoints.get(name) if endpoints is not None else None
+            if status is None:
+                behind = ", ".join(t.endpoint for t in route.targets) if route else "nothing"
+                raise InvalidSpec(
+                    f"there is no endpoint {name!r} behind {alias!r} ({behind}) or at the controller; "
+                    "`modelops endpoints list` shows those there are.",
+                    field="endpoint",
+                )
+            known = _as_target(status, serving_tags(route) if route else ())
+        grant = override or known.grant or self._verdict_grant(name, known.commit_hash)
+        return known.model_copy(update={"grant": grant})
+
+    def recreate(
+        self, alias: str, new: str, endpoints: Endpoints, *, override: Grant | None, say: Callable[[str], None]
+    ) -> Change:
+        """Swap where the hardware holds only one of them: stop the old endpoints, start the new one, move the alias.
+
+        While nothing runs, calls go to the alias's fallbacks, or are told to come again. When the new endpoint does not
+        start, the old ones are started again.
+
+        Raises:
+            InvalidSpec: the endpoint is unknown, or nothing entitles it to answer.
+            EndpointFailed: it did not start; the old ones answer again.
+        """
+        route = self.require(alias)
+        status = endpoints.get(new)
+        if status is None:
+            raise InvalidSpec(f"there is no endpoint {new!r}; `modelops endpoints list` shows them.", field="endpoint")
+        tags = serving_tags(route)
+        before = _as_target(status.model_copy(update={"url": status.url or "http://127.0.0.1:9/v1"}), tags)
+        grant = override or self._verdict_grant(new, before.commit_hash)
+        require_grants(route, with_targets(route, alias, [before.model_copy(update={"grant": grant})], at=_now()))
+        old = [t.endpoint for t in route.targets if t.provider is None and t.endpoint != new]
+        for name in old:
+            say(f"stopping {name}")
+            endpoints.stop(name)
+            endpoints.wait_stopped(name, WAKE_TIMEOUT_S)
+        say(f"starting {new}")
+        endpoints.start(new)
+        status = endpoints.wait_ready(new, WAKE_TIMEOUT_S)
+        if status.url is None:
+            endpoints.stop(new)
+            endpoints.wait_stopped(new, WAKE_TIMEOUT_S)
+            for name in old:
+                say(f"{new} did not start; starting {name} again")
+                endpoints.start(name)
+                self._move_back(alias, name, endpoints)
+            raise EndpointFailed(
+                f"endpoint {new} did not start ({status.message or status.state}), so {alias!r} is answered by "
+                f"{', '.join(old) or 'nothing'} as before; read `modelops endpoints logs {new}`."
+            )
+        target = _as_target(status, tags).model_copy(update={"grant": grant})
+        return self.change(
+            alias,
+            lambda r: with_targets(
+                r,
+                alias,
+                [target],
+                at=_now(),
+                verdict_id=grant.verdict_id if grant else None,
+                reason=f"swapped to {new}",
+            ),
+        )
+
+    def _move_back(self, alias: str, name: str, endpoints: Endpoints) -> None:
+        """Follow an endpoint that was started again to its new address."""
+        url = endpoints.wait_ready(name, WAKE_TIMEOUT_S).url
+
+        def moved(route: Route | None) -> Route:
+            targets = route.targets if route else ()
+            back = [t.model_copy(update={"url": url}) if t.endpoint == name and url else t for t in targets]
+            verdict_id = route.verdict_id if route else None
+            return with_targets(route, alias, back, at=_now(), verdict_id=verdict_id, reason="swap did not succeed")
+
+        self.change(alias, moved)
+
+    def _verdict_grant(self, endpoint: str, commit_hash: str) -> Grant | None:
+        if self._lineage is None or not self._lineage.is_dir():
+            return None
+        for folder in self._lineage.glob("*/verdict"):
+            for verdict in latest_of(self._lineage, folder.relative_to(self._lineage).as_posix()).values():
+                passed = isinstance(verdict, Verdict) and verdict.outcome == "pass"
+                if passed and (verdict.endpoint, verdict.commit_hash) == (endpoint, commit_hash):
+                    return Grant(verdict_id=verdict.verdict_id, at=verdict.decided_at)
+        return None
+
+
+def apply_swap(
+    routes: RouteStore,
+    gateway: GatewayClient,
+    *,
+    endpoint: Endpoint,
+    verdict: Verdict,
+    at: datetime,
+    usd_per_hour: float = 0.0,
+    steps: tuple[int, ...] = (5, 50, 100),
+    hold_s: float = 900.0,
+    retain_s: float = 86_400.0,
+) -> Registration:
+    """What a later lane's verdict does: the endpoint that passed takes the alias over, step by step, by itself.
+
+    The gateway moves the weights, rolls back when the new endpoint is worse, and stops the old one when `retain_s` is
+    over. Without an old endpoint there is nothing to swap: the whole alias is the new one's at once. Applying the same
+    verdict again changes nothing, whatever step the swap is at.
+
+    Raises:
+        InvalidSpec: the verdict is not a pass.
+        Conflict: the document kept changing under us.
+        NotRunning: the gateway does not follow the route.
+    """
+    if verdict.outcome != "pass":
+        raise InvalidSpec(f"verdict {verdict.verdict_id} is {verdict.outcome}; only a pass takes an alias over.")
+    target = passed_target(verdict, endpoint, usd_per_hour)
+
+    def swapped(route: Route | None) -> Route:
+        alias = endpoint.checkpoint.revision.repo_id
+        if route is not None and any(t.endpoint == target.endpoint and t.grant == target.grant for t in route.targets):
+            return route
+        if route is None or not serving_tags(route):
+            return with_targets(route, alias, [target], at=at, verdict_id=verdict.verdict_id, reason="first endpoint")
+        swap = Swap(to=target.endpoint, steps=steps, step_since=at, hold_s=hold_s, retain_s=retain_s)
+        audience = target.model_copy(update={"tags": serving_tags(route)})
+        return start_swap(route, audience, swap, Bounds(), at=at)
+
+    done = Rollout(routes, gateway).change(endpoint.checkpoint.revision.repo_id, swapped)
+    granted = next((t.tags for t in done.route.targets if t.endpoint == endpoint.name), ())
+    return Registration(
+        alias=done.route.alias,
+        outcome=verdict.outcome,
+        tags=granted,
+        endpoint=endpoint.name,
+        commit_hash=endpoint.checkpoint.revision.commit_hash,
+        route_version=done.route.version,
+        diff=done.diff or ("unchanged",),
+    )
+
+
+def _as_target(status: EndpointStatus, tags: tuple[str, ...]) -> RouteTarget:
+    if status.url is None:
+        raise EndpointFailed(
+            f"endpoint {status.spec.name} is {status.state} and answers nothing; start it with "
+            f"`modelops endpoints start {status.spec.name}`."
+        )
+    last = status.spec.checkpoint.rstrip("/").rpartition("/")[2]
+    digest = status.spec.checkpoint_digest.removeprefix("sha256:")[:40]
+    return RouteTarget(
+        endpoint=status.spec.name,
+        url=status.url,
+        served_model_name=status.spec.served_model_name,
+        commit_hash=last if COMMIT.fullmatch(last) else digest,
+        tags=tags,
+    )
+
+
+def _duties(route: Route) -> tuple[object, ...]:
+    return route.canary, route.swap, route.retiring
+
+
+def _now() -> datetime:
+    return datetime.fromtimestamp(time.time(), UTC)
