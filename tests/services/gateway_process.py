@@ -30,7 +30,12 @@ class Gateway:
     """One gateway process and the stores it follows."""
 
     def __init__(
-        self, home: Path, code: str = "from modelops_dagster.services.gateway.__main__ import main; main()"
+        self,
+        home: Path,
+        code: str = "from modelops_dagster.services.gateway.__main__ import main; main()",
+        *,
+        workers: int = 2,
+        port: int = 0,
     ) -> None:
         self.home = home
         self.log = home / "gateway.log"
@@ -40,7 +45,8 @@ class Gateway:
         self.given: list[str] = []
         environ = {k: v for k, v in os.environ.items() if not k.startswith(("MODELOPS_", "LITELLM_"))}
         # a database in the operator's shell is none of the gateway's
-        environ |= {"MODELOPS_HOME": str(home), "MODELOPS_GATEWAY_PORT": "0", "DATABASE_URL": "postgresql://x/y"}
+        environ |= {"MODELOPS_HOME": str(home), "MODELOPS_GATEWAY_PORT": str(port), "DATABASE_URL": "postgresql://x/y"}
+        environ |= {"MODELOPS_GATEWAY_WORKERS": str(workers)}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", code], env=environ, stdout=log, stderr=subprocess.STDOUT, cwd=home

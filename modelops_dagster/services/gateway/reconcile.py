@@ -15,7 +15,7 @@ from modelops_dagster.clients.routes import RouteStore, Signature
 from modelops_dagster.domain.errors import IntegrityError, InvalidSpec
 from modelops_dagster.domain.gateway import Route, litellm_deployments, routed_targets, router_id
 
-POLL_INTERVAL_S = 0.1
+POLL_INTERVAL_S = 0.05
 SETTLED_AFTER_S = 1.0
 
 
