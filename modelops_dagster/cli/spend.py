@@ -17,13 +17,20 @@ from modelops_dagster.cli.output import emit, json_option, table
     help="What calls are put together by; model is the commit that answered.",
 )
 @click.option("--since", type=DURATION, default="7d", show_default=True, help="How far back.")
+@click.option("--sql", "query", help="Ask the table `calls` of that time something else, in DuckDB's SQL.")
 @json_option
-def command(by: str, since: timedelta, as_json: bool) -> None:
+def command(by: str, since: timedelta, query: str | None, as_json: bool) -> None:
     """Calls, tokens and USD of the last days, most expensive first."""
-    from modelops_dagster.clients.calls import spend
+    from modelops_dagster.clients.calls import query_calls, spend
     from modelops_dagster.settings import Settings
 
-    found = spend(Settings.load().home / "gateway" / "calls", by, datetime.now(UTC) - since)
+    root, began = Settings.load().home / "gateway" / "calls", datetime.now(UTC) - since
+    if query is not None:
+        rows = query_calls(root, query, since=began)
+        columns = list(rows[0]) if rows else []
+        emit(rows, as_json, lambda: table("", columns, [list(row.values()) for row in rows]))
+        return
+    found = spend(root, by, began)
 
     def render() -> None:
         if not found:

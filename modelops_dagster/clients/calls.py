@@ -5,6 +5,7 @@ so a reader sees each row once, at any time; after some thousand rows or ten min
 """
 
 import os
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -57,7 +58,7 @@ class CallFile:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._worker = f"{os.getpid()}-{time.time_ns() // 1_000_000}"
+        self._worker = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._number = 0
         self._batches: list[pa.RecordBatch] = []
         self._path, self._begun_s = self._begin()
@@ -111,19 +112,36 @@ def spend(root: Path, by: str, since: datetime) -> list[dict[str, Any]]:
 
 
 def query_calls(root: Path, query: str, *, since: datetime) -> list[dict[str, Any]]:
-    """Rows of a query over the table `calls`, which holds the calls that began since then."""
+    """Rows of a query over the table `calls`, which holds the calls that began since then.
+
+    A file that may still grow is opened once and read into memory: DuckDB opens a file twice, and between the two it
+    may be replaced.
+
+    Raises:
+        InvalidSpec: the query does not hold.
+    """
     import duckdb
 
     # a file may go on for some minutes into the day after the one it is named by
     first = (since.astimezone(UTC) - timedelta(days=1)).date().isoformat()
-    files = [str(p) for p in sorted(root.glob("*/*.parquet")) if p.parent.name >= first]
-    if not files:
-        return []
+    files = [p for p in sorted(root.glob("*/*.parquet")) if p.parent.name >= first]
+    settled = time.time() - 2 * MAX_AGE_S
+    growing = [p for p in files if p.stat().st_mtime > settled]
+    closed = [str(p) for p in files if p not in growing]
+    parts = [pq.ParquetFile(p).read() for p in growing]
+    young = pa.concat_tables([SCHEMA.empty_table(), *parts], promote_options="default")
     with duckdb.connect() as db:
         db.execute("SET TimeZone = 'UTC'")
-        every = db.from_parquet(files, union_by_name=True)
-        every.filter(f"time >= TIMESTAMPTZ '{since.astimezone(UTC).isoformat()}'").create_view("calls")
-        found = db.execute(query)
+        db.register("young", young)
+        if closed:
+            db.from_parquet(closed, union_by_name=True).create_view("closed")
+        both = "SELECT * FROM closed UNION ALL BY NAME SELECT * FROM young" if closed else "SELECT * FROM young"
+        began = since.astimezone(UTC).isoformat()
+        db.execute(f"CREATE VIEW calls AS SELECT * FROM ({both}) WHERE time >= TIMESTAMPTZ '{began}'")  # noqa: S608
+        try:
+            found = db.execute(query)
+        except duckdb.Error as error:
+            raise InvalidSpec(f"the query does not hold: {error}", field="sql") from error
         names = [column[0] for column in found.description or ()]
         return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 

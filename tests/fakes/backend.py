@@ -13,7 +13,9 @@ class FakeBackend:
 
     Knobs, readable and settable while it runs: `fail_status` (answer every call with this status), `token_delay_s`
     (pause before each streamed token), `break_stream_after` (cut the connection after so many tokens), `tokens` (how
-    many a completion has). `bodies` and `headers` hold what it received.
+    many a completion has), `hold_s` (pause before every answer), `break_answers` (cut
+    the connection instead of an answer that is not streamed). `bodies` and `headers` hold what it received,
+    `most_at_once` how many were held at the same time.
     """
 
     def __init__(self, name: str, *, tokens: int = 5, token_delay_s: float = 0.0) -> None:
@@ -22,6 +24,10 @@ class FakeBackend:
         self.token_delay_s = token_delay_s
         self.fail_status: int | None = None
         self.break_stream_after: int | None = None
+        self.hold_s = 0.0
+        self.break_answers = False
+        self.most_at_once = 0
+        self._at_once = 0
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.url = ""
@@ -61,6 +67,12 @@ class FakeBackend:
         body: dict[str, Any] = await request.json()
         self.bodies.append(body)
         self.headers.append(dict(request.headers))
+        self._at_once += 1
+        self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            await asyncio.sleep(self.hold_s)
+        finally:
+            self._at_once -= 1
         if self.fail_status is not None:
             error = {"message": f"engine trouble at {self.url}", "type": "server_error", "code": self.fail_status}
             raise _failure(self.fail_status, error)
@@ -74,6 +86,8 @@ class FakeBackend:
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await self._received(request)
+        if self.break_answers and not body.get("stream") and request.transport is not None:
+            request.transport.close()
         if body.get("stream"):
             return await self._stream(request, body, "chat.completion.chunk", lambda w: {"delta": {"content": w}})
         message = {"role": "assistant", "content": "".join(self._words())}

@@ -4,7 +4,6 @@ import json
 import socket
 import statistics
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -15,33 +14,6 @@ from modelops_dagster.clients.gateway import GatewayClient
 from modelops_dagster.domain.errors import EndpointFailed, InvalidSpec, NotRunning, PortTaken
 from tests.fakes.backend import FakeBackend
 from tests.services.gateway_process import ALIAS, PROMPT, Gateway, Load, error, target
-
-
-@pytest.fixture(scope="session")
-def backends() -> Iterator[tuple[FakeBackend, FakeBackend]]:
-    with FakeBackend("alpha") as alpha, FakeBackend("beta") as beta:
-        yield alpha, beta
-
-
-@pytest.fixture(scope="session")
-def gateway(tmp_path_factory: pytest.TempPathFactory, backends: tuple[FakeBackend, FakeBackend]) -> Iterator[Gateway]:
-    running = Gateway(tmp_path_factory.mktemp("gateway"))
-    running.wait_ready()
-    alpha, beta = backends
-    running.put(ALIAS, target(alpha), target(beta, "preview"), target(beta, "shadow", name="dark", weight=50))
-    running.put("acme/new", target(beta, "preview"))
-    running.put("acme/dark", target(beta, "shadow", name="dark"))
-    yield running
-    if running.process.poll() is None:
-        running.stop()
-
-
-@pytest.fixture
-def alpha(backends: tuple[FakeBackend, FakeBackend]) -> Iterator[FakeBackend]:
-    yield backends[0]
-    engine = backends[0]
-    engine.fail_status, engine.break_stream_after, engine.token_delay_s = None, None, 0.0
-
 
 # --- who may call what ----------------------------------------------------------------------------------------------
 

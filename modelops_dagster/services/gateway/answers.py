@@ -61,7 +61,7 @@ def shown_error(status: int, body: bytes, *, alias: str, addresses: Mapping[str,
         addresses: address -> endpoint name, to be replaced wherever they appear.
     """
     message, code = _message(body)
-    if message.startswith(NO_TARGET):
+    if NO_TARGET in message:
         return ShownError(503, "no_endpoint", f"No endpoint of {alias!r} can answer now; try again in a moment.", 1)
     if status == 408:
         told = f"The endpoint behind {alias!r} did not answer in time; try again."

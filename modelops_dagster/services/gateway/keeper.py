@@ -43,6 +43,7 @@ class Keeper:
         self._controller = controller
         self._complain = complain
         self._now = now
+        self._known: set[str] | None = None
 
     async def follow(self) -> None:
         """Look for ever, until the process that started this one is gone."""
@@ -52,16 +53,23 @@ class Keeper:
             await asyncio.sleep(LOOK_INTERVAL_S)
 
     def look(self) -> None:
-        """One look at every route."""
+        """One look at every route. Trials that no route has any more are forgotten when all of them could be read."""
+        trials: set[str] = set()
+        whole = True
         for alias in self._routes.aliases():
             try:
                 route = self._routes.get(alias)
                 if route is not None:
+                    trials |= {route.canary.trial_id} if route.canary else set()
                     self._look_at(route)
             except Conflict:
                 continue  # somebody changed the route just now; the next look sees it
             except (ModelOpsError, sqlite3.Error, OSError) as error:
+                whole = False
                 self._complain(f"route {alias!r} could not be looked after ({type(error).__name__}: {error})")
+        if whole and trials != self._known:
+            self._trials.forget(trials)
+            self._known = trials
 
     def _look_at(self, route: Route) -> None:
         if route.canary is not None and self._ended_canary(route):
