@@ -139,3 +139,28 @@ def test_the_parameters_that_steer_litellm_are_known() -> None:
     }
     assert not openai & forbidden, "what the OpenAI API has must stay possible"
     assert RouterErrors.no_deployments_available.value.startswith(NO_TARGET)
+
+
+def test_fallbacks_and_exclusions_are_where_the_gateway_puts_and_finds_them(router: litellm.Router) -> None:
+    router.fallbacks = [{"acme/tiny": ["acme/spare"]}]
+    source = inspect.getsource(litellm.Router)
+    assert 'kwargs.get("fallbacks", self.fallbacks)' in source, "they are read at every call"
+    assert '"_excluded_deployment_ids": list(excluded)' in source
+    callers = source.index("await self.async_callback_filter_deployments(")
+    assert callers < source.index('.pop("_excluded_deployment_ids", None)'), "the plugin sees what is excluded"
+
+
+def test_a_route_to_a_provider_is_priced_by_the_table_and_keeps_its_timeouts() -> None:
+    tokens_in, tokens_out = litellm.cost_per_token(model="openai/gpt-4o-mini", prompt_tokens=1000, completion_tokens=10)
+    assert (tokens_in, tokens_out) == (pytest.approx(1.5e-4), pytest.approx(6e-6))
+    assert {"timeout", "stream_timeout", "weight", "tags", "api_key", "api_base"} <= set(LiteLLM_Params.model_fields)
+
+
+def test_litellm_can_be_forked_after_its_import() -> None:
+    """The supervisor's way of starting workers: a thread that lived before the fork would be missing after it."""
+    import subprocess
+    import sys
+
+    code = "import threading, litellm.proxy.proxy_server; print([t.name for t in threading.enumerate()])"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
+    assert told.stdout.strip().splitlines()[-1] == "['MainThread']"
