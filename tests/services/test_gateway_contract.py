@@ -153,7 +153,7 @@ def test_fallbacks_and_exclusions_are_where_the_gateway_puts_and_finds_them(rout
 def test_a_route_to_a_provider_is_priced_by_the_table_and_keeps_its_timeouts() -> None:
     tokens_in, tokens_out = litellm.cost_per_token(model="openai/gpt-4o-mini", prompt_tokens=1000, completion_tokens=10)
     assert (tokens_in, tokens_out) == (pytest.approx(1.5e-4), pytest.approx(6e-6))
-    assert {"timeout", "stream_timeout", "weight", "tags", "api_key", "api_base"} <= set(LiteLLM_Params.model_fields)
+    assert {"timeout", "stream_timeout", "tags", "api_key", "api_base"} <= set(LiteLLM_Params.model_fields)
 
 
 def test_litellm_can_be_forked_after_its_import() -> None:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import httpx
+import openai
 import pytest
 
 from modelops_dagster.clients.gateway import GatewayClient
@@ -80,8 +81,10 @@ def test_a_whole_run_leaves_no_key_and_no_prompt_anywhere(tmp_path: Path) -> Non
     gateway.wait_ready()
     operator = (tmp_path / "secrets/gateway_operator_key").read_text().strip()
     with FakeBackend("alpha") as alpha:
-        gateway.put(ALIAS, target(alpha))
+        dark = target(alpha, "shadow", name="dark").model_copy(update={"mirror_percent": 100})
+        gateway.put(ALIAS, target(alpha), dark)
         key = gateway.key("preview")
+        limited, _ = gateway.keys.create("limited", rpm=1, tpm=10, budget_usd_per_day=1, team="ml")
         for more in (
             {},
             {"stream": True},
@@ -92,6 +95,9 @@ def test_a_whole_run_leaves_no_key_and_no_prompt_anywhere(tmp_path: Path) -> Non
         ):
             gateway.post(key, body=more)
         gateway.post("sk-mo-wrong")
+        assert [gateway.post(limited).status_code for _ in range(2)] == [200, 429]
+        client = openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=key, max_retries=0)
+        client.files.create(file=("in.jsonl", b"{}\n"), purpose="batch")
         gateway.post(operator)
         alpha.fail_status = 500
         gateway.post(key)
@@ -104,8 +110,11 @@ def test_a_whole_run_leaves_no_key_and_no_prompt_anywhere(tmp_path: Path) -> Non
     allowed = tmp_path / "secrets/gateway_operator_key"
     for path in tmp_path.rglob("*"):
         if path.is_file() and path != allowed:
-            text = path.read_text()
-            assert not [s for s in (key, operator, PROMPT, "sk-mo-wrong") if s in text], path
+            content = path.read_bytes()
+            assert not [s for s in (key, limited, operator, PROMPT, "sk-mo-wrong") if s.encode() in content], path
+    rows = gateway.logged()
+    assert len(rows) > 12
+    assert not [s for s in (key, limited, operator, PROMPT, "sk-mo-wrong") if s in str(rows)], "compressed in the files"
     log = gateway.log.read_text()
     assert "Traceback" not in log
     assert len(log.splitlines()) < 20, log
