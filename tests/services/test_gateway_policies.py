@@ -1,17 +1,24 @@
 """What keys and routes ask of the gateway, over two workers: limits, stickiness, shadows, fall-backs, room, costs."""
 
 import asyncio
+import json
+import shutil
+import subprocess
 import time
 from collections import Counter
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
 
+from modelops_dagster.clients.alerts import Outbox
 from modelops_dagster.clients.credentials import CredentialStore
 from modelops_dagster.clients.gateway import GatewayClient
 from modelops_dagster.clients.limits import LimitStore
+from modelops_dagster.domain.canary import Bounds
 from modelops_dagster.domain.gateway import Route
+from modelops_dagster.domain.rollout import start_canary
 from tests.fakes.backend import FakeBackend
 from tests.services.gateway_process import ALIAS, PROMPT, Gateway, error, target
 
@@ -255,3 +262,56 @@ def test_a_prompt_is_kept_only_where_the_key_says_so(gateway: Gateway, alpha: Fa
     assert (kept["completion"], kept["team"]) == ("alpha t1 t2 t3 t4", "research")
     (redacted,) = gateway.rows(gateway.post(gateway.key(), body=body).headers["x-litellm-call-id"])
     assert (redacted["prompt"], redacted["completion"]) == (None, None)
+
+
+# --- a trial from its beginning to its end --------------------------------------------------------------------------
+
+
+def test_a_canary_that_fails_is_taken_back_while_no_client_notices(gateway: Gateway, backends: Backends) -> None:
+    alpha, beta = backends
+    made = gateway.put("acme/tried", target(beta))
+    begun = start_canary(made, target(alpha), 50, Bounds(), at=datetime.now(UTC))
+    written = gateway.routes.put(begun, made.version)
+    GatewayClient(gateway.url).visible("acme/tried", written.version)
+    alpha.fail_status = 500
+    key, deadline = gateway.key(), time.monotonic() + 90
+    while (now := gateway.routes.get("acme/tried")) is None or now.canary is not None:
+        assert time.monotonic() < deadline, "the canary is still there"
+        assert {a.status_code for a in ask_many(gateway, key, "acme/tried", 16)} == {200}, "another endpoint answers"
+        time.sleep(0.5)
+    assert {t.endpoint: bool(t.weight) for t in now.targets} == {"alpha": False, "beta": True}
+    assert "too many errors" in now.reason
+    (told,) = [d.alert for d in Outbox(gateway.home / "alerts").recent(datetime.now(UTC))]
+    assert (told.kind, told.subject, told.lines[0]) == ("canary", "acme/tried", "endpoint alpha")
+
+
+# --- what an application may send -----------------------------------------------------------------------------------
+
+
+def test_tools_formats_and_images_reach_the_engine_as_they_were_sent(gateway: Gateway, alpha: FakeBackend) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    content = [{"type": "text", "text": PROMPT}, picture]
+    body = {
+        "messages": [{"role": "user", "content": content}],
+        "tools": tools,
+        "tool_choice": "auto",
+        "response_format": {"type": "json_object"},
+        "temperature": 0.5,
+        "seed": 7,
+    }
+    assert gateway.post(gateway.key(), body=body).status_code == 200
+    sent = alpha.bodies[-1]
+    assert {name: sent[name] for name in body} == body
+
+
+def test_curl_is_all_one_needs(gateway: Gateway) -> None:
+    curl = shutil.which("curl")
+    if curl is None:
+        pytest.skip("there is no curl on this machine")
+    body = json.dumps({"model": ALIAS, "messages": [{"role": "user", "content": PROMPT}], "stream": True})
+    command = [curl, "-sN", f"{gateway.url}/v1/chat/completions", "-H", f"Authorization: Bearer {gateway.key()}"]
+    told = subprocess.run([*command, "-d", body], capture_output=True, text=True, timeout=60, check=True)
+    events = [line for line in told.stdout.splitlines() if line.startswith("data: ")]
+    assert events[-1] == "data: [DONE]"
+    assert "alpha" in events[0] + events[1]

@@ -103,7 +103,7 @@ class Worker:
                     task.cancel()
                 await mirror.close()
                 follower.retire()
-        log.flush_everything()
+        await log.close()
         limits.close()
         trials.close()
 

@@ -10,7 +10,7 @@ from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.gateway import KeyRecord
 from modelops_dagster.services.gateway.admission import Refusal
 from modelops_dagster.services.gateway.answers import Send, answer, refuse
-from modelops_dagster.services.gateway.identity import Receive, Scope
+from modelops_dagster.services.gateway.identity import Receive, Scope, header
 
 MAX_FILE_BYTES = 200 * 2**20
 NOT_FOUND = Refusal(404, "not_found", "There is no such file or batch.")
@@ -84,12 +84,15 @@ class BatchApi:
         from starlette.datastructures import UploadFile
         from starlette.requests import Request
 
+        size = header(scope, b"content-length")
+        if not size.isdecimal() or int(size) > MAX_FILE_BYTES:
+            raise InvalidSpec(
+                f"the upload must say its length, and not be above {MAX_FILE_BYTES // 2**20} MiB; split it."
+            )
         async with Request(scope, receive).form(max_files=1, max_fields=8) as form:
             upload, purpose = form.get("file"), form.get("purpose")
             if not isinstance(upload, UploadFile) or purpose != "batch":
                 raise InvalidSpec("send a form with the fields 'file' and 'purpose'; the purpose is 'batch'.")
-            if (upload.size or 0) > MAX_FILE_BYTES:
-                raise InvalidSpec(f"the file is above {MAX_FILE_BYTES // 2**20} MiB; split it.")
             content = await upload.read()
             name = upload.filename or "input.jsonl"
         record = await asyncio.to_thread(self._store.add_file, key_id, name, content)

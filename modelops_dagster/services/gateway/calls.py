@@ -184,6 +184,7 @@ class CallLog:
         self._ended: deque[Call] = deque(maxlen=MAX_WAITING_ROWS)
         self._unsettled: list[Call] = []
         self._shown: list[tuple[str, int | None]] = []
+        self._writing = asyncio.Lock()
         self._complain = complain
 
     def begin(self, call: Call, traffic: Traffic) -> None:
@@ -199,28 +200,28 @@ class CallLog:
         self._ended.append(call)
 
     async def flush(self) -> None:
-        """Write what is new, without holding up the calls."""
-        ready, unfinished = self._take(everything=False)
-        if not ready and [(c.call_id, c.status) for c in unfinished] == self._shown:
-            return
-        rows = [c.row() for c in ready]
-        shown = [c.row(finished=c.ended_s is not None) for c in unfinished]
-        try:
-            await asyncio.to_thread(self._file.append, rows, shown)
-        except OSError as error:
-            self._put_back(ready, error)
-        else:
-            self._shown = [(c.call_id, c.status) for c in unfinished]
-            self._settle(ready)
+        """Write what is new, without holding up the calls; a write that has begun ends even when this is cancelled."""
+        await asyncio.shield(asyncio.create_task(self._write(everything=False)))
 
-    def flush_everything(self) -> None:
+    async def close(self) -> None:
         """Write all rows: the worker stops."""
-        ready, _ = self._take(everything=True)
-        try:
-            self._file.append([c.row() for c in ready])
-        except OSError as error:
-            self._put_back(ready, error)
-        self._settle(ready)
+        await self._write(everything=True)
+
+    async def _write(self, *, everything: bool) -> None:
+        async with self._writing:
+            ready, unfinished = self._take(everything=everything)
+            begun = [(c.call_id, c.status) for c in unfinished]
+            if not ready and begun == self._shown:
+                return
+            rows = [c.row() for c in ready]
+            shown = [c.row(finished=c.ended_s is not None) for c in unfinished]
+            try:
+                await asyncio.to_thread(self._file.append, rows, shown)
+            except OSError as error:
+                self._put_back(ready, error)
+            else:
+                self._shown = begun
+                self._settle(ready)
 
     def _take(self, *, everything: bool) -> tuple[list[Call], list[Call]]:
         """Calls whose rows are final, and calls whose rows are not."""
