@@ -48,7 +48,7 @@ SCHEMA = pa.schema(
         ("completion", pa.string()),
     ]
 )
-MAX_ROWS = 4096
+MAX_ROWS = 2048
 MAX_AGE_S = 600.0
 GROUPS = {"team": "team", "key": "key_alias", "alias": "alias", "endpoint": "endpoint", "model": "commit_hash"}
 
