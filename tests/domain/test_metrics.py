@@ -12,17 +12,14 @@ from modelops_dagster.domain.gauntlet.aggregates import dataset_metrics, is_good
 from modelops_dagster.domain.gauntlet.completion import Completion
 from modelops_dagster.domain.gauntlet.metrics import (
     Scoring,
-    binomial_cdf,
     clustered_error,
-    exact_lower,
-    exact_upper,
     mean_interval,
     percentile,
     percentile_interval,
-    student_t,
-    wilson,
 )
 from modelops_dagster.domain.gauntlet.suite import Goodput, Load, Sample, SuiteSpec
+from modelops_dagster.domain.statistics.distributions import binomial_cdf, student_t
+from modelops_dagster.domain.statistics.proportions import exact_lower, exact_upper, wilson
 
 
 def test_wilson_against_newcombe_1998() -> None:

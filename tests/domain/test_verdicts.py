@@ -11,10 +11,11 @@ from pydantic import ValidationError
 from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.errors import InvalidSpec
-from modelops_dagster.domain.gauntlet.metrics import event_metric, share_metric, wilson
+from modelops_dagster.domain.gauntlet.metrics import event_metric, share_metric
 from modelops_dagster.domain.gauntlet.report import Metric, SuiteReport
 from modelops_dagster.domain.hub import ModelRevision
 from modelops_dagster.domain.policies import Policy, Rule, Waiver, policy_digest
+from modelops_dagster.domain.statistics.proportions import wilson
 from modelops_dagster.domain.verdicts import Verdict, judge, samples_to_settle, shown
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
