@@ -65,7 +65,8 @@ class MarginRule(Value):
 
     suite: Name = Field(description="a dataset suite; the samples are paired one by one")
     measure: Measure = Field(
-        default="score", description="score: of each sample; not_refused: 1 when the sample was answered, 0 when refused"
+        default="score",
+        description="score: of each sample; not_refused: 1 when the sample was answered, 0 when refused",
     )
     expected: Expected | None = Field(default=None, description="only samples of this expectation; without it, all")
     margin: Number = Field(gt=0, lt=1, description="largest loss that still counts as none, in the unit of the scores")

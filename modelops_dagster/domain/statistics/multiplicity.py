@@ -12,7 +12,7 @@ MISSING_P = 0.01
 def benjamini_hochberg(p_values: Sequence[float], rate: float = FALSE_DISCOVERY_RATE) -> tuple[bool, ...]:
     """Which hypotheses to reject so that at most `rate` of the rejected are expected to be true.
 
-    The largest k with p_(k) <= k rate / m, and every smaller p (Benjamini and Hochberg 1995, J. R. Stat. Soc. B 57:289).
+    The largest k with p_(k) <= k rate / m, and every smaller p (Benjamini & Hochberg 1995, J. R. Stat. Soc. B 57:289).
     """
     ranked = sorted(p_values)
     passing = [p for k, p in enumerate(ranked, start=1) if p <= k * rate / len(ranked)]

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 from modelops_dagster.domain.statistics.distributions import normal_quantile
-from modelops_dagster.domain.statistics.paired import Difference
 
 Decision = Literal["go", "no_go", "hold"]
 POWER = 0.80
@@ -46,8 +45,10 @@ def samples_needed(
     return math.ceil(_factor(alpha, power) ** 2 * discordance * deff / margin**2 - 1e-9)
 
 
-def pairs_to_settle(found: Difference, margin: float, *, strict: bool = False) -> int | None:
-    """How many further pairs would end a hold, if they came out as the ones seen so far.
+def pairs_to_settle(
+    estimate: float, low: float, high: float, n: int, margin: float, *, strict: bool = False
+) -> int | None:
+    """How many further pairs would end a hold, if they came out as the n seen so far.
 
     The bounds shrink with the square root of n. Above -margin the lower one has to clear it; otherwise the upper one
     has to fall below 0, or below -margin when `strict`.
@@ -55,12 +56,11 @@ def pairs_to_settle(found: Difference, margin: float, *, strict: bool = False) -
     Returns:
         At least 1, or None when the estimate lies on the bar, which no number of pairs moves off it.
     """
-    bar = -margin if found.estimate > -margin or strict else 0.0
-    distance = abs(found.estimate - bar)
+    bar = -margin if estimate > -margin or strict else 0.0
+    distance = abs(estimate - bar)
     if distance < 1e-12:
         return None
-    half = (found.high - found.low) / 2
-    return max(1, math.ceil(found.n * (half / distance) ** 2 - 1e-9) - found.n)
+    return max(1, math.ceil(n * ((high - low) / 2 / distance) ** 2 - 1e-9) - n)
 
 
 def design_effect(cluster_sizes: Sequence[int], icc: float) -> float:
