@@ -87,7 +87,7 @@ TABLES: dict[str, tuple[tuple[str, ColumnType], ...]] = {
         ("e2el_ms", "float"),
         ("started_at", "timestamp"),
     ),
-    # one row per decision; criteria is JSON text
+    # one row per decision; criteria, comparisons, evidence and policy_document are JSON text
     "verdicts": (
         ("verdict_id", "text"),
         ("repo_id", "text"),
@@ -100,21 +100,35 @@ TABLES: dict[str, tuple[tuple[str, ColumnType], ...]] = {
         ("policy_digest", "text"),
         ("criteria", "text"),
         ("decided_at", "timestamp"),
+        ("closes_at", "timestamp"),
+        ("incumbent_note", "text"),
+        ("comparisons", "text"),
+        ("evidence", "text"),
+        ("policy_document", "text"),
     ),
 }
+
+
+JSON_LISTS = ("criteria", "comparisons", "evidence")
 
 
 def verdict_row(verdict: Verdict) -> Row:
     """The `verdicts` row of a decision."""
     row: Row = verdict.model_dump()
-    row["criteria"] = "[" + ",".join(c.model_dump_json() for c in verdict.criteria) + "]"
+    for column in JSON_LISTS:
+        row[column] = "[" + ",".join(part.model_dump_json() for part in getattr(verdict, column)) + "]"
+    row["policy_document"] = verdict.policy_document.model_dump_json() if verdict.policy_document else None
     return row
 
 
 def verdict_from_row(row: Row) -> Verdict:
-    """The decision a `verdicts` row holds.
+    """The decision a `verdicts` row holds. Rows of older layouts lack the evidence.
 
     Raises:
         pydantic.ValidationError: the row was not written by `verdict_row`.
     """
-    return Verdict.model_validate({**row, "criteria": json.loads(row["criteria"])})
+    parts = {column: json.loads(row[column] or "[]") for column in JSON_LISTS}
+    policy = json.loads(row["policy_document"]) if row["policy_document"] else None
+    return Verdict.model_validate(
+        {**row, **parts, "policy_document": policy, "incumbent_note": row["incumbent_note"] or ""}
+    )

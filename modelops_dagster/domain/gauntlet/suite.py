@@ -281,6 +281,10 @@ class Suite(Value):
         ids = {s.id for s in chosen}
         return tuple(s for s in fit if s.id in ids)
 
+    def asked_of(self, max_context: int | None = None) -> list[tuple[str, str]]:
+        """(expected, cluster) of every sample that `asked` returns: what a comparison's power depends on."""
+        return [(s.metadata.expected, s.cluster) for s in self.asked(max_context)]
+
     def digest_of(self, samples: Sequence[Sample]) -> str:
         """The digest when these samples are asked."""
         items = sorted(

@@ -61,11 +61,12 @@ class Difference:
 def paired_difference(pairs: Sequence[Pair], confidence: float = 0.95) -> Difference:
     """The weighted mean difference with its one-sided bounds.
 
-    Scores that are 0 or 1, equally weighted: Bonett and Price's adjusted Wald interval (2012, J. Educ. Behav. Stat.
-    37:479), which keeps its level where few pairs differ. Samples that share a cluster widen it by the design effect,
-    and t with G - 1 degrees of freedom takes the place of the normal. Graded scores or weights: clustered standard
-    error with t (Miller 2024, arXiv 2411.00640). Fewer than 10 clusters that hold several samples: categories as fixed
-    strata, Var = sum_h W_h^2 s_h^2 / n_h (Cochran 1977, Sampling Techniques, 5.6).
+    - Scores that are 0 or 1, equally weighted: Bonett and Price's adjusted Wald interval (2012, J. Educ. Behav. Stat.
+      37:479), which keeps its level where few pairs differ. Clusters count by their effective number of samples, and t
+      with G - 1 degrees of freedom takes the place of the normal.
+    - Graded scores or weights: clustered standard error with t (Miller 2024, arXiv 2411.00640).
+    - Fewer than 10 clusters that hold several samples: categories as fixed strata, Var = sum_h W_h^2 s_h^2 / n_h
+      (Cochran 1977, Sampling Techniques, 5.6).
 
     Raises:
         ValueError: fewer than two pairs.
@@ -124,11 +125,15 @@ def _design_effect(pairs: Sequence[Pair], mean: float, total: float, error: floa
 
 
 def _bonett_price(better: int, worse: int, n: int, groups: int, deff: float, confidence: float) -> tuple[float, float]:
-    """Center and half-width: p~ = (count + 1) / (n + 2), SE = sqrt((p~10 + p~01 - (p~10 - p~01)^2) / (n + 2))."""
-    if better + worse == 0:
-        n = groups  # nothing tells how alike the samples of a cluster are, so a cluster counts once
-    up, down = (better + 1) / (n + 2), (worse + 1) / (n + 2)
-    error = math.sqrt((up + down - (up - down) ** 2) / (n + 2) * deff)
+    """Center and half-width: p~ = (count + 1) / (n + 2), SE = sqrt((p~10 + p~01 - (p~10 - p~01)^2) / (n + 2)).
+
+    Clusters divide the counts and n by the design effect, so that the adjustment weighs as it would with as many
+    independent samples.
+    """
+    # where no pair differs nothing tells how alike the samples of a cluster are, so a cluster counts once
+    size = n / deff if better + worse else groups
+    up, down = (better / deff + 1) / (size + 2), (worse / deff + 1) / (size + 2)
+    error = math.sqrt((up + down - (up - down) ** 2) / (size + 2))
     factor = normal_quantile(confidence) if groups == n else student_t(confidence, groups - 1)
     return up - down, factor * error
 

@@ -147,7 +147,9 @@ def _extras(case: Case, outcome: Outcome, results: Sequence[PairedResult]) -> li
     if case.policy.against_incumbent and not results:
         told.append(f"judged by absolute bars, because {case.incumbent_note}")
     if outcome == "hold" and case.closes_at:
-        told.append(f"open until {case.closes_at:%Y-%m-%d %H:%M} UTC, then it stays under shadow")
+        is_open = case.decided_at < case.closes_at
+        until = f"{case.closes_at:%Y-%m-%d %H:%M} UTC"
+        told.append(f"open until {until}, then it stays under shadow" if is_open else f"closed since {until}: shadow")
     return told
 
 

@@ -38,8 +38,8 @@ def compare_arms(rule: MarginRule, arms: Arms, max_unscored_share: float) -> Pai
     instrument = _one_instrument(rule, arms)
     candidate, incumbent = (_by_item(rows, rule) for rows in (arms.candidate, arms.incumbent))
     items = [uid for uid in candidate if uid in incumbent]
-    clusters = Counter(candidate[uid][0]["cluster"] for uid in items)
-    require_detectable(rule, len(items), list(clusters.values()))
+    asked = [(str(candidate[uid][0]["expected"]), str(candidate[uid][0]["cluster"])) for uid in items]
+    require_detectable(rule, asked)
     pairs = {uid: pair for uid in items if (pair := _pair(rule.measure, candidate[uid], incumbent[uid])) is not None}
     watch = _watch(rule, arms) if rule.tier == "primary" and arms.who.interleaved else HarmWatch()
     missing = missingness(
@@ -70,7 +70,7 @@ def compare_arms(rule: MarginRule, arms: Arms, max_unscored_share: float) -> Pai
         worse=worse,
         mcnemar_p=mcnemar_exact(better, worse),
         margin=rule.margin,
-        detectable=_detectable(rule, len(items), list(clusters.values())),
+        detectable=power_of(rule, asked)["detectable"],
         harm_e=watch.highest,
         stopped_at=watch.stopped_at,
         missing_candidate=missing.candidate,
@@ -81,44 +81,49 @@ def compare_arms(rule: MarginRule, arms: Arms, max_unscored_share: float) -> Pai
     )
 
 
-def require_detectable(rule: MarginRule, n: int, cluster_sizes: Sequence[int]) -> None:
-    """Refuse a margin that so many samples cannot show: an equal model would mostly be held.
+def power_of(rule: MarginRule, asked: Sequence[tuple[str, str]]) -> dict[str, float | int]:
+    """What samples can show, before they are asked.
 
     Args:
-        n: samples that the rule covers.
-        cluster_sizes: how many of them share each cluster.
+        asked: (expected, cluster) of every sample.
+
+    Returns:
+        `samples` the rule covers, `detectable` (the smallest margin that an equal model passes with the rule's power),
+        and `needed` (samples for the rule's margin).
+    """
+    covered = [cluster for kind, cluster in asked if rule.expected in (None, kind)]
+    deff = design_effect(list(Counter(covered).values()), rule.icc)
+    alpha = 1 - rule.confidence
+    effect = detectable_effect(len(covered), rule.discordance, deff=deff, alpha=alpha, power=rule.power)
+    needed = samples_needed(rule.margin, rule.discordance, deff=deff, alpha=alpha, power=rule.power)
+    return {"samples": len(covered), "detectable": round(min(1.0, effect), 4), "needed": needed}
+
+
+def require_detectable(rule: MarginRule, asked: Sequence[tuple[str, str]]) -> None:
+    """Refuse a margin that so many samples cannot show: an equal model would mostly be held.
 
     Raises:
         InvalidSpec: says what the samples can show, and how many the margin needs.
     """
-    effect = _detectable(rule, n, cluster_sizes)
-    if rule.tier != "primary" or effect <= rule.margin:
-        return
-    deff = design_effect(cluster_sizes, rule.icc)
-    needed = samples_needed(rule.margin, rule.discordance, deff=deff, alpha=1 - rule.confidence, power=rule.power)
-    raise InvalidSpec(
-        f"the margin of {rule.margin:g} for {rule.suite}.{rule.metric} is below what {n} samples can show "
-        f"({effect:.3f} at {100 * rule.power:.0f} % power, {100 * rule.discordance:g} % of the pairs differing); ask "
-        f"{needed} samples or widen the margin.",
-        field="against_incumbent.margin",
-    )
+    power = power_of(rule, asked)
+    if rule.tier == "primary" and power["detectable"] > rule.margin:
+        raise InvalidSpec(
+            f"the margin of {rule.margin:g} for {rule.suite}.{rule.metric} is below what {power['samples']} samples "
+            f"can show ({power['detectable']:.3f} at {100 * rule.power:.0f} % power, {100 * rule.discordance:g} % of "
+            f"the pairs differing); ask {power['needed']} samples or widen the margin.",
+            field="against_incumbent.margin",
+        )
 
 
 def require_detectable_policy(policy: Policy, asked: Mapping[str, Sequence[tuple[str, str]]]) -> None:
-    """`require_detectable` for what a policy compares, before anything is asked.
+    """`require_detectable` for every comparison of a policy, before anything is asked.
 
     Args:
         asked: per suite, (expected, cluster) of every sample that will be asked; suites without an entry are skipped.
     """
     for rule in policy.against_incumbent:
         if rule.suite in asked:
-            covered = [cluster for kind, cluster in asked[rule.suite] if rule.expected in (None, kind)]
-            require_detectable(rule, len(covered), list(Counter(covered).values()))
-
-
-def _detectable(rule: MarginRule, n: int, cluster_sizes: Sequence[int]) -> float:
-    deff = design_effect(cluster_sizes, rule.icc)
-    return min(1.0, detectable_effect(n, rule.discordance, deff=deff, alpha=1 - rule.confidence, power=rule.power))
+            require_detectable(rule, asked[rule.suite])
 
 
 def measured(measure: Measure, row: Row) -> float | None:
