@@ -13,7 +13,7 @@ from modelops_dagster.assets.metadata import ladder_metadata, report_metadata, v
 from modelops_dagster.assets.partitions import models
 from modelops_dagster.assets.progress import log_changes, log_tenths
 from modelops_dagster.clients.gauntlet.runner import run_suite
-from modelops_dagster.clients.incumbents import find_incumbent, gather_arms
+from modelops_dagster.clients.incumbents import FoundIncumbent, find_incumbent, gather_arms
 from modelops_dagster.clients.ladder import climb
 from modelops_dagster.clients.registration import apply_registration
 from modelops_dagster.clients.scores import previous_comparison
@@ -25,7 +25,7 @@ from modelops_dagster.domain.incumbents import incumbent_target
 from modelops_dagster.domain.lanes import Lane, endpoint_name, served_model_name
 from modelops_dagster.domain.registration import Registration
 from modelops_dagster.domain.retries import RETRY_TAG, remembered, worth_climbing_again
-from modelops_dagster.domain.verdicts import Verdict, judge, require_detectable_policy
+from modelops_dagster.domain.verdicts import Policy, Verdict, judge, require_detectable_policy
 from modelops_dagster.domain.watchlist import POLICY_TAG
 from modelops_dagster.resources.lineage import LineageResource
 from modelops_dagster.resources.platform import (
@@ -129,8 +129,7 @@ def _gauntlet(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
         store = scores.store()
         with clear_failure():
             policy = gauntlet.policy(context.run.tags.get(POLICY_TAG))
-            require_detectable_policy(policy, {s.name: s.asked_of(endpoint.max_context) for s in suites})
-            found = find_incumbent(gateway.routes(), controller.client().get, endpoint, policy)
+            found = _incumbent(policy, suites, endpoint, gateway, controller)
         for key, suite in by_key.items():
             if key not in context.selected_asset_keys:
                 continue
@@ -156,6 +155,19 @@ def _gauntlet(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
             )
 
     return gauntlet
+
+
+def _incumbent(
+    policy: Policy,
+    suites: Sequence[Suite],
+    endpoint: Endpoint,
+    gateway: GatewayResource,
+    controller: ControllerResource,
+) -> FoundIncumbent:
+    """Whom the candidate is compared with. A policy the suites cannot serve is refused first."""
+    asked = {s.name: s.asked_of(endpoint.max_context) for s in suites if s.kind == "dataset"}
+    require_detectable_policy(policy, asked)
+    return find_incumbent(gateway.routes(), controller.client().get, endpoint, policy)
 
 
 def _verdict(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
