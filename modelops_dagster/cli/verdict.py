@@ -148,3 +148,28 @@ def policy(name: str | None, as_json: bool) -> None:
 
     emit(rows, as_json, render)
     require_detectable_policy(found, asked)
+
+
+@command.command("grader")
+@click.argument("file", type=click.Path(dir_okay=False))
+@json_option
+def grader(file: str, as_json: bool) -> None:
+    """What a grader's scores in FILE are worth, and their mean corrected by people's labels.
+
+    FILE is CSV: `grade` and `human` (empty where nobody labelled) from 0 to 1, and `chance` of a label where answers
+    were picked for labels on purpose.
+    """
+    from pathlib import Path
+
+    from modelops_dagster.clients.gradings import read_gradings
+    from modelops_dagster.domain.errors import InvalidSpec
+    from modelops_dagster.domain.policies import shown
+    from modelops_dagster.domain.statistics.graders import calibration
+
+    try:
+        rows = calibration(read_gradings(Path(file)))
+    except ValueError as error:
+        raise InvalidSpec(f"{file}: {error}; label more answers, of both kinds.") from error
+    found = [{"number": name, "value": e.value, "low": e.low, "high": e.high} for name, e in rows.items()]
+    cells = [(name, shown(e.value), f"{shown(e.low)} to {shown(e.high)}") for name, e in rows.items()]
+    emit(found, as_json, lambda: table("", ("number", "value", "95 % interval"), cells))

@@ -130,3 +130,38 @@ def test_a_margin_below_the_detectable_effect_is_refused(tmp_path: Path) -> None
     assert done.returncode == 2
     assert "below what 50 samples can show (0.111 at 80 % power" in done.stderr
     assert "ask 1546 samples or widen the margin" in done.stderr
+
+
+def test_a_grader_is_calibrated_and_corrected(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    right = rng.random(400) < 0.6
+    grade = np.where(right, rng.random(400) < 0.95, rng.random(400) > 0.75)
+    lines = [f"{int(g)},{int(r) if i < 150 else ''}" for i, (g, r) in enumerate(zip(grade, right, strict=True))]
+    (tmp_path / "g.csv").write_text("grade,human\n" + "\n".join(lines))
+    done = modelops(tmp_path, "verdict", "grader", str(tmp_path / "g.csv"), "--json")
+    assert done.returncode == 0, done.stderr
+    found = {row["number"]: row for row in json.loads(done.stdout)}
+    assert found["sensitivity"]["low"] < 0.95 < found["sensitivity"]["high"]
+    assert found["mean of the grader"]["low"] > right.mean()
+    assert found["corrected mean"]["low"] < right.mean() < found["corrected mean"]["high"]
+    routed = [f"{line},{0.5 if i % 2 else 0.25}" for i, line in enumerate(lines)]
+    (tmp_path / "r.csv").write_text("grade,human,chance\n" + "\n".join(routed))
+    assert "corrected mean" in modelops(tmp_path, "verdict", "grader", str(tmp_path / "r.csv")).stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("grade\n1\n", "no column 'human'"),
+        ("grade,human\n1,2\n", "g.csv:2: human is '2'"),
+        ("grade,human\n,1\n", "g.csv:2: grade is empty"),
+        ("grade,human\n1,1\n0,1\n", "both kinds are needed"),
+        ("grade,human,chance\n1,1,0.01\n0,0,1\n", "every sample needs a chance"),
+    ],
+)
+def test_a_table_that_does_not_hold_is_one_sentence(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "g.csv").write_text(text)
+    done = modelops(tmp_path, "verdict", "grader", str(tmp_path / "g.csv"))
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr

@@ -99,7 +99,7 @@ def rogan_gladen(positive: int, n: int, *, right: tuple[int, int], wrong: tuple[
     spread = q_ * (1 - q_) / (n + z2) + p_**2 * se_ * (1 - se_) / (n1 + 2) + (1 - p_) ** 2 * sp_ * (1 - sp_) / (n0 + 2)
     half = Z95 * math.sqrt(spread) / skill
     value = min(1.0, max(0.0, value))
-    return Estimate(value, max(0.0, min(p_, value) - half), min(1.0, max(p_, value) + half))
+    return Estimate(value, max(0.0, min(value, p_ - half)), min(1.0, max(value, p_ + half)))
 
 
 def prediction_powered(grades: Sequence[float], labels: Sequence[tuple[float, float]]) -> Estimate:
@@ -143,3 +143,30 @@ def inverse_weighted(samples: Sequence[tuple[float, float | None, float]]) -> Es
     terms = [grade if human is None else grade + (human - grade) / chance for grade, human, chance in samples]
     value, half = fmean(terms), Z95 * math.sqrt(variance(terms) / len(terms))
     return Estimate(value, value - half, value + half)
+
+
+def calibration(samples: Sequence[tuple[float, float | None, float]]) -> dict[str, Estimate]:
+    """Everything above about one grader, by name. Scores of 0.5 and more count as right where a kind is needed.
+
+    The corrected mean is prediction-powered where every answer had the same chance of a label, and weighted by the
+    chances where they were routed.
+
+    Args:
+        samples: (grade, human score or None, chance of a label) of every answer.
+
+    Raises:
+        ValueError: too few labels, labels of one kind only, or a chance that is too small.
+    """
+    labelled = [(human, grade) for grade, human, _ in samples if human is not None]
+    found = agreement([grade >= 0.5 for _, grade in labelled], [human >= 0.5 for human, _ in labelled])
+    is_routed = len({chance for _, _, chance in samples}) > 1
+    grades = [grade for grade, _, _ in samples]
+    half = Z95 * math.sqrt(variance(grades) / len(grades))
+    raw = Estimate(fmean(grades), fmean(grades) - half, fmean(grades) + half)
+    return {
+        "sensitivity": found.sensitivity,
+        "specificity": found.specificity,
+        "kappa": found.kappa,
+        "mean of the grader": raw,
+        "corrected mean": inverse_weighted(samples) if is_routed else prediction_powered(grades, labelled),
+    }
