@@ -90,7 +90,7 @@ class MarginRule(Value):
 
     @property
     def text(self) -> str:
-        return f"lower bound > {shown(-self.margin)}"
+        return f"one-sided lower bound > {shown(-self.margin)}"
 
 
 class Waiver(Value):

@@ -94,6 +94,13 @@ def test_harm_stops_both_and_says_so(tmp_path: Path) -> None:
     assert store.query("select count(*) from samples where arm = 'incumbent'")[1] == [(80,)]
 
 
+def test_a_suite_that_only_advises_is_asked_to_its_end(tmp_path: Path) -> None:
+    suite = quality(40)
+    other = suite.model_copy(update={"spec": suite.spec.model_copy(update={"name": "compliance"})})
+    report = ask(OpenAIServer(answer=lambda body: "no idea"), OpenAIServer(answer=echo), other, tmp_path)
+    assert report.n_unscored == 0
+
+
 def test_an_incumbent_that_breaks_stops_nobody(tmp_path: Path) -> None:
     new, incumbent = OpenAIServer(answer=echo), OpenAIServer(fault="server_error")
     limits = {"attempt_timeout_s": 1, "retries": 0, "give_up_after": 3}

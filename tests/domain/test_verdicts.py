@@ -198,6 +198,11 @@ def test_the_sentences_read_well() -> None:
     )
 
 
+def test_a_hold_tells_what_the_suite_keeps_back() -> None:
+    found = decide(policy(FLOOR), report("quality", share_metric("accuracy", 90, 144), n=144, n_reserve=35))
+    assert found.reason.endswith("would show that it does; the suite keeps 35 in reserve")
+
+
 def test_units_are_named() -> None:
     metric = Metric(name="ttft_p95_ms@1", value=2512.4, n=16, unit="ms")
     assert decide(policy(SPEED), report("performance", metric, n=16)).reason == (

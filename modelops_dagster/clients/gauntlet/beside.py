@@ -13,7 +13,7 @@ from modelops_dagster.domain.policies import MarginRule
 
 @dataclass(frozen=True)
 class Beside:
-    """The incumbent, and the rule by which the comparison may be stopped early; without a rule it never is."""
+    """The incumbent, and the rule by which the comparison on the rule's suite may be stopped early for harm."""
 
     endpoint: Endpoint
     lane: str
@@ -34,7 +34,7 @@ class BothArms:
             keys,
             seed=f"{run.context.journal_key} {self.context.journal_key}",
             ahead=2 * run.spec.requests.concurrency,
-            rule=beside.rule,
+            rule=beside.rule if beside.rule and beside.rule.suite == run.context.suite else None,
         )
         self._run = run
         self._progress = progress

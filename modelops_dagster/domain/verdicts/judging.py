@@ -256,7 +256,8 @@ def _examine(rule: Rule, report: SuiteEvidence | None, covered: Finding) -> Find
     if outcome == "fail":
         side = "below" if rule.is_floor else "above"
         return _found(rule, metric, "fail", "", f"{numbers(label, metric, rule.bar)} is {side} {bar(rule, metric)}")
-    return _found(rule, metric, "hold", plan(rule, metric), f"{numbers(label, metric, rule.bar)} {plan(rule, metric)}")
+    told = plan(rule, metric, report.n_reserve)
+    return _found(rule, metric, "hold", told, f"{numbers(label, metric, rule.bar)} {told}")
 
 
 def _compare(rule: Rule, metric: Metric) -> Outcome:

@@ -66,8 +66,8 @@ def unit(metric: Metric) -> str:
     return "" if metric.unit in ("", "share") else f" {metric.unit}"
 
 
-def plan(rule: Rule, metric: Metric) -> str:
-    """What would close a hold."""
+def plan(rule: Rule, metric: Metric, n_reserve: int = 0) -> str:
+    """What would close a hold of an absolute criterion, in a suite that keeps so many samples back."""
     question = f"does not settle whether it {'reaches' if rule.is_floor else 'stays within'} {bar(rule, metric)}"
     more = samples_to_settle(metric, rule.bar)
     if metric.value is None or metric.value == rule.bar:
@@ -75,7 +75,8 @@ def plan(rule: Rule, metric: Metric) -> str:
     if more is None:
         return f"{question}; {metric.n} samples are too few for an interval, so it needs more"
     answer = "does" if (metric.value > rule.bar) == rule.is_floor else "does not"
-    return f"{question}; about {more} more samples at this rate would show that it {answer}"
+    kept = f"; the suite keeps {n_reserve} in reserve" if n_reserve else ""
+    return f"{question}; about {more} more samples at this rate would show that it {answer}{kept}"
 
 
 def reason(
