@@ -38,14 +38,16 @@ class HarmWatch:
         self._clusters: set[str] = set()
 
     def see(self, difference: float, cluster: str = "") -> bool:
-        """Account for the next pair; True from the one on that crosses the bar."""
+        """Account for the next pair; True from the one on that crosses the bar, and nothing counts after it."""
+        if self.stopped_at is not None:
+            return True
         self.seen += 1
         if difference and (not cluster or cluster not in self._clusters):
             self._clusters.add(cluster)
             self.better += difference > 0
             self.worse += difference < 0
             self.highest = max(self.highest, harm_e_value(self.better, self.worse))
-            if self.stopped_at is None and self.highest >= self._bar:
+            if self.highest >= self._bar:
                 self.stopped_at = self.seen
         return self.stopped_at is not None
 

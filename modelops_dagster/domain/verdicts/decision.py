@@ -85,7 +85,7 @@ class PairedResult(Value):
     mcnemar_p: float = Field(description="two-sided exact p-value over the pairs that differ")
     margin: float
     detectable: float = Field(description="smallest margin that so many pairs could show, at the policy's power")
-    harm_e: float = Field(description="highest e-value of harm over the looks; 20 stops the comparison")
+    harm_e: float = Field(description="highest e-value of harm over the looks, up to the one that stopped; 20 stops")
     stopped_at: int | None = Field(description="pair at which it was stopped for harm")
     missing_candidate: float = Field(description="share of unscored answers")
     missing_incumbent: float

@@ -113,10 +113,11 @@ def against(result: PairedResult) -> str:
 
 
 def harm_sentence(result: PairedResult) -> str:
+    """Why a comparison ended before its last sample."""
     return (
-        f"{result.suite}.{result.metric}: stopped for harm at pair {result.stopped_at}, because of the pairs that "
-        f"differ the candidate lost {result.worse} and won {result.better} (e-value {shown(result.harm_e)}, 20 stops) "
-        f"against {result.incumbent.shown}"
+        f"{result.suite}.{result.metric}: stopped for harm at pair {result.stopped_at} "
+        f"(e-value {shown(result.harm_e)}, 20 stops), the candidate lost {result.worse} and won {result.better} "
+        f"of the pairs that differ against {result.incumbent.shown}"
     )
 
 
