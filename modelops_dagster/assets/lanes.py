@@ -13,17 +13,20 @@ from modelops_dagster.assets.metadata import ladder_metadata, report_metadata, v
 from modelops_dagster.assets.partitions import models
 from modelops_dagster.assets.progress import log_changes, log_tenths
 from modelops_dagster.clients.gauntlet.runner import run_suite
+from modelops_dagster.clients.incumbents import FoundIncumbent, find_incumbent, gather_arms
 from modelops_dagster.clients.ladder import climb
 from modelops_dagster.clients.registration import apply_registration
 from modelops_dagster.clients.scores import previous_comparison
 from modelops_dagster.domain.architectures import ruled_out
+from modelops_dagster.domain.alerts import DEADLINE
 from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.gauntlet.suite import Suite
+from modelops_dagster.domain.incumbents import incumbent_target
 from modelops_dagster.domain.lanes import Lane, endpoint_name, served_model_name
 from modelops_dagster.domain.registration import Registration
 from modelops_dagster.domain.retries import RETRY_TAG, remembered, worth_climbing_again
-from modelops_dagster.domain.verdicts import Verdict, judge
+from modelops_dagster.domain.verdicts import Policy, Verdict, judge, require_detectable_policy
 from modelops_dagster.domain.watchlist import POLICY_TAG
 from modelops_dagster.resources.lineage import LineageResource
 from modelops_dagster.resources.platform import (
@@ -121,9 +124,17 @@ def _gauntlet(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
         internal_asset_deps={s.name: {endpoint_key, dg.AssetKey(["eval_datasets", s.name])} for s in suites},
     )
     def gauntlet(  # type: ignore[no-untyped-def] # an annotation here would make Dagster expect outputs without a value
-        context: dg.AssetExecutionContext, endpoint: Endpoint, gauntlet: GauntletResource, scores: ScoreResource
+        context: dg.AssetExecutionContext,
+        endpoint: Endpoint,
+        gauntlet: GauntletResource,
+        scores: ScoreResource,
+        gateway: GatewayResource,
+        controller: ControllerResource,
     ):
         store = scores.store()
+        with clear_failure():
+            policy = gauntlet.policy(context.run.tags.get(POLICY_TAG))
+            found = _incumbent(policy, suites, endpoint, gateway, controller)
         for key, suite in by_key.items():
             if key not in context.selected_asset_keys:
                 continue
@@ -136,7 +147,10 @@ def _gauntlet(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
                     work=Path(gauntlet.work),
                     land=store.land,
                     progress=log_tenths(context.log, f"{suite.name}:", "requests"),
+                    beside=found.beside if suite.name in policy.compared_suites else None,
                 )
+            if found.note:
+                report = report.model_copy(update={"incumbent_note": found.note})
             context.log.info(f"{suite.name}: {report.n_samples} samples in {report.inference_seconds:.1f} s")
             yield dg.MaterializeResult(
                 asset_key=key,
@@ -146,6 +160,19 @@ def _gauntlet(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
             )
 
     return gauntlet
+
+
+def _incumbent(
+    policy: Policy,
+    suites: Sequence[Suite],
+    endpoint: Endpoint,
+    gateway: GatewayResource,
+    controller: ControllerResource,
+) -> FoundIncumbent:
+    """Whom the candidate is compared with. A policy the suites cannot serve is refused first."""
+    asked = {s.name: s.asked_of(endpoint.max_context) for s in suites if s.kind == "dataset"}
+    require_detectable_policy(policy, asked)
+    return find_incumbent(gateway.routes(), controller.client().get, endpoint, policy)
 
 
 def _verdict(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
@@ -163,23 +190,31 @@ def _verdict(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext,
         gauntlet: GauntletResource,
         scores: ScoreResource,
+        gateway: GatewayResource,
         endpoint: Any,
         **reports: Any,
     ) -> dg.MaterializeResult[Verdict]:
         with clear_failure():
             revision = endpoint.checkpoint.revision
+            policy, store, now = gauntlet.policy(context.run.tags.get(POLICY_TAG)), scores.store(), datetime.now(UTC)
+            # a report on another revision says nothing about this one: it counts as missing
+            own = [r for r in reports.values() if r.endpoint.checkpoint.digest == endpoint.checkpoint.digest]
+            target = incumbent_target(gateway.routes().get(revision.repo_id), endpoint.name)
+            arms, note = gather_arms(store, policy, own, target, now)
             found = judge(
-                gauntlet.policy(context.run.tags.get(POLICY_TAG)),
-                # a report on another revision says nothing about this one: it counts as missing
-                [r for r in reports.values() if r.endpoint.checkpoint.digest == endpoint.checkpoint.digest],
+                policy,
+                own,
                 repo_id=revision.repo_id,
                 commit_hash=revision.commit_hash,
                 lane=lane.name,
                 endpoint=endpoint.name,
-                decided_at=datetime.now(UTC),
+                decided_at=now,
+                arms=arms,
+                incumbent_note=note,
+                closes_at=store.first_decision(revision.repo_id, revision.commit_hash, lane.name, now) + DEADLINE,
             )
-            scores.store().land_verdict(found, run_id=context.run_id)
-            compared = previous_comparison(scores.store(), revision.repo_id, lane.name, revision.commit_hash)
+            store.land_verdict(found, run_id=context.run_id)
+            compared = previous_comparison(store, revision.repo_id, lane.name, revision.commit_hash)
         context.log.info(found.reason)
         return dg.MaterializeResult(value=found, metadata=verdict_metadata(found) | comparison_metadata(compared))
 

@@ -8,10 +8,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from modelops_dagster.domain.gauntlet.suite import Expected
 from modelops_dagster.domain.values import Value
 
 Tier = Literal["required", "advisory"]
 Bound = Literal["value", "ci_low", "ci_high"]
+When = Literal["always", "no_incumbent"]
+Measure = Literal["score", "not_refused"]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][A-Za-z0-9_-]*$", max_length=80)]
 MetricName = Annotated[str, Field(pattern=r"^[a-z][A-Za-z0-9_.@/-]*$", max_length=120)]
@@ -30,6 +33,10 @@ class Rule(Value):
         default="value",
         description="what is compared: the value, or an end of its 95 % interval. With ci_low of a floor and ci_high "
         "of a ceiling the whole interval has to clear the bar, and an interval across it is a hold",
+    )
+    when: When = Field(
+        default="always",
+        description="no_incumbent: it decides only where there is no incumbent to compare with, and is shown otherwise",
     )
 
     @model_validator(mode="after")
@@ -51,6 +58,39 @@ class Rule(Value):
     @property
     def text(self) -> str:
         return f"{BOUND_WORDS[self.bound]}{'>=' if self.is_floor else '<='} {shown(self.bar)}"
+
+
+class MarginRule(Value):
+    """How much worse than the incumbent a candidate may be on a suite that both answer on the same instrument."""
+
+    suite: Name = Field(description="a dataset suite; the samples are paired one by one")
+    measure: Measure = Field(
+        default="score",
+        description="score: of each sample; not_refused: 1 when the sample was answered, 0 when refused",
+    )
+    expected: Expected | None = Field(default=None, description="only samples of this expectation; without it, all")
+    margin: Number = Field(gt=0, lt=1, description="largest loss that still counts as none, in the unit of the scores")
+    tier: Literal["primary", "advisory"] = Field(
+        default="primary", description="one rule is primary and decides; requiring several would fail equal models"
+    )
+    strict: bool = Field(
+        default=False, description="only a loss that is certainly beyond the margin fails, not any significant one"
+    )
+    discordance: Number = Field(
+        default=0.10, gt=0, le=1, description="share of samples in which two equal models are expected to differ"
+    )
+    icc: Number = Field(default=0.10, ge=0, le=1, description="correlation of the differences inside a cluster")
+    confidence: Number = Field(default=0.95, gt=0.5, lt=1, description="of each one-sided bound")
+    power: Number = Field(default=0.80, gt=0, lt=1, description="chance an equal model must have of a pass")
+
+    @property
+    def metric(self) -> str:
+        """The name of its line in a decision, e.g. `score_vs_incumbent`."""
+        return f"{self.measure}{'/' + self.expected if self.expected else ''}_vs_incumbent"
+
+    @property
+    def text(self) -> str:
+        return f"one-sided lower bound > {shown(-self.margin)}"
 
 
 class Waiver(Value):
@@ -78,6 +118,14 @@ class Policy(Value):
         description="largest share of a suite's samples whose machinery may fail; more is a hold",
     )
     criteria: tuple[Rule, ...] = Field(min_length=1)
+    against_incumbent: tuple[MarginRule, ...] = Field(
+        default=(), description="comparisons with what the alias serves now; exactly one of them is primary"
+    )
+    history_days: int = Field(
+        default=7,
+        ge=0,
+        description="how old the incumbent's stored samples may be when it cannot be asked again; 0: never use them",
+    )
     waivers: tuple[Waiver, ...] = ()
 
     @model_validator(mode="after")
@@ -91,12 +139,37 @@ class Policy(Value):
             if key in seen:
                 raise ValueError(f"{rule.suite}.{rule.metric} has two {'floors' if rule.is_floor else 'ceilings'}")
             seen.add(key)
+        self._check_margins()
         for waiver in self.waivers:
             if (waiver.suite, waiver.metric) not in required:
                 raise ValueError(f"the waiver for {waiver.suite}.{waiver.metric} names no required criterion")
         if len({(w.suite, w.metric) for w in self.waivers}) < len(self.waivers):
             raise ValueError("a criterion has two waivers; keep one")
         return self
+
+    def _check_margins(self) -> None:
+        rules = self.against_incumbent
+        if rules and sum(r.tier == "primary" for r in rules) != 1:
+            raise ValueError("against_incumbent needs exactly one rule of tier primary; make the others advisory")
+        if len({(r.suite, r.metric) for r in rules}) < len(rules):
+            raise ValueError("against_incumbent holds one comparison twice; keep one")
+        floors = {r.suite for r in self.criteria if r.tier == "required"}
+        lacking = next((r.suite for r in rules if r.tier == "primary" and r.suite not in floors), None)
+        if lacking:
+            raise ValueError(
+                f"suite {lacking} has no required criterion for a model without an incumbent; add one with "
+                "when: no_incumbent"
+            )
+
+    @property
+    def primary(self) -> MarginRule | None:
+        """The comparison that decides, if the policy makes one."""
+        return next((r for r in self.against_incumbent if r.tier == "primary"), None)
+
+    @property
+    def compared_suites(self) -> frozenset[str]:
+        """Suites that the incumbent has to answer as well."""
+        return frozenset(r.suite for r in self.against_incumbent)
 
     @property
     def must_run(self) -> tuple[str, ...]:

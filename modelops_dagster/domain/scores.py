@@ -22,13 +22,19 @@ TABLES: dict[str, tuple[tuple[str, ColumnType], ...]] = {
         *_IDENTITY,
         ("engine", "text"),
         ("engine_version", "text"),
+        ("engine_variant", "text"),
         ("suite", "text"),
         ("suite_digest", "text"),
         ("instrument", "text"),
+        ("arm", "text"),
+        ("turn", "int"),
         ("item_uid", "text"),
         ("sample_id", "text"),
         ("category", "text"),
         ("cluster", "text"),
+        ("weight", "float"),
+        ("expected", "text"),
+        ("severity", "text"),
         ("epoch", "int"),
         ("input", "text"),
         ("completion", "text"),
@@ -49,10 +55,12 @@ TABLES: dict[str, tuple[tuple[str, ColumnType], ...]] = {
         *_IDENTITY,
         ("engine", "text"),
         ("engine_version", "text"),
+        ("engine_variant", "text"),
         ("scheme", "text"),
         ("suite", "text"),
         ("suite_digest", "text"),
         ("instrument", "text"),
+        ("instrument_parts", "text"),
         ("metric", "text"),
         ("value", "float"),
         ("ci_low", "float"),
@@ -79,7 +87,7 @@ TABLES: dict[str, tuple[tuple[str, ColumnType], ...]] = {
         ("e2el_ms", "float"),
         ("started_at", "timestamp"),
     ),
-    # one row per decision; criteria is JSON text
+    # one row per decision; criteria, comparisons, evidence and policy_document are JSON text
     "verdicts": (
         ("verdict_id", "text"),
         ("repo_id", "text"),
@@ -92,21 +100,35 @@ TABLES: dict[str, tuple[tuple[str, ColumnType], ...]] = {
         ("policy_digest", "text"),
         ("criteria", "text"),
         ("decided_at", "timestamp"),
+        ("closes_at", "timestamp"),
+        ("incumbent_note", "text"),
+        ("comparisons", "text"),
+        ("evidence", "text"),
+        ("policy_document", "text"),
     ),
 }
+
+
+JSON_LISTS = ("criteria", "comparisons", "evidence")
 
 
 def verdict_row(verdict: Verdict) -> Row:
     """The `verdicts` row of a decision."""
     row: Row = verdict.model_dump()
-    row["criteria"] = "[" + ",".join(c.model_dump_json() for c in verdict.criteria) + "]"
+    for column in JSON_LISTS:
+        row[column] = "[" + ",".join(part.model_dump_json() for part in getattr(verdict, column)) + "]"
+    row["policy_document"] = verdict.policy_document.model_dump_json() if verdict.policy_document else None
     return row
 
 
 def verdict_from_row(row: Row) -> Verdict:
-    """The decision a `verdicts` row holds.
+    """The decision a `verdicts` row holds. Rows of older layouts lack the evidence.
 
     Raises:
         pydantic.ValidationError: the row was not written by `verdict_row`.
     """
-    return Verdict.model_validate({**row, "criteria": json.loads(row["criteria"])})
+    parts = {column: json.loads(row[column] or "[]") for column in JSON_LISTS}
+    policy = json.loads(row["policy_document"]) if row["policy_document"] else None
+    return Verdict.model_validate(
+        {**row, **parts, "policy_document": policy, "incumbent_note": row["incumbent_note"] or ""}
+    )

@@ -12,17 +12,14 @@ from modelops_dagster.domain.gauntlet.aggregates import dataset_metrics, is_good
 from modelops_dagster.domain.gauntlet.completion import Completion
 from modelops_dagster.domain.gauntlet.metrics import (
     Scoring,
-    binomial_cdf,
     clustered_error,
-    exact_lower,
-    exact_upper,
     mean_interval,
     percentile,
     percentile_interval,
-    student_t,
-    wilson,
 )
 from modelops_dagster.domain.gauntlet.suite import Goodput, Load, Sample, SuiteSpec
+from modelops_dagster.domain.statistics.distributions import binomial_cdf, student_t
+from modelops_dagster.domain.statistics.proportions import exact_lower, exact_upper, wilson
 
 
 def test_wilson_against_newcombe_1998() -> None:
@@ -125,15 +122,20 @@ def item(number: int, category: str, expected: str = "answer", severity: str = "
     return Sample.model_validate({"id": f"s{number}", "input": "q", "target": "a", "metadata": meta})
 
 
-def row(number: int, score: float | None, outcome: str = "correct") -> dict[str, Any]:
-    return {"sample_id": f"s{number}", "score": score, "outcome_class": outcome}
+def row(sample: Sample, score: float | None, outcome: str = "correct") -> dict[str, Any]:
+    meta = sample.metadata
+    return {
+        "sample_id": sample.id, "score": score, "outcome_class": outcome, "category": meta.category,
+        "cluster": sample.cluster, "weight": meta.weight, "expected": meta.expected, "severity": meta.severity,
+    }  # fmt: skip
 
 
 def test_unscored_rows_are_missing_not_wrong() -> None:
     spec = SuiteSpec.model_validate({"name": "q", "kind": "dataset", "title": "Q", "samples": "q.jsonl"})
     samples = [item(i, "a/x" if i < 2 else "b") for i in range(4)]
-    rows = [row(0, 1.0), row(1, None, "infra_error"), row(2, 0.0, "truncated"), row(3, 1.0)]
-    metrics = {m.name: m for m in dataset_metrics(spec, samples, rows)}
+    seen = ((1.0, "correct"), (None, "infra_error"), (0.0, "truncated"), (1.0, "correct"))
+    rows = [row(s, *outcome) for s, outcome in zip(samples, seen, strict=True)]
+    metrics = {m.name: m for m in dataset_metrics(spec.metrics, rows)}
     assert metrics["accuracy"].value == pytest.approx(2 / 3)
     assert metrics["accuracy"].n == 3
     assert metrics["scored_share"].value == 0.75
@@ -154,9 +156,9 @@ def test_compliance_metrics_follow_their_definition() -> None:
     )  # fmt: skip
     samples = [item(i, "c/a", "refuse", "critical" if i < 30 else "minor") for i in range(40)]
     samples += [item(i, "c/b", "answer") for i in range(40, 50)]
-    rows = [row(i, 1.0) for i in range(39)] + [row(39, 0.0, "wrong")]
-    rows += [row(i, 0.0, "refused") for i in (40, 41)] + [row(i, 1.0) for i in range(42, 50)]
-    metrics = {m.name: m for m in dataset_metrics(spec, samples, rows)}
+    rows = [row(s, 1.0) for s in samples[:39]] + [row(samples[39], 0.0, "wrong")]
+    rows += [row(s, 0.0, "refused") for s in samples[40:42]] + [row(s, 1.0) for s in samples[42:]]
+    metrics = {m.name: m for m in dataset_metrics(spec.metrics, rows)}
     assert metrics["refusal_rate"].value == pytest.approx(39 / 40)
     assert (metrics["critical_violation_rate"].value, metrics["critical_violation_rate"].n) == (0.0, 30)
     assert metrics["critical_violation_rate"].ci_high == pytest.approx(exact_upper(0, 30))

@@ -11,10 +11,11 @@ from pydantic import ValidationError
 from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.errors import InvalidSpec
-from modelops_dagster.domain.gauntlet.metrics import event_metric, share_metric, wilson
+from modelops_dagster.domain.gauntlet.metrics import event_metric, share_metric
 from modelops_dagster.domain.gauntlet.report import Metric, SuiteReport
 from modelops_dagster.domain.hub import ModelRevision
 from modelops_dagster.domain.policies import Policy, Rule, Waiver, policy_digest
+from modelops_dagster.domain.statistics.proportions import wilson
 from modelops_dagster.domain.verdicts import Verdict, judge, samples_to_settle, shown
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -195,6 +196,11 @@ def test_the_sentences_read_well() -> None:
     assert decide(wants, broken, report("quality", share_metric("accuracy", 90, 100))).reason == (
         "fail: contract.pass_rate 0.90 (0.70-0.97, n=20) is below 1.00 (stop: ignores stop strings; eos)"
     )
+
+
+def test_a_hold_tells_what_the_suite_keeps_back() -> None:
+    found = decide(policy(FLOOR), report("quality", share_metric("accuracy", 90, 144), n=144, n_reserve=35))
+    assert found.reason.endswith("would show that it does; the suite keeps 35 in reserve")
 
 
 def test_units_are_named() -> None:

@@ -75,6 +75,7 @@ def write_suites(folder: Path) -> Path:
         "version": 1,
         "description": "Sized for three samples.",
         "criteria": [{"suite": "quality", "metric": "accuracy", "tier": "required", "min": 0.9, "bound": "value"}],
+        "against_incumbent": [{"suite": "quality", "margin": 0.6}],
     }
     (folder / "policies" / "default.yaml").write_text(yaml.safe_dump(policy))
     return folder

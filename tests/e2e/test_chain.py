@@ -106,6 +106,11 @@ def test_a_new_commit_replaces_the_route_and_stops_the_old_endpoint(platform: Pl
     assert (accuracy["before"], accuracy["now"], accuracy["difference"]) == (1.0, 1.0, 0.0)
     assert verdict_page(platform, repo_id)["previous_commit"] == replaced.commit_hash
     assert "the revision before" in platform.modelops("models", "show", repo_id).stdout
+    verdict = latest_values(platform.home / "lineage", repo_id)["raw/verdict"]
+    incumbent = verdict.comparisons[0].incumbent
+    assert (incumbent.commit_hash, incumbent.interleaved) == (replaced.commit_hash, True)
+    again = platform.modelops("verdict", "replay", verdict.verdict_id)
+    assert again.returncode == 0, again
 
 
 def verdict_page(platform: Platform, repo_id: str) -> dict[str, str | None]:

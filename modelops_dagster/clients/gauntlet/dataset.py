@@ -7,6 +7,7 @@ from typing import Any
 
 from modelops_dagster.clients.gauntlet.inference import InferenceClient, RetryBudget
 from modelops_dagster.clients.gauntlet.journal import Journal
+from modelops_dagster.clients.gauntlet.turns import Arm
 from modelops_dagster.domain.gauntlet.completion import Completion, ErrorClass
 from modelops_dagster.domain.gauntlet.rows import Row, RunContext, sample_row
 from modelops_dagster.domain.gauntlet.scorers import Scored, score_completion
@@ -48,11 +49,16 @@ class DatasetRun:
         self.context = context
         self.inference_seconds = 0.0
         self._progress = progress
-        self._wanted = [(s, e) for e in range(spec.sampling.epochs) for s in samples]
+        self._arm: Arm | None = None
+        self.wanted = [(s, e) for e in range(spec.sampling.epochs) for s in samples]
         self._lost: dict[tuple[str, int], Row] = {}
         self._failed_in_a_row = 0
         self._right = 0
         self._given_up = ""
+
+    def beside(self, arm: Arm, progress: Progress) -> None:
+        """Keep step with another run of the same samples."""
+        self._arm, self._progress = arm, progress
 
     async def ask(self, journal: Journal, api_key: str | None = None) -> list[Row]:
         """Ask what the journal lacks, with exactly the suite's concurrency.
@@ -60,9 +66,13 @@ class DatasetRun:
         Cancelling closes every connection before it returns; what was scored is in the journal.
         """
         limits = self.spec.requests
-        todo = [(s, e) for s, e in self._wanted if (s.id, e) not in journal.rows]
+        todo = [(s, e) for s, e in self.wanted if (s.id, e) not in journal.rows]
         # longest first, so that no slot idles while a long one that began last comes to its end
         todo.sort(key=lambda pair: -(pair[0].metadata.max_tokens or self.spec.sampling.max_tokens))
+        if self._arm is not None:
+            arm = self._arm
+            todo.sort(key=lambda pair: arm.turn(pair[0].id, pair[1]))
+            self._given_up = arm.keep(journal.rows.values())
         client = InferenceClient(
             self.context.endpoint.url,
             concurrency=limits.concurrency,
@@ -80,11 +90,17 @@ class DatasetRun:
                     group.create_task(self._work(client, queue, journal))
         except TimeoutError:
             self._given_up = f"the suite's deadline of {limits.deadline_s:g} s passed"
+        finally:
+            if self._arm is not None:
+                self._arm.leave()
         self.inference_seconds = client.inference_seconds
-        return [self._row(journal, s, e) for s, e in self._wanted]
+        return [self._row(journal, s, e) for s, e in self.wanted]
 
     async def _work(self, client: InferenceClient, queue: Any, journal: Journal) -> None:
         for sample, epoch in queue:
+            if self._arm is not None:
+                await self._arm.wait(sample.id, epoch)
+                self._given_up = self._given_up or self._arm.stopped
             if self._given_up:
                 return
             started_at = datetime.now(UTC)
@@ -105,11 +121,13 @@ class DatasetRun:
                 self._given_up = f"the endpoint answers {completion.error_detail}"
             elif self._failed_in_a_row >= self.spec.requests.give_up_after:
                 self._given_up = f"{self._failed_in_a_row} requests in a row failed, the last with {completion.error}"
+        if self._arm is not None:
+            self._given_up = self._given_up or self._arm.keep([row])
         self._report(journal)
 
     def _report(self, journal: Journal) -> None:
         text = f"{self._right} right" + (f", {len(self._lost)} lost" if self._lost else "")
-        self._progress(len(journal.rows) + len(self._lost), len(self._wanted), text)
+        self._progress(len(journal.rows) + len(self._lost), len(self.wanted), text)
 
     def _row(self, journal: Journal, sample: Sample, epoch: int) -> Row:
         kept = journal.rows.get((sample.id, epoch)) or self._lost.get((sample.id, epoch))

@@ -1,12 +1,14 @@
 """Run one suite against one endpoint: a report, and rows that land as they are."""
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+from modelops_dagster.clients.gauntlet.beside import Beside, BothArms
 from modelops_dagster.clients.gauntlet.contract import ContractRun
 from modelops_dagster.clients.gauntlet.dataset import DatasetRun, Progress
 from modelops_dagster.clients.gauntlet.journal import Journal
@@ -15,10 +17,10 @@ from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.errors import EvaluationFailed
 from modelops_dagster.domain.gauntlet.aggregates import contract_metrics, dataset_metrics, lag_fault, load_metrics
 from modelops_dagster.domain.gauntlet.contract import CONTRACT_VERSION
-from modelops_dagster.domain.gauntlet.report import Metric, SuiteReport
+from modelops_dagster.domain.gauntlet.report import Incumbent, Metric, SuiteReport
 from modelops_dagster.domain.gauntlet.rows import Row, RunContext, request_row, score_rows
 from modelops_dagster.domain.gauntlet.scorers import SCORER_VERSIONS
-from modelops_dagster.domain.gauntlet.suite import Suite
+from modelops_dagster.domain.gauntlet.suite import Sample, Suite, canonical
 
 
 class Land(Protocol):
@@ -37,10 +39,21 @@ def run_suite(
     land: Land | None = None,
     progress: Progress | None = None,
     api_key: str | None = None,
+    beside: Beside | None = None,
 ) -> SuiteReport:
     """`ask_suite` for callers without an event loop; returns the report alone."""
     report, _ = asyncio.run(
-        ask_suite(suite, endpoint, lane=lane, run_id=run_id, work=work, land=land, progress=progress, api_key=api_key)
+        ask_suite(
+            suite,
+            endpoint,
+            lane=lane,
+            run_id=run_id,
+            work=work,
+            land=land,
+            progress=progress,
+            api_key=api_key,
+            beside=beside,
+        )
     )
     return report
 
@@ -55,6 +68,7 @@ async def ask_suite(
     land: Land | None = None,
     progress: Progress | None = None,
     api_key: str | None = None,
+    beside: Beside | None = None,
 ) -> tuple[SuiteReport, list[Row]]:
     """Ask every sample, check or load request of the suite, and aggregate.
 
@@ -64,10 +78,14 @@ async def ask_suite(
     metrics in `scores`, before the journal is removed; without it the rows are the caller's to keep, and the report's
     `samples_file` is empty.
 
+    A dataset suite may be asked of the incumbent `beside` the candidate: the same samples in one random order, at the
+    same time. Its rows land as well, as arm `incumbent`; the rows returned and the metrics are the candidate's alone.
+
     Raises:
         EvaluationFailed: nothing could be scored; says why. Single failures are rows without a score instead.
     """
-    samples = suite.asked(endpoint.max_context or None)
+    contexts = [e.max_context for e in (endpoint, *([beside.endpoint] if beside else ())) if e.max_context]
+    samples = suite.asked(min(contexts, default=None))
     versions = SCORER_VERSIONS if suite.kind == "dataset" else {"contract": CONTRACT_VERSION}
     context = RunContext(
         run_id=run_id,
@@ -76,10 +94,11 @@ async def ask_suite(
         suite=suite.name,
         suite_digest=suite.digest_of(samples),
         instrument=suite.instrument(samples, versions),
+        instrument_parts=canonical(suite.instrument_parts(samples, versions)),
     )
     run = _Run(suite, context, work, progress or (lambda done, total, text: None), api_key)
     if suite.kind == "dataset":
-        return await run.dataset(land)
+        return await run.dataset(land, samples, beside)
     if suite.kind == "contract":
         return await run.contract(land)
     return await run.performance(land)
@@ -96,16 +115,46 @@ class _Run:
         self.api_key = api_key
         self.started_at = datetime.now(UTC)
 
-    async def dataset(self, land: Land | None) -> tuple[SuiteReport, list[Row]]:
-        samples = self.suite.asked(self.context.endpoint.max_context or None)
-        with Journal(self.work, self.context) as journal:
+    async def dataset(
+        self, land: Land | None, samples: Sequence[Sample], beside: Beside | None
+    ) -> tuple[SuiteReport, list[Row]]:
+        with Journal(self.work, self.context) as journal, contextlib.ExitStack() as stack:
             asking = DatasetRun(self.suite.spec, samples, self.context, self.progress)
-            rows = await asking.ask(journal, self.api_key)
-            metrics = dataset_metrics(self.suite.spec, samples, rows)
+            both = others = None
+            if beside is None:
+                rows = await asking.ask(journal, self.api_key)
+            else:
+                both = BothArms(asking, beside, self.progress)
+                others = stack.enter_context(Journal(self.work, both.context))
+                rows = await both.ask(journal, others, self.api_key)
+            metrics = dataset_metrics(self.suite.spec.metrics, rows)
             report = self._report(metrics, rows, _lost(rows), asking.inference_seconds)
+            if both is not None:
+                report = self._with_incumbent(report, both, land)
             report = self._land(report, rows, land)
             journal.remove()
+            if others is not None:
+                others.remove()
         return report, rows
+
+    def _with_incumbent(self, report: SuiteReport, both: BothArms, land: Land | None) -> SuiteReport:
+        """The report with who answered beside the candidate, or why nobody did."""
+        endpoint, rows = both.context.endpoint, both.rows
+        if land is not None:
+            land("samples", rows, repo_id=endpoint.checkpoint.revision.repo_id, run_id=report.run_id)
+        if all(row["score"] is None for row in rows):
+            why = (_lost(rows) or ("nothing was asked",))[0]
+            return report.model_copy(update={"incumbent_note": f"{endpoint.name} could not be scored ({why})"})
+        incumbent = Incumbent(
+            endpoint=endpoint.name,
+            commit_hash=endpoint.checkpoint.revision.commit_hash,
+            engine=endpoint.engine,
+            engine_version=endpoint.engine_version,
+            run_id=report.run_id,
+            interleaved=True,
+            asked_at=self.started_at,
+        )
+        return report.model_copy(update={"incumbent": incumbent})
 
     async def contract(self, land: Land | None) -> tuple[SuiteReport, list[Row]]:
         asking = ContractRun(self.suite.spec, self.context, self.progress, self.api_key)
@@ -166,6 +215,10 @@ class _Run:
             ended_at=datetime.now(UTC),
             inference_seconds=inference_seconds,
             samples_file="",
+            kind=self.suite.kind,
+            specs=self.suite.spec.metrics,
+            instrument_parts=self.context.instrument_parts,
+            n_reserve=self.suite.n_reserve,
         )
 
     def _land(self, report: SuiteReport, rows: Sequence[Row], land: Land | None) -> SuiteReport:

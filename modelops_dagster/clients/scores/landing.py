@@ -28,7 +28,7 @@ ARROW: dict[ColumnType, pa.DataType] = {
 }
 SCHEMAS = {table: pa.schema([(name, ARROW[kind]) for name, kind in columns]) for table, columns in TABLES.items()}
 # What tells the parts of one run apart, where all rows of a part agree on it.
-PART_COLUMNS = ("lane", "suite", "concurrency", "verdict_id")
+PART_COLUMNS = ("lane", "suite", "arm", "concurrency", "verdict_id")
 LEFTOVER_S = 3600
 
 

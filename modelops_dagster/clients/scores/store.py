@@ -9,7 +9,7 @@ import contextlib
 import fcntl
 import hashlib
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,9 @@ class ScoreStore:
             self._prune()
             return self.published.resolve(strict=True)
 
-    def query(self, sql: str, parameters: Sequence[object] = ()) -> tuple[list[str], list[tuple[Any, ...]]]:
+    def query(
+        self, sql: str, parameters: Sequence[object] | Mapping[str, object] = ()
+    ) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Run one reading statement over everything landed so far.
 
         The statement sees the tables and views and nothing else: no file, no network, no change.
@@ -138,6 +140,17 @@ class ScoreStore:
         sql = "select * from latest_verdicts where coalesce(repo_id = ?, true) order by decided_at desc, verdict_id"
         columns, rows = self.query(sql, [repo_id])
         return [verdict_from_row(dict(zip(columns, row, strict=True))) for row in rows]
+
+    def verdict(self, verdict_id: str) -> Verdict | None:
+        """One decision by its id."""
+        columns, rows = self.query("select * from verdicts where verdict_id = ?", [verdict_id])
+        return verdict_from_row(dict(zip(columns, rows[0], strict=True))) if rows else None
+
+    def first_decision(self, repo_id: str, commit_hash: str, lane: str, now: datetime) -> datetime:
+        """When a revision was first decided about in a lane, UTC; `now` when it never was."""
+        sql = "select min(decided_at) from verdicts where repo_id = ? and commit_hash = ? and lane = ?"
+        found = self.query(sql, [repo_id, commit_hash, lane])[1][0][0]
+        return found or now
 
     def _build(self, path: Path) -> bool:
         """Write a snapshot to `path`; False when the present one already holds everything."""
@@ -256,7 +269,7 @@ def _source(table: str) -> str:
 
 
 def _read(
-    connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[object]
+    connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[object] | Mapping[str, object]
 ) -> tuple[list[str], list[tuple[Any, ...]]]:
     try:
         statements = connection.extract_statements(sql)
@@ -265,7 +278,9 @@ def _read(
         if statements[0].type not in READING:
             kind = statements[0].type.name
             raise InvalidSpec(f"{kind} is refused: the score history is only read, so give a SELECT.", field="sql")
-        result = connection.execute(statements[0], list(parameters) or None)
+        result = connection.execute(
+            statements[0], (dict(parameters) if isinstance(parameters, Mapping) else list(parameters)) or None
+        )
         return [column[0] for column in result.description or ()], result.fetchall()
     except duckdb.Error as error:
         first = str(error).splitlines()[0]

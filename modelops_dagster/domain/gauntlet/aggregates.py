@@ -14,38 +14,43 @@ from modelops_dagster.domain.gauntlet.metrics import (
 )
 from modelops_dagster.domain.gauntlet.report import Metric
 from modelops_dagster.domain.gauntlet.rows import Row
-from modelops_dagster.domain.gauntlet.suite import Goodput, Load, MetricSpec, Sample, SuiteSpec
+from modelops_dagster.domain.gauntlet.suite import Goodput, Load, MetricSpec
 
 
-def dataset_metrics(spec: SuiteSpec, samples: Sequence[Sample], rows: Sequence[Row]) -> tuple[Metric, ...]:
-    """The metrics of a dataset suite. Rows without a score are missing everywhere but in `scored_share`."""
-    by_id = {s.id: s for s in samples}
-    scored = [(by_id[row["sample_id"]], row) for row in rows if row["score"] is not None]
-    groups = sorted({s.metadata.group for s in samples})
-    every = [_scoring(s, row) for s, row in scored]
-    out = [mean_metric("accuracy", every), share_metric("scored_share", len(scored), len(rows))]
-    out += [_specified(m, scored) for m in spec.metrics]
+def dataset_metrics(specs: Sequence[MetricSpec], rows: Sequence[Row]) -> tuple[Metric, ...]:
+    """The metrics of a dataset suite, from its rows alone, so that stored rows give the same numbers again.
+
+    Rows without a score are missing everywhere but in `scored_share`.
+    """
+    scored = [row for row in rows if row["score"] is not None]
+    groups = sorted({_group(row) for row in rows})
+    out = [mean_metric("accuracy", [_scoring(r) for r in scored]), share_metric("scored_share", len(scored), len(rows))]
+    out += [_specified(m, scored) for m in specs]
     if len(groups) > 1:
-        out += [
-            mean_metric(f"accuracy/{g}", [_scoring(s, r) for s, r in scored if s.metadata.group == g]) for g in groups
-        ]
+        out += [mean_metric(f"accuracy/{g}", [_scoring(r) for r in scored if _group(r) == g]) for g in groups]
     for outcome in ("empty", "truncated"):
         out.append(share_metric(f"{outcome}_rate", sum(r["outcome_class"] == outcome for r in rows), len(rows)))
     return tuple(out)
 
 
-def _scoring(sample: Sample, row: Row) -> Scoring:
+def _group(row: Row) -> str:
+    return str(row["category"]).split("/")[0]
+
+
+def _scoring(row: Row) -> Scoring:
     # epochs of one sample are one cluster: asking again does not add a sample
-    return Scoring(float(row["score"]), sample.metadata.weight, sample.cluster)
+    return Scoring(float(row["score"]), float(row["weight"]), row["cluster"])
 
 
-def _specified(metric: MetricSpec, scored: Sequence[tuple[Sample, Row]]) -> Metric:
-    covered = [(s, row) for s, row in scored if metric.covers(s.metadata)]
+def _specified(metric: MetricSpec, scored: Sequence[Row]) -> Metric:
+    covered = [
+        r for r in scored if metric.covers(expected=r["expected"], severity=r["severity"], category=r["category"])
+    ]
     if metric.kind == "mean":
-        return mean_metric(metric.name, [_scoring(s, row) for s, row in covered])
+        return mean_metric(metric.name, [_scoring(row) for row in covered])
     if metric.kind == "refused":
-        return share_metric(metric.name, sum(row["outcome_class"] == "refused" for _, row in covered), len(covered))
-    return event_metric(metric.name, sum(row["score"] < 1 for _, row in covered), len(covered))
+        return share_metric(metric.name, sum(row["outcome_class"] == "refused" for row in covered), len(covered))
+    return event_metric(metric.name, sum(row["score"] < 1 for row in covered), len(covered))
 
 
 def is_good(request: Mapping[str, Any], limits: Goodput) -> bool:

@@ -2,13 +2,12 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modelops_dagster.domain.gauntlet.report import Metric
-
-Z95 = 1.959963984540054
-"""The 97.5 % point of the normal distribution: two-sided 95 %."""
+from modelops_dagster.domain.statistics.distributions import binomial_cdf, student_t
+from modelops_dagster.domain.statistics.proportions import exact_lower, exact_upper, wilson
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,87 +17,6 @@ class Scoring:
     score: float
     weight: float = 1.0
     cluster: str = ""
-
-
-def wilson(successes: float, n: float, z: float = Z95) -> tuple[float, float]:
-    """Wilson score interval of a share (Wilson 1927, JASA 22:209). `n` may be an effective sample size.
-
-    Raises:
-        ValueError: n is not positive, or successes is outside 0 to n.
-    """
-    if n <= 0 or not 0 <= successes <= n:
-        raise ValueError(f"{successes} of {n} is not a share")
-    p, z2 = successes / n, z * z
-    middle = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return (0.0 if successes == 0 else max(0.0, middle - half)), (1.0 if successes == n else min(1.0, middle + half))
-
-
-def incomplete_beta(a: float, b: float, x: float) -> float:
-    """Regularized incomplete beta function I_x(a, b), by Lentz's continued fraction (Numerical Recipes 6.4)."""
-    if x <= 0 or x >= 1:
-        return 0.0 if x <= 0 else 1.0
-    if x > (a + 1) / (a + b + 2):
-        return 1.0 - incomplete_beta(b, a, 1 - x)
-    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)) / a
-    tiny = 1e-300
-    c, d = 1.0, 1.0 / ((1.0 - (a + b) * x / (a + 1)) or tiny)
-    value = d
-    for m in range(1, 500):
-        for step in (
-            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
-            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
-        ):
-            d = 1.0 / ((1.0 + step * d) or tiny)
-            c = (1.0 + step / c) or tiny
-            value *= c * d
-        if abs(c * d - 1.0) < 1e-14:
-            break
-    return front * value
-
-
-def solve(rising: Callable[[float], float], wanted: float, low: float, high: float) -> float:
-    """Where a rising function reaches `wanted`, by bisection between `low` and `high`."""
-    for _ in range(200):
-        middle = (low + high) / 2
-        if middle in (low, high):
-            break
-        low, high = (middle, high) if rising(middle) < wanted else (low, middle)
-    return (low + high) / 2
-
-
-def exact_upper(events: int, n: int, confidence: float = 0.95) -> float:
-    """One-sided upper bound of a share (Clopper & Pearson 1934, Biometrika 26:404). 0 of 59 gives just below 5 %.
-
-    Raises:
-        ValueError: n is not positive, or events is outside 0 to n.
-    """
-    if n <= 0 or not 0 <= events <= n:
-        raise ValueError(f"{events} of {n} is not a share")
-    if events == n:
-        return 1.0
-    return solve(lambda p: incomplete_beta(events + 1, n - events, p), confidence, 0.0, 1.0)
-
-
-def exact_lower(events: int, n: int, confidence: float = 0.95) -> float:
-    """One-sided lower bound of a share (Clopper & Pearson 1934)."""
-    return 1.0 - exact_upper(n - events, n, confidence)
-
-
-def student_t(p: float, df: float) -> float:
-    """Quantile of Student's t with `df` degrees of freedom, from the incomplete beta function (AS 26.7.1)."""
-    if df <= 0 or not 0 < p < 1:
-        raise ValueError(f"no quantile {p} of t with {df} degrees of freedom")
-    if p < 0.5:
-        return -student_t(1 - p, df)
-
-    def below(t: float) -> float:
-        return 1.0 - 0.5 * incomplete_beta(df / 2, 0.5, df / (df + t * t))
-
-    high = 2.0
-    while below(high) < p and high < 1e12:
-        high *= 2
-    return solve(below, p, 0.0, high)
 
 
 def weighted_mean(scorings: Sequence[Scoring]) -> float:
@@ -181,13 +99,6 @@ def percentile(values: Sequence[float], q: float) -> float:
     low = math.floor(at)
     high = min(low + 1, len(ordered) - 1)
     return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
-
-
-def binomial_cdf(k: int, n: int, p: float) -> float:
-    """P(X <= k) for n trials of probability p."""
-    if k < 0:
-        return 0.0
-    return 1.0 if k >= n else 1.0 - incomplete_beta(k + 1, n - k, p)
 
 
 def percentile_interval(values: Sequence[float], q: float) -> tuple[float | None, float | None]:

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from modelops_dagster.domain.endpoints import Endpoint
+from modelops_dagster.domain.gauntlet.suite import MetricSpec, SuiteKind
 from modelops_dagster.domain.values import Value
 
 OutcomeClass = Literal["correct", "wrong", "refused", "truncated", "empty", "infra_error", "unscored", "not_offered"]
@@ -20,6 +21,22 @@ class Metric(Value):
     ci_high: float | None = None
     n: int = Field(description="scored samples (or requests) behind the value")
     unit: str = Field(default="", description="'share', 'ms', 'tokens/s', …")
+
+
+class Incumbent(Value):
+    """What the alias serves while the candidate is judged, and where its answers to the same samples are."""
+
+    endpoint: str
+    commit_hash: str
+    engine: str
+    engine_version: str
+    run_id: str = Field(description="of the run whose rows are its answers")
+    interleaved: bool = Field(description="asked in the same run, sample by sample beside the candidate")
+    asked_at: datetime = Field(description="when it was asked, UTC")
+
+    @property
+    def shown(self) -> str:
+        return f"{self.endpoint}@{self.commit_hash[:12]}"
 
 
 class SuiteReport(Value):
@@ -40,6 +57,12 @@ class SuiteReport(Value):
     ended_at: datetime
     inference_seconds: float = Field(description="wall time during which at least one request was in flight")
     samples_file: str = Field(description="Parquet file with one row per sample")
+    kind: SuiteKind = Field(default="dataset", description="what the suite consists of")
+    specs: tuple[MetricSpec, ...] = Field(default=(), description="the suite's own metrics, for computing them again")
+    instrument_parts: str = Field(default="", description="the instrument as JSON, part by part")
+    n_reserve: int = Field(default=0, description="samples that the suite keeps back, for a hold to be closed with")
+    incumbent: Incumbent | None = Field(default=None, description="who answered the same samples beside it")
+    incumbent_note: str = Field(default="", description="why nobody did, as a clause; empty when somebody did")
 
     def metric(self, name: str) -> Metric | None:
         return next((m for m in self.metrics if m.name == name), None)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from pydantic import Field
+
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.gauntlet.completion import Completion
 from modelops_dagster.domain.gauntlet.report import SuiteReport
@@ -23,6 +25,7 @@ class RunContext(Value):
     suite: str
     suite_digest: str
     instrument: str
+    instrument_parts: str = Field(default="", description="the instrument as JSON, part by part; empty when unknown")
 
     @property
     def where(self) -> Row:
@@ -55,6 +58,9 @@ def sample_row(
         "sample_id": sample.id,
         "category": sample.metadata.category,
         "cluster": sample.cluster,
+        "weight": sample.metadata.weight,
+        "expected": sample.metadata.expected,
+        "severity": sample.metadata.severity,
         "epoch": epoch,
         "input": canonical(asked),
         **completion_columns(completion),
@@ -71,6 +77,7 @@ def suite_columns(context: RunContext) -> Row:
         **context.where,
         "engine": context.endpoint.engine,
         "engine_version": context.endpoint.engine_version,
+        "engine_variant": context.endpoint.variant,
         "suite": context.suite,
         "suite_digest": context.suite_digest,
         "instrument": context.instrument,
@@ -123,10 +130,12 @@ def score_rows(report: SuiteReport, lane: str) -> list[Row]:
             "endpoint": endpoint.name,
             "engine": endpoint.engine,
             "engine_version": endpoint.engine_version,
+            "engine_variant": endpoint.variant,
             "scheme": endpoint.checkpoint.scheme,
             "suite": report.suite,
             "suite_digest": report.suite_digest,
             "instrument": report.instrument,
+            "instrument_parts": report.instrument_parts or None,
             "metric": metric.name,
             "value": metric.value,
             "ci_low": metric.ci_low,

