@@ -17,8 +17,8 @@ from modelops_dagster.clients.incumbents import FoundIncumbent, find_incumbent, 
 from modelops_dagster.clients.ladder import climb
 from modelops_dagster.clients.registration import apply_registration
 from modelops_dagster.clients.scores import previous_comparison
-from modelops_dagster.domain.architectures import ruled_out
 from modelops_dagster.domain.alerts import DEADLINE
+from modelops_dagster.domain.architectures import ruled_out
 from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.gauntlet.suite import Suite
