@@ -31,6 +31,8 @@ class OpenAIServer:
     fault: Fault = "none"
     faulty: int = 1_000_000
     """How many completion requests fail before the server is well."""
+    well_first: int = 0
+    """How many completion requests are answered well before the first that fails."""
     retry_after: str | None = None
     first_token_s: float = 0.0
     token_s: float = 0.0
@@ -50,6 +52,8 @@ class OpenAIServer:
 
     url: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    """Of completion requests, one for each body."""
     most_at_once: int = 0
     at_once: int = 0
 
@@ -111,12 +115,13 @@ class OpenAIServer:
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.bodies.append(body)
+        self.headers.append(dict(request.headers))
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         try:
             if not self._may(request):
                 return _error(401, "Incorrect API key provided")
-            if self.fault != "none" and len(self.bodies) <= self.faulty:
+            if self.fault != "none" and self.well_first < len(self.bodies) <= self.faulty:
                 broken = await self._misbehave(request)
                 if broken is not None:
                     return broken
@@ -203,7 +208,7 @@ class OpenAIServer:
         async def send(event: Mapping[str, Any]) -> None:
             await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
 
-        faulty = self.fault if len(self.bodies) <= self.faulty else "none"
+        faulty = self.fault if self.well_first < len(self.bodies) <= self.faulty else "none"
         if self.role_chunk_first:
             await send({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})
         await asyncio.sleep(self.first_token_s)

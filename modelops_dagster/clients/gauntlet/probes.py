@@ -166,6 +166,7 @@ class Probes:
             attempt_timeout_s=self._client.attempt_timeout_s,
             retries=0,
             api_key=self._client.api_key,
+            transport=self._client.transport,
         )
         async with wide:
             return list(

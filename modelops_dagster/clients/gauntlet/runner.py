@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from modelops_dagster.clients.gauntlet.contract import ContractRun
 from modelops_dagster.clients.gauntlet.dataset import DatasetRun, Progress
@@ -15,6 +15,7 @@ from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.errors import EvaluationFailed
 from modelops_dagster.domain.gauntlet.aggregates import contract_metrics, dataset_metrics, lag_fault, load_metrics
 from modelops_dagster.domain.gauntlet.contract import CONTRACT_VERSION
+from modelops_dagster.domain.gauntlet.interceptors import Chain
 from modelops_dagster.domain.gauntlet.report import Metric, SuiteReport
 from modelops_dagster.domain.gauntlet.rows import Row, RunContext, request_row, score_rows
 from modelops_dagster.domain.gauntlet.scorers import SCORER_VERSIONS
@@ -37,10 +38,21 @@ def run_suite(
     land: Land | None = None,
     progress: Progress | None = None,
     api_key: str | None = None,
+    chain: Chain | None = None,
 ) -> SuiteReport:
     """`ask_suite` for callers without an event loop; returns the report alone."""
     report, _ = asyncio.run(
-        ask_suite(suite, endpoint, lane=lane, run_id=run_id, work=work, land=land, progress=progress, api_key=api_key)
+        ask_suite(
+            suite,
+            endpoint,
+            lane=lane,
+            run_id=run_id,
+            work=work,
+            land=land,
+            progress=progress,
+            api_key=api_key,
+            chain=chain,
+        )
     )
     return report
 
@@ -55,6 +67,7 @@ async def ask_suite(
     land: Land | None = None,
     progress: Progress | None = None,
     api_key: str | None = None,
+    chain: Chain | None = None,
 ) -> tuple[SuiteReport, list[Row]]:
     """Ask every sample, check or load request of the suite, and aggregate.
 
@@ -64,20 +77,26 @@ async def ask_suite(
     metrics in `scores`, before the journal is removed; without it the rows are the caller's to keep, and the report's
     `samples_file` is empty.
 
+    A dataset suite is asked through the whole `chain`; a contract or performance suite judges the endpoint itself, so
+    only what it takes to talk to it is kept: amended payloads and headers.
+
     Raises:
         EvaluationFailed: nothing could be scored; says why. Single failures are rows without a score instead.
     """
     samples = suite.asked(endpoint.max_context or None)
     versions = SCORER_VERSIONS if suite.kind == "dataset" else {"contract": CONTRACT_VERSION}
+    chain = chain or Chain()
+    if suite.kind != "dataset":
+        chain = chain.transport
     context = RunContext(
         run_id=run_id,
         lane=lane,
         endpoint=endpoint,
         suite=suite.name,
         suite_digest=suite.digest_of(samples),
-        instrument=suite.instrument(samples, versions),
+        instrument=suite.instrument(samples, versions, chain.shape),
     )
-    run = _Run(suite, context, work, progress or (lambda done, total, text: None), api_key)
+    run = _Run(suite, context, work, progress or (lambda done, total, text: None), api_key, chain)
     if suite.kind == "dataset":
         return await run.dataset(land)
     if suite.kind == "contract":
@@ -88,27 +107,31 @@ async def ask_suite(
 class _Run:
     """The three kinds of suite, each ending in a report."""
 
-    def __init__(self, suite: Suite, context: RunContext, work: Path, progress: Progress, api_key: str | None) -> None:
+    def __init__(
+        self, suite: Suite, context: RunContext, work: Path, progress: Progress, api_key: str | None, chain: Chain
+    ) -> None:
         self.suite = suite
         self.context = context
         self.work = work
         self.progress = progress
         self.api_key = api_key
+        self.chain = chain
         self.started_at = datetime.now(UTC)
 
     async def dataset(self, land: Land | None) -> tuple[SuiteReport, list[Row]]:
         samples = self.suite.asked(self.context.endpoint.max_context or None)
         with Journal(self.work, self.context) as journal:
-            asking = DatasetRun(self.suite.spec, samples, self.context, self.progress)
+            asking = DatasetRun(self.suite.spec, samples, self.context, self.progress, self.chain)
             rows = await asking.ask(journal, self.api_key)
             metrics = dataset_metrics(self.suite.spec, samples, rows)
             report = self._report(metrics, rows, _lost(rows), asking.inference_seconds)
+            report = report.model_copy(update={"adapter": asking.adapter_summary})
             report = self._land(report, rows, land)
             journal.remove()
         return report, rows
 
     async def contract(self, land: Land | None) -> tuple[SuiteReport, list[Row]]:
-        asking = ContractRun(self.suite.spec, self.context, self.progress, self.api_key)
+        asking = ContractRun(self.suite.spec, self.context, self.progress, self.api_key, self.chain)
         rows = await asking.ask()
         offered = [r for r in rows if r["outcome_class"] != "not_offered"]
         report = self._report(contract_metrics(rows), offered, asking.failing, asking.inference_seconds)
@@ -118,9 +141,9 @@ class _Run:
         load = self.suite.spec.performance
         if load is None:
             raise EvaluationFailed(f"Suite {self.suite.name!r} has no performance settings.")
-        result = await measure_load(self.suite.spec, self.context.endpoint, self.progress, self.api_key)
+        result = await self._load()
         if lag_fault(load, result):  # something else wanted the processor: measure once more, then it counts
-            result = await measure_load(self.suite.spec, self.context.endpoint, self.progress, self.api_key)
+            result = await self._load()
         requests = [r for level in result["levels"] for r in level["requests"]]
         rows = [request_row(self.context, r) for r in requests]
         fault = lag_fault(load, result)
@@ -132,6 +155,11 @@ class _Run:
             load_metrics(load, result), scored, failing, result["inference_seconds"], may_be_void=True
         )
         return self._land(report, rows, land), rows
+
+    async def _load(self) -> dict[str, Any]:
+        return await measure_load(
+            self.suite.spec, self.context.endpoint, self.progress, self.api_key, transport=self.chain
+        )
 
     def _failed(self, why: Sequence[str]) -> EvaluationFailed:
         endpoint = self.context.endpoint

@@ -37,11 +37,16 @@ class RunContext(Value):
         }
 
     @property
-    def journal_key(self) -> str:
-        """Two runs with this key ask the same thing of the same bytes served the same way: one may resume the other."""
+    def served_by(self) -> str:
+        """The same bytes served the same way on the same lane: answers of one may stand for the other's."""
         e = self.endpoint
         served = (e.checkpoint.digest, e.served_model_name, e.max_context, e.engine, e.engine_version, e.variant)
-        return canonical([served, self.lane, self.suite_digest, self.instrument])
+        return canonical([served, self.lane])
+
+    @property
+    def journal_key(self) -> str:
+        """Two runs with this key ask the same thing of the same bytes served the same way: one may resume the other."""
+        return canonical([self.served_by, self.suite_digest, self.instrument])
 
 
 def sample_row(
@@ -88,6 +93,7 @@ def completion_columns(completion: Completion) -> Row:
         "latency_ms": completion.e2el_ms,
         "ttft_ms": completion.ttft_ms,
         "attempts": completion.attempts,
+        "cache_hit": int(completion.cache_hit),
     }
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.values import Value
 
 Expected = Literal["answer", "refuse", "abstain", "clarify", "format"]
@@ -106,6 +107,9 @@ class Sampling(Value):
     temperature: float = Field(default=0, ge=0, le=2)
     top_p: float = Field(default=1, gt=0, le=1)
     max_tokens: int = Field(default=64, gt=0, description="tokens, where the sample does not say")
+    token_floor: int | None = Field(
+        default=None, gt=0, description="tokens every request may use at least; models that reason need the room"
+    )
     seed: int | None = Field(default=1, description="sent with every request, plus the epoch")
     epochs: int = Field(default=1, ge=1, description="times each sample is asked")
 
@@ -182,6 +186,25 @@ class Load(Value):
     )
 
 
+class Subset(Value):
+    """A named choice of a suite's samples, for a policy that cannot wait for all of them."""
+
+    splits: tuple[Split, ...] | None = Field(default=None, min_length=1, description="instead of the suite's")
+    added: tuple[str, ...] = Field(default=(), description="only samples that came in with these versions; empty: all")
+    categories: tuple[str, ...] = Field(default=(), description="only these categories, by prefix; empty: all")
+    max_difficulty: int | None = Field(default=None, ge=1, le=5)
+
+    def covers(self, metadata: SampleMetadata) -> bool:
+        return (
+            (not self.added or metadata.added in self.added)
+            and (self.max_difficulty is None or (metadata.difficulty or 1) <= self.max_difficulty)
+            and (
+                not self.categories
+                or any((metadata.category + "/").startswith(c.rstrip("/") + "/") for c in self.categories)
+            )
+        )
+
+
 class SuiteSpec(Value):
     """The contents of `<name>.yaml`."""
 
@@ -192,6 +215,10 @@ class SuiteSpec(Value):
     samples: str | None = Field(default=None, description="samples file beside the YAML; only for kind dataset")
     splits: tuple[Split, ...] = Field(default=("core",), min_length=1)
     limit: int | None = Field(default=None, ge=1, description="ask at most so many, drawn evenly over the categories")
+    subsets: dict[str, Subset] = Field(default_factory=dict, description="named choices that a policy may ask for")
+    stands_in_for: tuple[str, ...] = Field(
+        default=(), description="public benchmarks in whose place this suite is asked; they are not shipped"
+    )
     system_prompt: str | None = None
     sampling: Sampling = Sampling()
     requests: RequestLimits = RequestLimits()
@@ -280,18 +307,33 @@ class Suite(Value):
         ids = {s.id for s in chosen}
         return tuple(s for s in fit if s.id in ids)
 
+    def subset(self, name: str) -> "Suite":
+        """The suite with the samples of one of its subsets, under its own name.
+
+        Raises:
+            InvalidSpec: the suite has no subset of that name.
+        """
+        chosen = self.spec.subsets.get(name)
+        if chosen is None:
+            known = ", ".join(self.spec.subsets) or "none"
+            raise InvalidSpec(f"The suite {self.name!r} has no subset {name!r}; it has: {known}.", field="subsets")
+        spec = self.spec.model_copy(update={"splits": chosen.splits or self.spec.splits})
+        return Suite(spec=spec, samples=tuple(s for s in self.samples if chosen.covers(s.metadata)))
+
     def digest_of(self, samples: Sequence[Sample]) -> str:
         """The digest when these samples are asked."""
         items = sorted(
             (item_uid(s), s.metadata.category, s.cluster, s.metadata.weight, s.metadata.severity) for s in samples
         )
-        return digest({"suite": self.spec.model_dump(mode="json", exclude={"title", "description"}), "items": items})
+        texts = {"title", "description", "subsets", "stands_in_for"}
+        return digest({"suite": self.spec.model_dump(mode="json", exclude=texts), "items": items})
 
-    def instrument(self, samples: Sequence[Sample], versions: Mapping[str, int]) -> str:
+    def instrument(self, samples: Sequence[Sample], versions: Mapping[str, int], chain_shape: str | None = None) -> str:
         """Digest of everything that may change a score but the model and the engine that serves it.
 
-        `versions` are those of the scorers or checks. The engine, its version and its variant stand beside the
-        instrument in every row. Time limits and retries are left out: they decide whether a sample is scored, not how.
+        `versions` are those of the scorers or checks, `chain_shape` is what interceptors change of the answers. The
+        engine, its version and its variant stand beside the instrument in every row. Time limits and retries are left
+        out: they decide whether a sample is scored, not how.
         """
         used = {s.metadata.scorer for s in samples} if self.kind == "dataset" else set(versions)
         limits = self.spec.requests
@@ -303,5 +345,6 @@ class Suite(Value):
                 "suite": same.digest_of(samples),
                 "scorers": {name: versions[name] for name in sorted(used)},
                 "choice_request": CHOICE_REQUEST,
+                **({"chain": chain_shape} if chain_shape else {}),
             }
         )

@@ -65,6 +65,8 @@ def score_completion(sample: Sample, completion: Completion) -> Scored:
     """
     if not completion.is_ok:
         return Scored("infra_error", None, f"{completion.error}: {completion.error_detail}".rstrip(": "))
+    if completion.reasoning_is_cut:
+        return Scored("truncated", None, "the reasoning was opened and never closed")
     parts = split_reasoning(completion.text)
     cut = completion.finish_reason == "length"
     if not parts.answer:
