@@ -1,6 +1,7 @@
 """Ask every sample of a dataset suite, score it, and keep going until something makes that pointless."""
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -8,10 +9,11 @@ from typing import Any
 from modelops_dagster.clients.gauntlet.adapter import Adapter
 from modelops_dagster.clients.gauntlet.inference import InferenceClient, RetryBudget
 from modelops_dagster.clients.gauntlet.journal import Journal
+from modelops_dagster.clients.gauntlet.sandbox import run_code
 from modelops_dagster.domain.gauntlet.completion import Completion, ErrorClass
 from modelops_dagster.domain.gauntlet.interceptors import Chain
 from modelops_dagster.domain.gauntlet.rows import Row, RunContext, sample_row
-from modelops_dagster.domain.gauntlet.scorers import Scored, score_completion
+from modelops_dagster.domain.gauntlet.scorers import Scored, runs_code, score_completion
 from modelops_dagster.domain.gauntlet.suite import Sample, SuiteSpec
 
 Progress = Callable[[float, float, str], None]
@@ -64,6 +66,7 @@ class DatasetRun:
         self._failed_in_a_row = 0
         self._right = self._cached = 0
         self._given_up = ""
+        self._processes = asyncio.Semaphore(os.cpu_count() or 1)
 
     async def ask(self, journal: Journal, api_key: str | None = None) -> list[Row]:
         """Ask what the journal lacks, with exactly the suite's concurrency.
@@ -109,7 +112,12 @@ class DatasetRun:
             started_at = datetime.now(UTC)
             body = request_body(self.spec, sample, epoch, self.context.endpoint.served_model_name)
             completion = await adapter.complete(body, api=self.spec.requests.api, sample=sample.id, epoch=epoch)
-            row = sample_row(self.context, sample, epoch, completion, score_completion(sample, completion), started_at)
+            if runs_code(sample):
+                async with self._processes:
+                    scored = await asyncio.to_thread(score_completion, sample, completion, run_code)
+            else:
+                scored = score_completion(sample, completion)
+            row = sample_row(self.context, sample, epoch, completion, scored, started_at)
             self._keep(journal, row, completion, adapter.is_fatal(completion))
 
     def _keep(self, journal: Journal, row: Row, completion: Completion, is_fatal: bool) -> None:

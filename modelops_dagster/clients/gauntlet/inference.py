@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
+import orjson
 
 from modelops_dagster.clients.gauntlet.wire import brief, parsed_json, read_stream, read_whole, refused, wanted_pause
 from modelops_dagster.domain.gauntlet.completion import Completion, ErrorClass
@@ -21,6 +22,7 @@ RETRIED: frozenset[ErrorClass] = frozenset({"connection", "rate_limited", "serve
 MOST_TIMEOUTS = 2
 """Attempts of one request that may time out: a hung endpoint costs a full attempt timeout each."""
 BACKOFF_S = 0.25
+JSON_BODY = {"Content-Type": "application/json"}
 LONGEST_WAIT_S = 30.0
 
 
@@ -119,8 +121,9 @@ class InferenceClient:
         """
         body, sent = amended(self.transport, body, self.headers if headers is None else headers)
         queued = time.perf_counter()
+        must_wait = self._slots.locked()
         async with self._slots:
-            waited_ms = (time.perf_counter() - queued) * 1000
+            waited_ms = (time.perf_counter() - queued) * 1000 if must_wait else 0.0
             timeouts = attempt = 0
             while True:
                 attempt += 1
@@ -128,6 +131,8 @@ class InferenceClient:
                 timeouts += got.error == "timeout"
                 stop = got.error not in RETRIED or attempt > self.retries or timeouts >= MOST_TIMEOUTS
                 pause = retry_after if retry_after is not None else BACKOFF_S * 2 ** (attempt - 1)
+                if attempt == 1 and got.error is None and not must_wait:
+                    return got
                 if stop or pause > LONGEST_WAIT_S or not self._budget.spend():
                     return replace(got, attempts=attempt, client_queue_ms=waited_ms)
                 spread = 1.0 if retry_after is not None else random.uniform(0.75, 1.25)  # noqa: S311 - not a secret
@@ -169,14 +174,15 @@ class InferenceClient:
             self._busy_s += time.perf_counter() - self._since
 
     async def _attempt(
-        self, body: Mapping[str, Any], api: Api, headers: Mapping[str, str]
+        self, body: Mapping[str, Any], api: Api, headers: dict[str, str]
     ) -> tuple[Completion, float | None]:
         session = self._open()
         try:
+            raw = orjson.dumps(body)
             with self._flight():
                 async with asyncio.timeout(self.attempt_timeout_s):
                     started = time.perf_counter()
-                    async with session.post(self.route(api), json=body, headers=headers) as response:
+                    async with session.post(self.route(api), data=raw, headers=JSON_BODY | headers) as response:
                         if response.status != 200:
                             return await refused(response), wanted_pause(response.headers)
                         if body.get("stream"):

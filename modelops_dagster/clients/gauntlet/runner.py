@@ -88,13 +88,14 @@ async def ask_suite(
     chain = chain or Chain()
     if suite.kind != "dataset":
         chain = chain.transport
+    suite_digest, instrument = suite.identities(samples, versions, chain.shape)
     context = RunContext(
         run_id=run_id,
         lane=lane,
         endpoint=endpoint,
         suite=suite.name,
-        suite_digest=suite.digest_of(samples),
-        instrument=suite.instrument(samples, versions, chain.shape),
+        suite_digest=suite_digest,
+        instrument=instrument,
     )
     run = _Run(suite, context, work, progress or (lambda done, total, text: None), api_key, chain)
     if suite.kind == "dataset":

@@ -8,6 +8,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
+import orjson
 
 from modelops_dagster.domain.gauntlet.completion import Completion, ErrorClass
 
@@ -68,6 +69,14 @@ def _whole_characters(text: str) -> str:
 
 
 def parsed_json(raw: bytes) -> Any:
+    try:
+        return orjson.loads(raw)
+    except ValueError:
+        return _lenient_json(raw)
+
+
+def _lenient_json(raw: bytes) -> Any:
+    """NaN and half surrogate pairs, which engines do send, are no JSON to orjson."""
     try:
         return json.loads(raw)
     except ValueError:

@@ -222,6 +222,8 @@ def amended(
     chain: Chain, body: Mapping[str, Any], headers: Mapping[str, str] | None = None
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Body and headers after the request stage. A system message reaches a plain prompt as its first paragraph."""
+    if not chain.interceptors:
+        return (body if isinstance(body, dict) else dict(body)), dict(headers or {})
     out, sent = dict(body), dict(headers or {})
     for link in chain.interceptors:
         config = link.config

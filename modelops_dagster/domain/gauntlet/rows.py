@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.gauntlet.completion import Completion
 from modelops_dagster.domain.gauntlet.report import SuiteReport
 from modelops_dagster.domain.gauntlet.scorers import Scored
-from modelops_dagster.domain.gauntlet.suite import Sample, canonical, item_uid
+from modelops_dagster.domain.gauntlet.suite import Sample, canonical
 from modelops_dagster.domain.values import Value
 
 Row = dict[str, Any]
@@ -36,6 +37,11 @@ class RunContext(Value):
             "endpoint": self.endpoint.name,
         }
 
+    @cached_property
+    def columns(self) -> Row:
+        """The columns a sample row starts with."""
+        return suite_columns(self)
+
     @property
     def served_by(self) -> str:
         """The same bytes served the same way on the same lane: answers of one may stand for the other's."""
@@ -53,15 +59,14 @@ def sample_row(
     context: RunContext, sample: Sample, epoch: int, completion: Completion, scored: Scored, started_at: datetime
 ) -> Row:
     """One asked sample. `input` is the sample's own input as JSON; `score` is None when it could not be scored."""
-    asked = sample.input if isinstance(sample.input, str) else [m.model_dump() for m in sample.input]
     return {
-        **suite_columns(context),
-        "item_uid": item_uid(sample),
+        **context.columns,
+        "item_uid": sample.uid,
         "sample_id": sample.id,
         "category": sample.metadata.category,
         "cluster": sample.cluster,
         "epoch": epoch,
-        "input": canonical(asked),
+        "input": sample.asked,
         **completion_columns(completion),
         "outcome_class": scored.outcome_class,
         "score": scored.score,

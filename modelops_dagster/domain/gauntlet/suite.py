@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -88,6 +89,19 @@ class Sample(Value):
     @property
     def cluster(self) -> str:
         return self.metadata.cluster or self.id
+
+    @cached_property
+    def asked(self) -> str:
+        """The input as canonical JSON."""
+        return canonical(self.input if isinstance(self.input, str) else [m.model_dump() for m in self.input])
+
+    @cached_property
+    def uid(self) -> str:
+        """64 hex digits over what is asked and how it is scored; the id, category and provenance do not enter."""
+        meta = self.metadata
+        asked = json.loads(self.asked)
+        what = [asked, self.choices, self.target, meta.scorer, meta.params, meta.expected, meta.stop, meta.max_tokens]
+        return hashlib.sha256(canonical(what).encode()).hexdigest()
 
     def messages(self, system_prompt: str | None = None) -> list[dict[str, str]]:
         """The chat messages to send. The suite's system prompt goes first unless the sample brings its own."""
@@ -249,11 +263,8 @@ def digest(value: object) -> str:
 
 
 def item_uid(sample: Sample) -> str:
-    """64 hex digits over what is asked and how it is scored; the id, category and provenance do not enter."""
-    meta = sample.metadata
-    asked = sample.input if isinstance(sample.input, str) else [m.model_dump() for m in sample.input]
-    what = [asked, sample.choices, sample.target, meta.scorer, meta.params, meta.expected, meta.stop, meta.max_tokens]
-    return hashlib.sha256(canonical(what).encode()).hexdigest()
+    """`Sample.uid` as a function, to sort by."""
+    return sample.uid
 
 
 class Suite(Value):
@@ -322,9 +333,9 @@ class Suite(Value):
 
     def digest_of(self, samples: Sequence[Sample]) -> str:
         """The digest when these samples are asked."""
-        items = sorted(
-            (item_uid(s), s.metadata.category, s.cluster, s.metadata.weight, s.metadata.severity) for s in samples
-        )
+        return self._digest(_items_digest(samples))
+
+    def _digest(self, items: str) -> str:
         texts = {"title", "description", "subsets", "stands_in_for"}
         return digest({"suite": self.spec.model_dump(mode="json", exclude=texts), "items": items})
 
@@ -335,16 +346,30 @@ class Suite(Value):
         engine, its version and its variant stand beside the instrument in every row. Time limits and retries are left
         out: they decide whether a sample is scored, not how.
         """
+        return self.identities(samples, versions, chain_shape)[1]
+
+    def identities(
+        self, samples: Sequence[Sample], versions: Mapping[str, int], chain_shape: str | None = None
+    ) -> tuple[str, str]:
+        """`digest_of` and `instrument` of the same samples, for the price of one."""
+        items = _items_digest(samples)
         used = {s.metadata.scorer for s in samples} if self.kind == "dataset" else set(versions)
         limits = self.spec.requests
         kept = RequestLimits(api=limits.api, stream=limits.stream, concurrency=limits.concurrency)
-        same = self.model_copy(update={"spec": self.spec.model_copy(update={"requests": kept})})
-        return digest(
+        same = Suite(spec=self.spec.model_copy(update={"requests": kept}))
+        instrument = digest(
             {
                 "runner": RUNNER_VERSION,
-                "suite": same.digest_of(samples),
+                "suite": same._digest(items),
                 "scorers": {name: versions[name] for name in sorted(used)},
                 "choice_request": CHOICE_REQUEST,
                 **({"chain": chain_shape} if chain_shape else {}),
             }
         )
+        return self._digest(items), instrument
+
+
+def _items_digest(samples: Sequence[Sample]) -> str:
+    """Digest of what is asked, whatever the order of the samples."""
+    rows = ((s.uid, s.metadata.category, s.cluster, s.metadata.weight, s.metadata.severity) for s in samples)
+    return digest(sorted(rows))
