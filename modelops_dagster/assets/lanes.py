@@ -119,10 +119,13 @@ def _gauntlet(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, endpoint: Endpoint, gauntlet: GauntletResource, scores: ScoreResource
     ):
         store = scores.store()
-        for key, suite in by_key.items():
+        with clear_failure():
+            subsets = gauntlet.policy(context.run.tags.get(POLICY_TAG)).subsets
+        for key, whole in by_key.items():
             if key not in context.selected_asset_keys:
                 continue
             with clear_failure():
+                suite = whole.subset(subsets[whole.name]) if whole.name in subsets else whole
                 report = run_suite(
                     suite,
                     endpoint,

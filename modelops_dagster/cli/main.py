@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "routes": ("routes", "Which endpoints answer for an alias."),
     "keys": ("keys", "Create, list and revoke gateway keys."),
     "eval": ("evaluate", "Evaluate any OpenAI-compatible endpoint; deploys nothing."),
+    "datasets": ("datasets", "Check and describe the samples that suites ask."),
     "scores": ("scores", "The score history, as a table or by SQL."),
     "verdict": ("verdict", "The promotion decision and its numbers."),
     "alerts": ("alerts", "Try the alert channels, and list what was sent."),
