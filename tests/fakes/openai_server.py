@@ -46,6 +46,9 @@ class OpenAIServer:
     double_bos: bool = False
     ignores: frozenset[str] = frozenset()
     """Of: stop, max_tokens, model, context, system, usage_in_stream, bad_requests."""
+    breaks: frozenset[str] = frozenset()
+    """Of: history (earlier turns are refused), disconnect (dies when a client leaves), errors (no message in them),
+    stream_text (streams lose their last piece)."""
     api_key: str | None = None
     shape: str | None = None
     """JSON to answer with as it is, as a body or as the only event of a stream."""
@@ -56,6 +59,7 @@ class OpenAIServer:
     """Of completion requests, one for each body."""
     most_at_once: int = 0
     at_once: int = 0
+    _was_left: bool = False
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["OpenAIServer"]:
@@ -129,7 +133,12 @@ class OpenAIServer:
                 event = f"data: {self.shape}\n\ndata: [DONE]\n\n"
                 return web.Response(text=event if body.get("stream") else self.shape, content_type="text/plain")
             refused = self._refuse(request, body)
-            return refused if refused is not None else await self._answer(request, body)
+            if refused is not None:
+                return refused if "errors" not in self.breaks else web.Response(status=refused.status, text="no")
+            return await self._answer(request, body)
+        except asyncio.CancelledError:
+            self._was_left = True
+            raise
         finally:
             self.at_once -= 1
 
@@ -151,6 +160,10 @@ class OpenAIServer:
         return None
 
     def _refuse(self, request: web.Request, body: Mapping[str, Any]) -> web.Response | None:
+        if "disconnect" in self.breaks and self._was_left:
+            return _error(500, "the engine loop is dead")
+        if "history" in self.breaks and any(m["role"] == "assistant" for m in body.get("messages", ())):
+            return _error(400, "conversation roles must alternate")
         if "model" not in self.ignores and body.get("model") != MODEL:
             return _error(404, f"The model `{body.get('model')}` does not exist.")
         if "bad_requests" not in self.ignores and body.get("max_tokens", 1) < 1:
@@ -214,7 +227,7 @@ class OpenAIServer:
         await asyncio.sleep(self.first_token_s)
         if self.reasoning:
             await send({"choices": [{"index": 0, "delta": {"reasoning_content": self.reasoning}}]})
-        for number, piece in enumerate(pieces):
+        for number, piece in enumerate(pieces[: -1 if "stream_text" in self.breaks else None]):
             if number:
                 await asyncio.sleep(1.0 if faulty == "slow_drip" else self.token_s)
             if number == len(pieces) // 2 and faulty in ("cut_stream", "error_in_stream", "no_finish"):

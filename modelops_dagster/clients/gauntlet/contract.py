@@ -8,7 +8,8 @@ from typing import Any
 from modelops_dagster.clients.gauntlet.inference import InferenceClient
 from modelops_dagster.clients.gauntlet.probes import Probes
 from modelops_dagster.domain.gauntlet.completion import Completion
-from modelops_dagster.domain.gauntlet.contract import ADVISORY, CHECKS, REQUIRED, Check, Finding, HttpAnswer
+from modelops_dagster.domain.gauntlet.contract import ADVISORY, REQUIRED, Check, Finding, HttpAnswer
+from modelops_dagster.domain.gauntlet.contract_checks import CHECKS
 from modelops_dagster.domain.gauntlet.interceptors import Chain
 from modelops_dagster.domain.gauntlet.report import OutcomeClass
 from modelops_dagster.domain.gauntlet.rows import Row, RunContext, completion_columns, suite_columns
