@@ -14,7 +14,7 @@ from aiohttp import web
 MODEL = "fake"
 Fault = Literal[
     "none", "hang", "html", "not_json", "empty_choices", "unauthorized", "not_found", "rate_limited", "server_error",
-    "cut_stream", "no_finish", "slow_drip", "close", "error_in_stream",
+    "cut_stream", "no_finish", "slow_drip", "close", "error_in_stream", "endless",
 ]  # fmt: skip
 
 
@@ -148,6 +148,11 @@ class OpenAIServer:
             await asyncio.sleep(3600)
         if self.fault == "close" and request.transport is not None:
             request.transport.abort()
+        if self.fault == "endless":
+            response = web.StreamResponse()
+            await response.prepare(request)
+            while True:
+                await response.write(b"x" * 1_000_000)
         if self.fault == "html":
             return web.Response(text="<html><body>Under maintenance</body></html>", content_type="text/html")
         if self.fault == "not_json":

@@ -11,7 +11,15 @@ from urllib.parse import urlsplit, urlunsplit
 import aiohttp
 import orjson
 
-from modelops_dagster.clients.gauntlet.wire import brief, parsed_json, read_stream, read_whole, refused, wanted_pause
+from modelops_dagster.clients.gauntlet.wire import (
+    brief,
+    parsed_json,
+    read_body,
+    read_stream,
+    read_whole,
+    refused,
+    wanted_pause,
+)
 from modelops_dagster.domain.gauntlet.completion import Completion, ErrorClass
 from modelops_dagster.domain.gauntlet.contract import HttpAnswer
 from modelops_dagster.domain.gauntlet.interceptors import Chain, amended
@@ -149,11 +157,13 @@ class InferenceClient:
                     async with session.request(
                         method, url, json=sent or None, headers=headers, timeout=limit
                     ) as response:
-                        return HttpAnswer(response.status, parsed_json(await response.read()))
+                        return HttpAnswer(response.status, parsed_json(await read_body(response)))
             except TimeoutError:
                 return HttpAnswer(0, None, "timeout", f"no answer in {self.attempt_timeout_s:g} s")
             except (aiohttp.ClientError, OSError) as error:
                 return HttpAnswer(0, None, "connection", brief(f"{type(error).__name__}: {error}"))
+            except ValueError as error:
+                return HttpAnswer(0, None, "not_json", brief(str(error)))
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -187,7 +197,7 @@ class InferenceClient:
                             return await refused(response), wanted_pause(response.headers)
                         if body.get("stream"):
                             return await read_stream(response, started), None
-                        return read_whole(await response.read(), started), None
+                        return read_whole(await read_body(response), started), None
         except TimeoutError:
             return Completion(error="timeout", error_detail=f"no complete answer in {self.attempt_timeout_s:g} s"), None
         except aiohttp.ClientPayloadError as error:

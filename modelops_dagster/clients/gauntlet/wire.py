@@ -13,6 +13,8 @@ import orjson
 from modelops_dagster.domain.gauntlet.completion import Completion, ErrorClass
 
 _SHOWN_CHARACTERS = 300
+MOST_BYTES = 32 * 1024 * 1024
+"""Of one answer; an endpoint that sends more is not answering."""
 
 
 @dataclass(slots=True)
@@ -99,7 +101,7 @@ def wanted_pause(headers: Mapping[str, str]) -> float | None:
 
 
 async def refused(response: aiohttp.ClientResponse) -> Completion:
-    status, raw = response.status, await response.read()
+    status, raw = response.status, await read_body(response)
     error: ErrorClass = "refused_request"
     if status in (401, 403):
         error = "unauthorized"
@@ -152,10 +154,32 @@ def read_whole(raw: bytes, started: float) -> Completion:
     )
 
 
+async def read_body(response: aiohttp.ClientResponse) -> bytes:
+    """The whole body.
+
+    Raises:
+        ValueError: it is longer than any answer.
+    """
+    if response.content_length is not None and response.content_length <= MOST_BYTES:
+        return await response.read()
+    blocks, size = [], 0
+    async for block in response.content.iter_any():
+        blocks.append(block)
+        size = _counted(size, block)
+    return b"".join(blocks)
+
+
+def _counted(size: int, block: bytes) -> int:
+    if size + len(block) > MOST_BYTES:
+        raise ValueError(f"more than {MOST_BYTES} bytes")
+    return size + len(block)
+
+
 async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[tuple[bytes, float]]:
     """The lines of a server-sent stream with the time each arrived."""
-    rest = b""
+    rest, size = b"", 0
     async for block in response.content.iter_any():
+        size = _counted(size, block)
         now = time.perf_counter()
         *lines, rest = (rest + block).split(b"\n")
         for line in lines:
