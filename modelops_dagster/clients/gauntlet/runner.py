@@ -127,7 +127,7 @@ class _Run:
             metrics = dataset_metrics(self.suite.spec, samples, rows)
             report = self._report(metrics, rows, _lost(rows), asking.inference_seconds)
             report = report.model_copy(update={"adapter": asking.adapter_summary})
-            report = self._land(report, rows, land)
+            report = await self._land(report, rows, land)
             journal.remove()
         return report, rows
 
@@ -136,7 +136,7 @@ class _Run:
         rows = await asking.ask()
         offered = [r for r in rows if r["outcome_class"] != "not_offered"]
         report = self._report(contract_metrics(rows), offered, asking.failing, asking.inference_seconds)
-        return self._land(report, rows, land), rows
+        return await self._land(report, rows, land), rows
 
     async def performance(self, land: Land | None) -> tuple[SuiteReport, list[Row]]:
         load = self.suite.spec.performance
@@ -155,7 +155,7 @@ class _Run:
         report = self._report(
             load_metrics(load, result), scored, failing, result["inference_seconds"], may_be_void=True
         )
-        return self._land(report, rows, land), rows
+        return await self._land(report, rows, land), rows
 
     async def _load(self) -> dict[str, Any]:
         return await measure_load(
@@ -197,15 +197,17 @@ class _Run:
             samples_file="",
         )
 
-    def _land(self, report: SuiteReport, rows: Sequence[Row], land: Land | None) -> SuiteReport:
+    async def _land(self, report: SuiteReport, rows: Sequence[Row], land: Land | None) -> SuiteReport:
+        """Both tables at once, off the event loop: writing to disk keeps no other suite waiting."""
         if land is None:
             return report
-        repo_id, run_id = report.endpoint.checkpoint.revision.repo_id, report.run_id
+        whose = {"repo_id": report.endpoint.checkpoint.revision.repo_id, "run_id": report.run_id}
         table = "perf_requests" if self.suite.kind == "performance" else "samples"
-        path = land(table, rows, repo_id=repo_id, run_id=run_id)
-        report = report.model_copy(update={"samples_file": str(path)})
-        land("scores", score_rows(report, self.context.lane), repo_id=repo_id, run_id=run_id)
-        return report
+        path, _ = await asyncio.gather(
+            asyncio.to_thread(land, table, rows, **whose),
+            asyncio.to_thread(land, "scores", score_rows(report, self.context.lane), **whose),
+        )
+        return report.model_copy(update={"samples_file": str(path)})
 
 
 def _lost(rows: Sequence[Row]) -> tuple[str, ...]:

@@ -61,8 +61,10 @@ class Landing:
         temporary = folder / f".{uuid.uuid4().hex}.tmp"
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            whole = pa.BufferOutputStream()
+            pq.write_table(body, whole, compression="zstd")
             with temporary.open("wb") as out:
-                pq.write_table(body, out, compression="zstd")
+                out.write(whole.getvalue())
                 out.flush()
                 os.fsync(out.fileno())
             temporary.replace(path)

@@ -57,6 +57,10 @@ class SampleMetadata(Value):
     def _one_stop(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
 
+    @cached_property
+    def canonical_params(self) -> str:
+        return canonical(self.params)
+
     @property
     def group(self) -> str:
         """The part of the category before the first slash."""
@@ -93,20 +97,35 @@ class Sample(Value):
     @cached_property
     def asked(self) -> str:
         """The input as canonical JSON."""
-        return canonical(self.input if isinstance(self.input, str) else [m.model_dump() for m in self.input])
+        return canonical(self._asked)
+
+    @property
+    def _asked(self) -> str | list[dict[str, str]]:
+        return self.input if isinstance(self.input, str) else [m.model_dump() for m in self.input]
 
     @cached_property
     def uid(self) -> str:
         """64 hex digits over what is asked and how it is scored; the id, category and provenance do not enter."""
         meta = self.metadata
-        asked = json.loads(self.asked)
-        what = [asked, self.choices, self.target, meta.scorer, meta.params, meta.expected, meta.stop, meta.max_tokens]
+        what = [
+            self._asked,
+            self.choices,
+            self.target,
+            meta.scorer,
+            meta.params,
+            meta.expected,
+            meta.stop,
+            meta.max_tokens,
+        ]
         return hashlib.sha256(canonical(what).encode()).hexdigest()
 
     def messages(self, system_prompt: str | None = None) -> list[dict[str, str]]:
         """The chat messages to send. The suite's system prompt goes first unless the sample brings its own."""
-        given = (Message(role="user", content=self.input),) if isinstance(self.input, str) else self.input
-        out = [m.model_dump() for m in given]
+        out = (
+            [{"role": "user", "content": self.input}]
+            if isinstance(self.input, str)
+            else [{"role": str(m.role), "content": m.content} for m in self.input]
+        )
         if system_prompt and out[0]["role"] != "system":
             out.insert(0, {"role": "system", "content": system_prompt})
         if self.choices:

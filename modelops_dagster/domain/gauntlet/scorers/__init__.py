@@ -10,7 +10,7 @@ from modelops_dagster.domain.gauntlet.report import OutcomeClass
 from modelops_dagster.domain.gauntlet.scorers import answers, code, formats, refusals
 from modelops_dagster.domain.gauntlet.scorers.code import Execute
 from modelops_dagster.domain.gauntlet.scorers.score import Score, Scorer
-from modelops_dagster.domain.gauntlet.suite import Sample, canonical
+from modelops_dagster.domain.gauntlet.suite import Sample
 from modelops_dagster.domain.gauntlet.text import split_reasoning
 from modelops_dagster.domain.values import Value
 
@@ -50,7 +50,7 @@ def scorer_params(sample: Sample) -> Value:
     if scorer is None:
         raise ValueError(f"scorer {name!r} does not exist; use one of {', '.join(SCORERS)}")
     try:
-        params = _typed(name, canonical(sample.metadata.params))
+        params = _typed(name, sample.metadata.canonical_params)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(["params", *map(str, first["loc"])])
@@ -89,7 +89,7 @@ def score_completion(sample: Sample, completion: Completion, execute: Execute | 
     if not parts.is_finished:
         return Scored("truncated", None, "the reasoning was opened and never closed")
     meta = sample.metadata
-    params = _typed(meta.scorer, canonical(meta.params))
+    params = _typed(meta.scorer, meta.canonical_params)
     scored: Score
     if isinstance(params, code.UnitTestParams):
         if execute is None:
