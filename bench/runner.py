@@ -8,8 +8,10 @@ ours decodes and times every event. TTFT is read from the same server with a kno
 """
 
 import asyncio
+import contextlib
 import json
 import multiprocessing
+import os
 import statistics
 import sys
 import tempfile
@@ -41,6 +43,7 @@ MODEL = "bench"
 
 def run() -> Iterator[Figure]:
     """Yields both wall-clock ratios with what they are made of, and the error of TTFT."""
+    _go_first()
     parent, child = multiprocessing.Pipe()
     server = multiprocessing.get_context("spawn").Process(target=_serve, args=(child,), daemon=True)
     server.start()
@@ -53,6 +56,12 @@ def run() -> Iterator[Figure]:
     finally:
         server.terminate()
         server.join()
+
+
+def _go_first() -> None:
+    """On a machine that does other things as well, both sides and the server go before them, where we may ask that."""
+    with contextlib.suppress(OSError):
+        os.nice(-15)
 
 
 def _compare(url: str, latency_ms: int, pairs: int, *, stream: bool = False) -> Iterator[Figure]:
@@ -176,6 +185,8 @@ def _serve(pipe: Connection) -> None:
         await response.write(chunk({"content": said}))
         await response.write(chunk({}, "stop") + usage)
         return response
+
+    _go_first()
 
     async def forever() -> None:
         app = web.Application()
