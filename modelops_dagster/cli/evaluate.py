@@ -74,6 +74,10 @@ def command(
     chosen = [_roomy(suite, plan, endpoint.max_context) for suite in chosen]
     work = Path(plan.output_dir) if plan.output_dir else settings.cache / "gauntlet"
     reports, failures = _evaluate(chosen, endpoint, work, api_key, plan, deadline)
+    if plan.chain.hooks or plan.chain.named("request_logging") or plan.chain.named("response_logging"):
+        caching = plan.chain.named("caching")
+        where = {str(work / "exchanges"), str((caching and caching.cache_dir) or work)}
+        click.echo(f"Logs and reports of the chain: {', '.join(sorted(where))}", err=True)
     shown = {
         "url": endpoint.url,
         "model_id": plan.model_id,

@@ -210,6 +210,13 @@ def test_the_key_goes_into_the_header_only() -> None:
     assert "sk-secret" not in str(server.bodies)
 
 
+def test_whatever_json_can_hold_is_sent() -> None:
+    server = OpenAIServer()
+    body = BODY | {"messages": [{"role": "user", "content": "half \ud83d here"}], "big": 2**80}
+    assert one(server, body).error is None
+    assert server.bodies[0] == body
+
+
 SHAPES = (
     "null", "[]", "3", '{"choices": [null]}', '{"choices": {"a": 1}}', '{"choices": ["text"]}', '{"choices": [3]}',
     '{"choices": [{"message": "hi"}]}', '{"choices": [{"message": {"content": 5}}]}',

@@ -81,6 +81,15 @@ def test_without_an_adapter_config_there_is_the_default_chain() -> None:
     assert [name for name, _ in links(legacy_chain(None))] == ["caching", "endpoint", "response_stats"]
 
 
+def test_a_file_without_tasks_or_without_an_adapter_config_holds() -> None:
+    whole = yaml.safe_load(BRING_YOUR_OWN)
+    adapters_only = eval_plan({"target": whole["target"]}, {})
+    assert (links(adapters_only.chain), adapters_only.tasks) == (ITS_CHAIN, ())
+    bare = {k: v for k, v in whole["target"]["api_endpoint"].items() if k != "adapter_config"}
+    basic = eval_plan({**whole, "target": {"api_endpoint": bare}}, {})
+    assert [name for name, _ in links(basic.chain)] == ["caching", "endpoint", "response_stats"]
+
+
 def test_every_flag_has_its_interceptor() -> None:
     found = legacy_chain(
         {

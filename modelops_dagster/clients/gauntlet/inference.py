@@ -9,10 +9,10 @@ from typing import Any, Literal, Self
 from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
-import orjson
 
 from modelops_dagster.clients.gauntlet.wire import (
     brief,
+    json_bytes,
     parsed_json,
     read_body,
     read_stream,
@@ -149,14 +149,14 @@ class InferenceClient:
     async def ask_plain(self, method: str, url: str, body: object = None) -> HttpAnswer:
         """One request outside the completion routes. Status 0 when there was no answer in time."""
         session = self._open()
-        sent, headers = amended(self.transport, body if isinstance(body, Mapping) else {}, self.headers)
+        asks = isinstance(body, Mapping) and url.endswith(tuple(PATHS.values()))
+        amended_body, headers = amended(self.transport, body if isinstance(body, Mapping) else {}, self.headers)
+        sent = amended_body if asks else body  # other routes know nothing of what completions take
         limit = aiohttp.ClientTimeout(total=self.attempt_timeout_s)
         async with self._slots:
             try:
                 with self._flight():
-                    async with session.request(
-                        method, url, json=sent or None, headers=headers, timeout=limit
-                    ) as response:
+                    async with session.request(method, url, json=sent, headers=headers, timeout=limit) as response:
                         return HttpAnswer(response.status, parsed_json(await read_body(response)))
             except TimeoutError:
                 return HttpAnswer(0, None, "timeout", f"no answer in {self.attempt_timeout_s:g} s")
@@ -188,7 +188,7 @@ class InferenceClient:
     ) -> tuple[Completion, float | None]:
         session = self._open()
         try:
-            raw = orjson.dumps(body)
+            raw = json_bytes(body)
             with self._flight():
                 async with asyncio.timeout(self.attempt_timeout_s):
                     started = time.perf_counter()

@@ -70,6 +70,14 @@ def _whole_characters(text: str) -> str:
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
+def json_bytes(value: object) -> bytes:
+    """JSON as it is sent. What orjson refuses (half surrogate pairs, whole numbers beyond 64 bits) is escaped."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return json.dumps(value).encode()
+
+
 def parsed_json(raw: bytes) -> Any:
     try:
         return orjson.loads(raw)
