@@ -4,7 +4,7 @@ import importlib
 import sys
 import time
 
-BENCHES = ("cli", "day0", "fetch", "preflight", "watcher", "route_flips", "gateway_overhead", "verdict_oc")
+BENCHES = ("cli", "day0", "fetch", "preflight", "watcher", "route_flips", "gateway_overhead", "verdict_oc", "runner")
 
 
 def main() -> int:

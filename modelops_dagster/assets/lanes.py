@@ -134,8 +134,11 @@ def _gauntlet(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
         store = scores.store()
         with clear_failure():
             policy = gauntlet.policy(context.run.tags.get(POLICY_TAG))
-            found = _incumbent(policy, suites, endpoint, gateway, controller)
-        for key, suite in by_key.items():
+            asked = {
+                key: s.subset(policy.subsets[s.name]) if s.name in policy.subsets else s for key, s in by_key.items()
+            }
+            found = _incumbent(policy, list(asked.values()), endpoint, gateway, controller)
+        for key, suite in asked.items():
             if key not in context.selected_asset_keys:
                 continue
             with clear_failure():

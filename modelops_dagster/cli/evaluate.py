@@ -1,7 +1,8 @@
 """`modelops eval`: ask the Gauntlet's suites of any OpenAI-compatible endpoint; nothing is deployed or registered."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,27 +10,41 @@ import click
 from modelops_dagster.cli.output import emit, json_option, progress_bar, table
 
 if TYPE_CHECKING:
+    from modelops_dagster.clients.gauntlet.inference import Api
     from modelops_dagster.domain.endpoints import Endpoint
+    from modelops_dagster.domain.errors import ModelOpsError
+    from modelops_dagster.domain.gauntlet.eval_config import EvalPlan
     from modelops_dagster.domain.gauntlet.report import Metric, SuiteReport
     from modelops_dagster.domain.gauntlet.suite import Suite
 
 REACH_TIMEOUT_S = 60.0
+REASONING_TOKENS = 4096
+MAX_UNSCORED_SHARE = 0.02
+"""Of a suite's samples, as in the policies: with more of them lost the numbers are shown and the run exits 1."""
 
 
 @click.command()
-@click.option("--url", required=True, help="Base URL (http://host:8000/v1) or full path of the chat route.")
-@click.option("--model-id", required=True, help="The model name the endpoint answers to.")
+@click.option("--url", help="Base URL (http://host:8000/v1) or full path of the chat or completions route.")
+@click.option("--model-id", help="The model name the endpoint answers to.")
+@click.option("--config", "config", metavar="FILE", help="A NeMo Evaluator YAML, 0.2 or 0.3, instead of --url.")
+@click.option("-o", "overrides", multiple=True, metavar="A.B=VALUE", help="With --config: set a value; repeatable.")
 @click.option("--suite", "suites", multiple=True, metavar="NAME", help="A suite to ask; repeatable. Default: all.")
+@click.option("--subset", metavar="NAME", help="Ask only this subset of the suites that have it, e.g. brief.")
 @click.option("--limit", type=click.IntRange(min=1), help="Ask at most so many samples of each dataset suite.")
+@click.option("--budget", type=click.FloatRange(min=0.05), default=30.0, show_default=True, help="Minutes, in all.")
 @click.option("--api-key-env", metavar="NAME", help="Environment variable that holds the API key.")
 @json_option
 @click.pass_context
 def command(
     ctx: click.Context,
-    url: str,
-    model_id: str,
+    url: str | None,
+    model_id: str | None,
+    config: str | None,
+    overrides: tuple[str, ...],
     suites: tuple[str, ...],
+    subset: str | None,
     limit: int | None,
+    budget: float,
     api_key_env: str | None,
     as_json: bool,
 ) -> None:
@@ -37,17 +52,37 @@ def command(
 
     Exits 1 when a contract check fails or a suite could not be scored, 2 when the address, key or model id is wrong.
     """
+    from modelops_dagster.clients.gauntlet.eval_file import Asked, asked_suites
     from modelops_dagster.clients.gauntlet.loading import load_suites
+    from modelops_dagster.domain.gauntlet.redaction import redacted
     from modelops_dagster.settings import Settings
 
     settings = Settings.load()
-    loaded = [_limited(s, limit) for s in load_suites(settings.eval_datasets, suites)]
-    api_key = _api_key(api_key_env)
-    endpoint = _reach(url, model_id, api_key)
-    reports, failures = _evaluate(loaded, endpoint, str(settings.cache / "gauntlet"), api_key)
+    plan = _plan(url, model_id, config, overrides, api_key_env)
+    every = load_suites(settings.eval_datasets, suites)
+    asked = tuple(Asked(s) for s in every) if suites else asked_suites(plan, every)
+    chosen = _for_route([_chosen(a.suite, subset, limit) for a in asked], plan, is_named=bool(suites))
+    for notice in (a for a in asked if a.stands_in_for):
+        click.echo(
+            f"{notice.stands_in_for}: public benchmarks are not shipped; the suite {notice.suite.name!r} is asked "
+            "instead. It measures the same kind of skill with other questions; published scores are no comparison.",
+            err=True,
+        )
+    api_key = _api_key(plan.api_key_name, is_optional=config is not None and api_key_env is None)
+    deadline = time.monotonic() + budget * 60
+    endpoint = _reach(plan, api_key, min(REACH_TIMEOUT_S, budget * 60))
+    chosen = [_roomy(suite, plan, endpoint.max_context) for suite in chosen]
+    work = Path(plan.output_dir) if plan.output_dir else settings.cache / "gauntlet"
+    reports, failures = _evaluate(chosen, endpoint, work, api_key, plan, deadline)
+    if plan.chain.hooks or plan.chain.named("request_logging") or plan.chain.named("response_logging"):
+        caching = plan.chain.named("caching")
+        where = {str(work / "exchanges"), str((caching and caching.cache_dir) or work)}
+        click.echo(f"Logs and reports of the chain: {', '.join(sorted(where))}", err=True)
     shown = {
         "url": endpoint.url,
-        "model_id": model_id,
+        "model_id": plan.model_id,
+        "chain": [{"name": i.name, "config": redacted(i.given)} for i in plan.chain.interceptors],
+        "stands_in_for": {a.suite.name: a.stands_in_for for a in asked if a.stands_in_for},
         "reports": [r.model_dump(mode="json", exclude={"endpoint", "samples_file"}) for r in reports],
         "failures": failures,
     }
@@ -58,17 +93,88 @@ def command(
         ctx.exit(1)
 
 
-def _limited(suite: "Suite", limit: int | None) -> "Suite":
-    if limit is None or suite.kind != "dataset":
+def _plan(
+    url: str | None, model_id: str | None, config: str | None, overrides: tuple[str, ...], api_key_env: str | None
+) -> "EvalPlan":
+    """What is asked of whom, from the options or from the file; options go before the file.
+
+    Raises:
+        UserError: neither or both were given, or the file does not hold.
+    """
+    import os
+
+    from modelops_dagster.clients.gauntlet.eval_file import load_plan
+    from modelops_dagster.domain.errors import UserError
+    from modelops_dagster.domain.gauntlet.eval_config import EvalPlan
+
+    if config is None:
+        if overrides:
+            raise UserError("-o changes values of a file: name the file with --config.")
+        if not url or not model_id:
+            raise UserError("Say whom to ask: --url and --model-id, or --config FILE.")
+        return EvalPlan(url=url, model_id=model_id, api_key_name=api_key_env, vintage="0.3")
+    plan = load_plan(Path(config), overrides, os.environ)
+    given = {"url": url, "model_id": model_id, "api_key_name": api_key_env}
+    return plan.model_copy(update={k: v for k, v in given.items() if v is not None})
+
+
+def _api(plan: "EvalPlan") -> "Api":
+    from modelops_dagster.clients.gauntlet.inference import api_of
+
+    return plan.api or api_of(plan.url) or "chat"
+
+
+def _for_route(suites: "Sequence[Suite]", plan: "EvalPlan", *, is_named: bool) -> "list[Suite]":
+    """The suites as the endpoint's route wants them. Contract and performance ask the chat route, or are left out.
+
+    Raises:
+        UserError: a suite was named that cannot be asked over this route.
+    """
+    from modelops_dagster.domain.errors import UserError
+
+    api = _api(plan)
+    out = []
+    for suite in suites:
+        if suite.kind != "dataset" and api == "completions":
+            if is_named:
+                raise UserError(f"The suite {suite.name!r} asks the chat route: give --url without /completions.")
+            click.echo(f"{suite.name}: asks the chat route and is left out for a completions URL.", err=True)
+            continue
+        changes: dict[str, Any] = {"api": api} if suite.kind == "dataset" else {}
+        if plan.stream is not None and suite.kind == "dataset":
+            changes["stream"] = plan.stream
+        requests = suite.spec.requests.model_copy(update=changes)
+        out.append(suite.model_copy(update={"spec": suite.spec.model_copy(update={"requests": requests})}))
+    if not out:
+        raise UserError("No suite is left to ask: name one with --suite.")
+    return out
+
+
+def _roomy(suite: "Suite", plan: "EvalPlan", max_context: int | None) -> "Suite":
+    """Where reasoning is taken out of answers, requests get tokens to reason with, unless the file says how many."""
+    sampling = suite.spec.sampling
+    if suite.kind != "dataset" or plan.chain.named("reasoning") is None or sampling.token_floor is not None:
+        return suite
+    floor = min(REASONING_TOKENS, max_context // 2) if max_context else REASONING_TOKENS
+    changed = sampling.model_copy(update={"token_floor": floor})
+    return suite.model_copy(update={"spec": suite.spec.model_copy(update={"sampling": changed})})
+
+
+def _chosen(suite: "Suite", subset: str | None, limit: int | None) -> "Suite":
+    if suite.kind != "dataset":
+        return suite
+    if subset is not None and subset in suite.spec.subsets:
+        suite = suite.subset(subset)
+    if limit is None:
         return suite
     return suite.model_copy(update={"spec": suite.spec.model_copy(update={"limit": limit})})
 
 
-def _api_key(name: str | None) -> str | None:
+def _api_key(name: str | None, *, is_optional: bool) -> str | None:
     """The key from the named variable; the name is the only thing that ever appears on a command line.
 
     Raises:
-        UserError: the variable is not set.
+        UserError: the variable is not set, and the command line names it.
     """
     import os
 
@@ -77,15 +183,19 @@ def _api_key(name: str | None) -> str | None:
     if name is None:
         return None
     if not os.environ.get(name):
+        if is_optional:
+            click.echo(f"The variable {name} is not set: the endpoint is asked without a key.", err=True)
+            return None
         raise UserError(f"The environment variable {name} is not set: put the endpoint's API key there.")
     return os.environ[name]
 
 
-def _reach(url: str, model_id: str, api_key: str | None) -> "Endpoint":
+def _reach(plan: "EvalPlan", api_key: str | None, timeout_s: float) -> "Endpoint":
     """Ask for one token, so that a wrong address, key or model id is one sentence now and not a report of zeros.
 
     Raises:
         UserError: the user must correct the address, the key or the model id.
+        EvaluationFailed: the endpoint is there and does not answer.
     """
     import asyncio
     import hashlib
@@ -97,21 +207,28 @@ def _reach(url: str, model_id: str, api_key: str | None) -> "Endpoint":
     from modelops_dagster.domain.hub import ModelRevision
 
     try:
-        base = base_url(url)
+        base = base_url(plan.url)
     except ValueError as error:
         raise UserError(f"--url {error}.") from None
+    api, model_id = _api(plan), plan.model_id
 
     async def ask() -> tuple[Any, Any]:
-        body = {"model": model_id, "messages": [{"role": "user", "content": "Hello."}], "max_tokens": 1}
+        asked = {"prompt": "Hello."} if api == "completions" else {"messages": [{"role": "user", "content": "Hello."}]}
         async with InferenceClient(
-            base, concurrency=1, attempt_timeout_s=REACH_TIMEOUT_S, retries=1, api_key=api_key
+            base,
+            concurrency=1,
+            attempt_timeout_s=timeout_s,
+            retries=1,
+            api_key=api_key,
+            transport=plan.chain.transport,
         ) as client:
-            return await client.ask_plain("GET", base + "/models"), await client.complete(body)
+            models = await client.ask_plain("GET", base + "/models")
+            return models, await client.complete({"model": model_id, **asked, "max_tokens": 1}, api=api)
 
     models, answer = asyncio.run(ask())
     listed = _listed(models.body)
     if not answer.is_ok:
-        raise UserError(_unreachable(base, model_id, answer, listed))
+        raise _unreachable(base, model_id, answer, listed)
     digest = hashlib.sha256(f"{base}\n{model_id}".encode()).hexdigest()
     # no Hub commit is known for an endpoint of somebody else's: the null id says so, as it does in git
     revision = ModelRevision(repo_id=f"external/{digest[:12]}", commit_hash="0" * 40)
@@ -138,26 +255,38 @@ def _listed(body: Any) -> dict[str, int | None]:
     return {str(m.get("id")): m.get("max_model_len") for m in models}
 
 
-def _unreachable(base: str, model_id: str, answer: Any, listed: dict[str, int | None]) -> str:
+def _unreachable(base: str, model_id: str, answer: Any, listed: dict[str, int | None]) -> "ModelOpsError":
+    """A UserError when the address, the key or the model id must be corrected, else an EvaluationFailed."""
+    from modelops_dagster.domain.errors import EvaluationFailed, UserError
+
+    said = answer.error_detail
     if answer.error == "unauthorized":
-        return f"{base} refuses the key ({answer.error_detail}): name the variable that holds it with --api-key-env."
+        return UserError(f"{base} refuses the key ({said}): name the variable that holds it with --api-key-env.")
     if answer.error == "not_found" and listed and model_id not in listed:
-        return f"{base} has no model {model_id!r}: use one of {', '.join(list(listed)[:8])}."
+        return UserError(f"{base} has no model {model_id!r}: use one of {', '.join(list(listed)[:8])}.")
     if answer.error == "not_found":
-        return f"{base} has no chat route or no model {model_id!r} ({answer.error_detail}): check --url and --model-id."
-    if answer.error in ("connection", "timeout"):
-        return f"{base} cannot be reached ({answer.error_detail}): check --url, and that the endpoint is running."
-    if answer.error in ("html", "not_json", "empty_choices"):
-        return f"{base} is not an OpenAI-compatible endpoint ({answer.error_detail}): check --url."
-    return f"{base} does not answer a request of one token ({answer.error_detail}): see the endpoint's log."
+        return UserError(f"{base} has no such route or no model {model_id!r} ({said}): check --url and --model-id.")
+    if answer.error == "connection":
+        return UserError(f"{base} cannot be reached ({said}): check --url, and that the endpoint is running.")
+    if answer.error in ("html", "not_json"):
+        return UserError(f"{base} is not an OpenAI-compatible endpoint ({said}): check --url.")
+    if answer.error == "refused_request":
+        return UserError(f"{base} refuses a request of one token ({said}): check --model-id and the file's payload.")
+    return EvaluationFailed(
+        f"{base} does not answer a request of one token ({answer.error}: {said}): see the endpoint's log and ask again."
+    )
 
 
 def _evaluate(
-    suites: "Sequence[Suite]", endpoint: "Endpoint", work: str, api_key: str | None
+    suites: "Sequence[Suite]",
+    endpoint: "Endpoint",
+    work: Path,
+    api_key: str | None,
+    plan: "EvalPlan",
+    deadline: float,
 ) -> "tuple[list[SuiteReport], list[str]]":
     """Every suite in turn; one that cannot be scored does not keep the others from being asked."""
     import uuid
-    from pathlib import Path
 
     from modelops_dagster.clients.gauntlet.runner import run_suite
     from modelops_dagster.domain.errors import EvaluationFailed
@@ -165,26 +294,40 @@ def _evaluate(
     run_id = f"eval-{uuid.uuid4()}"
     reports, failures = [], []
     for suite in suites:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            failures.append(
+                f"Suite {suite.name!r} was not asked: the budget is used up; raise it with --budget MINUTES."
+            )
+            continue
         with progress_bar(suite.name) as bar:
             try:
                 report = run_suite(
-                    suite,
+                    _within(suite, left),
                     endpoint,
                     lane="external",
                     run_id=run_id,
-                    work=Path(work),
-                    progress=partial(_without_text, bar),
+                    work=work,
+                    progress=bar,
                     api_key=api_key,
+                    chain=plan.chain,
                 )
             except EvaluationFailed as error:
                 failures.append(error.sentence)
-            else:
-                reports.append(report)
+                continue
+        reports.append(report)
+        if report.n_unscored > MAX_UNSCORED_SHARE * report.n_samples:
+            failures.append(
+                f"Suite {suite.name!r} has no verdict: {report.n_unscored} of {report.n_samples} could not be scored "
+                f"({'; '.join(report.failing[:2]) or 'no reason given'})."
+            )
     return reports, failures
 
 
-def _without_text(bar: Callable[[float, float], None], done: float, total: float, _: str) -> None:
-    bar(done, total)
+def _within(suite: "Suite", seconds: float) -> "Suite":
+    requests = suite.spec.requests
+    changed = requests.model_copy(update={"deadline_s": min(requests.deadline_s, seconds)})
+    return suite.model_copy(update={"spec": suite.spec.model_copy(update={"requests": changed})})
 
 
 def _failed_checks(report: "SuiteReport") -> bool:

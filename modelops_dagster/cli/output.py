@@ -72,8 +72,8 @@ def progress_line(text: str) -> Iterator[Callable[[str], None]]:
 
 
 @contextmanager
-def progress_bar(label: str, unit: str = "") -> Iterator[Callable[[float, float], None]]:
-    """A bar fed with (done, total); on something that is not a terminal, a line at every tenth."""
+def progress_bar(label: str, unit: str = "") -> Iterator[Callable[..., None]]:
+    """A bar fed with (done, total, counters); on something that is not a terminal, a line at every tenth."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
@@ -84,17 +84,20 @@ def progress_bar(label: str, unit: str = "") -> Iterator[Callable[[float, float]
             BarColumn(),
             TaskProgressColumn(),
             TimeElapsedColumn(),
+            TextColumn("{task.fields[counters]}"),
             console=console,
         ) as bar:
-            task = bar.add_task(label, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total or None)
+            task = bar.add_task(label, total=None, counters="")
+            yield lambda done, total, counters="": bar.update(
+                task, completed=done, total=total or None, counters=counters
+            )
         return
     shown = [-1]
 
-    def say(done: float, total: float) -> None:
+    def say(done: float, total: float, counters: str = "") -> None:
         tenth = int(10 * done / total) if total else 0
         if tenth != shown[0]:
             shown[0] = tenth
-            click.echo(f"{label}: {done:.0f}/{total:.0f}{unit}", err=True)
+            click.echo(f"{label}: {done:.0f}/{total:.0f}{unit}{counters and f', {counters}'}", err=True)
 
     yield say

@@ -117,6 +117,10 @@ class Policy(Value):
         lt=1,
         description="largest share of a suite's samples whose machinery may fail; more is a hold",
     )
+    subsets: dict[Name, Name] = Field(
+        default_factory=dict,
+        description="suite -> its subset to ask, where the whole would take too long; what is not named is asked whole",
+    )
     criteria: tuple[Rule, ...] = Field(min_length=1)
     against_incumbent: tuple[MarginRule, ...] = Field(
         default=(), description="comparisons with what the alias serves now; exactly one of them is primary"

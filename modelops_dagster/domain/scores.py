@@ -48,6 +48,7 @@ TABLES: dict[str, tuple[tuple[str, ColumnType], ...]] = {
         ("latency_ms", "float"),
         ("ttft_ms", "float"),
         ("attempts", "int"),
+        ("cache_hit", "int"),
         ("started_at", "timestamp"),
     ),
     # one row per metric of a suite

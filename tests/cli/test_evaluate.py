@@ -1,6 +1,7 @@
 """`modelops eval` as a person types it, against a fake endpoint."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from click.testing import CliRunner, Result
 from modelops_dagster.cli import main
 from modelops_dagster.domain.errors import ModelOpsError, UserError
 from tests.clients.gauntlet_parts import echo
-from tests.fakes.openai_server import MODEL, OpenAIServer
+from tests.fakes.openai_server import MODEL, Fault, OpenAIServer
 
 SAMPLE = {"input": "Say yes", "target": "yes", "metadata": {"category": "a", "scorer": "includes"}}
 SUITE = "name: mine\nkind: dataset\ntitle: Mine\nsamples: mine.jsonl\n"
@@ -33,7 +34,7 @@ def refused(result: Result) -> str:
     return result.exception.sentence
 
 
-@pytest.mark.parametrize("path", ["", "/v1", "/v1/chat/completions"])
+@pytest.mark.parametrize("path", ["", "/v1", "/v1/chat/completions", "/v1/completions"])
 def test_a_table_and_json(path: str, environ: dict[str, str]) -> None:
     with OpenAIServer(answer=echo).in_thread() as server:
         url = server.url.removesuffix("/v1") + path
@@ -43,6 +44,7 @@ def test_a_table_and_json(path: str, environ: dict[str, str]) -> None:
     assert shown.exit_code == 0, shown.output
     assert "accuracy" in shown.stdout
     assert asked == 1 + 9
+    assert all(("prompt" in body) == (path == "/v1/completions") for body in server.bodies)
     out: Any = json.loads(result.stdout)
     (report,) = out["reports"]
     assert report["n_samples"] == 4
@@ -94,3 +96,120 @@ def test_an_endpoint_that_dies_is_a_failure_and_not_a_report(environ: dict[str, 
     assert not isinstance(result.exception, ModelOpsError)
     assert result.exit_code == 1 or result.return_value == 1
     assert "could not be scored" in result.output
+
+
+FILE = """
+deployment: {type: none}
+target:
+  api_endpoint:
+    url: http://your-endpoint:8080/v1/completions
+    model_id: your-model-name
+    api_key: ${OPTIONAL_KEY}
+    adapter_config:
+      use_caching: true
+      caching_dir: CACHE
+      use_request_logging: true
+      max_logged_requests: 2
+      output_dir: CACHE
+      use_reasoning: true
+      start_reasoning_token: "<think>"
+      end_reasoning_token: "</think>"
+evaluation:
+  tasks:
+    - name: mmlu_pro
+    - name: mine
+"""
+
+
+def test_a_file_runs_as_it_stands(environ: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(SUITE + "stands_in_for: [mmlu_pro]\n")
+    file = tmp_path / "files" / "bring_your_own.yaml"
+    file.parent.mkdir()
+    file.write_text(FILE.replace("CACHE", str(tmp_path / "kept")))
+    assert "http://your-endpoint:8080/v1 cannot be reached" in refused(run(environ, "--config", str(file)))
+    with OpenAIServer(answer=lambda body: f"<think>hm</think> {echo(body)}").in_thread() as server:
+        there = (
+            "-o", f"target.api_endpoint.url={server.url}/completions", "-o", f"target.api_endpoint.model_id={MODEL}",
+        )  # fmt: skip
+        result = run(environ, "--config", str(file), *there, "--json")
+        assert result.exit_code == 0, result.output
+        asked = len(server.bodies)
+        again = run(environ, "--config", str(file), *there, "--json")
+        assert (asked, len(server.bodies)) == (1 + 9, asked + 1)
+    assert {b["max_tokens"] for b in server.bodies} == {1, 1024}, "room to reason, within the context"
+    out: Any = json.loads(result.stdout)
+    assert [i["name"] for i in out["chain"]][:2] == ["request_logging", "caching"]
+    (report,) = out["reports"]
+    assert {m["name"]: m["value"] for m in report["metrics"]}["accuracy"] == 1.0
+    assert report["adapter"]["reasoning"]["finished"] == 9
+    assert json.loads(again.stdout)["reports"][0]["adapter"]["cache_hits"] == 9
+    assert out["stands_in_for"] == {"mine": "mmlu_pro"}
+    assert "public benchmarks are not shipped; the suite 'mine' is asked instead" in result.stderr
+    assert "OPTIONAL_KEY is not set" in result.stderr
+    kept = {p.name for p in (tmp_path / "kept").iterdir() if p.is_file()}
+    assert {"mine-requests.jsonl", "mine-report.html", "mine-report.json"} <= kept
+
+
+def test_a_file_that_does_not_hold_is_one_sentence(environ: dict[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "files" / "f.yaml"
+    file.parent.mkdir()
+    assert "does not exist" in refused(run(environ, "--config", str(file)))
+    file.write_text("a: [")
+    assert "cannot be read as YAML" in refused(run(environ, "--config", str(file)))
+    file.write_text(FILE.replace("use_caching", "use_cashing"))
+    assert "use_cashing: there is no such flag" in refused(run(environ, "--config", str(file)))
+    file.write_text(FILE.replace("mmlu_pro", "chess"))
+    assert "There is no suite 'chess'" in refused(run(environ, "--config", str(file)))
+    assert "name the file with --config" in refused(run(environ, "--url", "http://x", "--model-id", "m", "-o", "a=b"))
+    assert "Say whom to ask" in refused(run(environ, "--url", "http://x"))
+
+
+WAYS: list[tuple[Fault, int]] = [
+    ("hang", 1), ("server_error", 1), ("rate_limited", 1), ("empty_choices", 1), ("close", 2), ("html", 2),
+    ("not_json", 2), ("unauthorized", 2), ("not_found", 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fault", "code"), WAYS)
+def test_an_endpoint_that_is_sick_from_the_start(fault: Fault, code: int, environ: dict[str, str]) -> None:
+    started = time.monotonic()
+    with OpenAIServer(fault=fault).in_thread() as server:
+        result = run(environ, "--url", server.url, "--model-id", MODEL, "--suite", "mine", "--budget", "0.05")
+    assert time.monotonic() - started < 40
+    assert isinstance(result.exception, ModelOpsError)
+    assert isinstance(result.exception, UserError) == (code == 2), result.exception.sentence
+
+
+@pytest.mark.parametrize("fault", [f for f, _ in WAYS] + ["cut_stream", "slow_drip", "error_in_stream"])
+def test_an_endpoint_that_falls_sick_has_no_verdict(fault: Fault, environ: dict[str, str], tmp_path: Path) -> None:
+    limits = "requests: {attempt_timeout_s: 0.4, retries: 1, give_up_after: 3}\n"
+    (tmp_path / "mine.yaml").write_text(SUITE + limits)
+    server = OpenAIServer(answer=lambda body: "one two three yes", fault=fault, well_first=1)
+    started = time.monotonic()
+    with server.in_thread():
+        result = run(environ, "--url", server.url, "--model-id", MODEL, "--suite", "mine", "--json")
+    assert time.monotonic() - started < 40
+    assert result.return_value == 1 or result.exit_code == 1, result.output
+    out: Any = json.loads(result.stdout)
+    assert out["reports"] == []
+    assert "could not be scored" in out["failures"][0]
+
+
+def test_the_budget_ends_a_run_that_would_take_too_long(environ: dict[str, str]) -> None:
+    with OpenAIServer(answer=echo, first_token_s=1.2).in_thread() as server:
+        started = time.monotonic()
+        result = run(environ, "--url", server.url, "--model-id", MODEL, "--suite", "mine", "--budget", "0.05", "--json")
+    assert time.monotonic() - started < 30
+    assert result.return_value == 1 or result.exit_code == 1
+    out: Any = json.loads(result.stdout)
+    assert "has no verdict" in out["failures"][0]
+    assert "deadline" in out["failures"][0]
+
+
+def test_contract_and_load_are_left_out_for_a_completions_route(environ: dict[str, str]) -> None:
+    with OpenAIServer(answer=echo).in_thread() as server:
+        url = f"{server.url}/completions"
+        result = run(environ, "--url", url, "--model-id", MODEL, "--json")
+        assert [r["suite"] for r in json.loads(result.stdout)["reports"]] == ["mine"]
+        assert "contract: asks the chat route and is left out" in result.stderr
+        assert "asks the chat route" in refused(run(environ, "--url", url, "--model-id", MODEL, "--suite", "contract"))

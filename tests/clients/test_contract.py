@@ -10,7 +10,7 @@ import pytest
 from modelops_dagster.clients.gauntlet.loading import load_suite
 from modelops_dagster.clients.gauntlet.runner import ask_suite
 from modelops_dagster.domain.errors import EvaluationFailed
-from modelops_dagster.domain.gauntlet.contract import CHECKS
+from modelops_dagster.domain.gauntlet.contract_checks import CHECKS
 from modelops_dagster.domain.gauntlet.report import SuiteReport
 from modelops_dagster.domain.gauntlet.suite import Suite
 from modelops_dagster.settings import data_folder
@@ -89,7 +89,15 @@ def say(text: str) -> dict[str, Any]:
         (say("caf\ufffd and tea"), {"no_broken_characters"}, "decoder"),
         (say("зелёный дом стоит у реки"), {"reads_as_english"}, "damaged weights"),
         (say("I'm sorry, but I can't help with that."), {"benign_is_not_refused"}, "guard"),
-        (say("It is 4</think> The answer is four."), {"reasoning_is_separated"}, "reasoning parser"),
+        (
+            say("It is 4</think> The answer is four."),
+            {"reasoning_is_separated", "reasoning_is_outside_content"},
+            "reasoning parser",
+        ),
+        (say("<think>Hm.</think> It is a fine answer."), {"reasoning_is_outside_content"}, "take the reasoning out"),
+        ({"answer": well, "breaks": frozenset({"history"})}, {"conversation_answers"}, "earlier turns"),
+        ({"answer": well, "breaks": frozenset({"errors"})}, {"errors_are_readable"}, "clients guess"),
+        ({"answer": well, "breaks": frozenset({"stream_text"})}, {"streams_the_same_text"}, "loses or doubles"),
         (say(""), {"never_empty", "stream_completes", "repeatable"}, "EOS token comes first"),
         ({"answer": well, "ignores": frozenset({"stop"})}, {"stop_is_honoured"}, "stop strings"),
         (
@@ -117,6 +125,12 @@ def test_each_fault_is_named(knobs: dict[str, Any], checks: set[str], fault: str
         assert failed(outcomes) == checks
     assert any(fault in line for line in report.failing), report.failing
     assert all("; probable fault: " in line for line in report.failing)
+
+
+def test_an_engine_that_dies_when_a_client_leaves_is_found() -> None:
+    report, outcomes = check(OpenAIServer(answer=well, breaks=frozenset({"disconnect"}), token_s=0.02))
+    assert outcomes["survives_a_disconnect"] == "wrong"
+    assert "a client that leaves blocks its slot" in " ".join(report.failing)
 
 
 def test_a_fault_that_passes_is_asked_again_and_forgiven() -> None:

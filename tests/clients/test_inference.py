@@ -113,16 +113,18 @@ FAULTS: list[tuple[Fault, Any, str]] = [
     ("no_finish", STREAM, "cut_stream"),
     ("error_in_stream", STREAM, "server_error"),
     ("close", BODY, "connection"),
+    ("endless", BODY, "not_json"),
+    ("endless", STREAM, "not_json"),
 ]
 
 
 @pytest.mark.parametrize(("fault", "body", "error"), FAULTS, ids=[f"{f}-{'stream' in b}" for f, b, _ in FAULTS])
 def test_every_fault_has_a_name_and_no_answer_is_made_of_it(fault: Fault, body: Any, error: str) -> None:
     started = time.monotonic()
-    got = one(OpenAIServer(fault=fault), body, attempt_timeout_s=0.5)
+    got = one(OpenAIServer(fault=fault), body, attempt_timeout_s=20 if fault == "endless" else 0.5)
     assert (got.error, got.is_ok) == (error, False)
     assert got.error_detail
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < (20 if fault == "endless" else 3)
 
 
 def test_nobody_listens() -> None:
@@ -206,6 +208,13 @@ def test_the_key_goes_into_the_header_only() -> None:
     assert one(server, api_key="sk-secret").is_ok
     assert one(server).error == "unauthorized"
     assert "sk-secret" not in str(server.bodies)
+
+
+def test_whatever_json_can_hold_is_sent() -> None:
+    server = OpenAIServer()
+    body = BODY | {"messages": [{"role": "user", "content": "half \ud83d here"}], "big": 2**80}
+    assert one(server, body).error is None
+    assert server.bodies[0] == body
 
 
 SHAPES = (

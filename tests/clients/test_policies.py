@@ -13,7 +13,7 @@ from modelops_dagster.clients.policies import load_policy, policy_names, write_p
 from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.errors import InvalidSpec
-from modelops_dagster.domain.gauntlet.contract import CHECKS
+from modelops_dagster.domain.gauntlet.contract_checks import CHECKS
 from modelops_dagster.domain.gauntlet.metrics import event_metric, share_metric
 from modelops_dagster.domain.gauntlet.report import Metric, SuiteReport
 from modelops_dagster.domain.gauntlet.suite import SuiteSpec

@@ -77,6 +77,35 @@ def test_two_suites_run_at_once_in_one_process(tmp_path: Path) -> None:
     assert server.most_at_once == 8
 
 
+def test_two_models_run_at_once_in_one_process(tmp_path: Path) -> None:
+    servers = OpenAIServer(answer=echo, first_token_s=0.1), OpenAIServer(answer=lambda body: "no", first_token_s=0.1)
+
+    async def run() -> Sequence[Asked]:
+        async with servers[0].running(), servers[1].running():
+            return await asyncio.gather(
+                *(
+                    ask_suite(quality(16), endpoint(s, digest=f"sha256:{i}"), lane="raw", run_id=f"r{i}", work=tmp_path)
+                    for i, s in enumerate(servers)
+                )
+            )
+
+    metrics = [report.metric("accuracy") for report, _ in asyncio.run(run())]
+    assert [m and m.value for m in metrics] == [1.0, 0.0]
+    assert [s.most_at_once for s in servers] == [4, 4]
+
+
+@pytest.mark.parametrize("api", ["chat", "completions"])
+@pytest.mark.parametrize("stream", [True, False])
+def test_both_routes_streamed_or_not(api: str, stream: bool, tmp_path: Path) -> None:
+    server = OpenAIServer(answer=echo)
+    report, rows = ask(server, quality(4, requests={"api": api, "stream": stream}), tmp_path)
+    accuracy = report.metric("accuracy")
+    assert accuracy is not None
+    assert accuracy.value == 1.0
+    assert all(("prompt" in body) == (api == "completions") for body in server.bodies)
+    assert all((row["ttft_ms"] is not None) == stream and row["tokens_out"] for row in rows)
+
+
 @pytest.mark.parametrize(
     ("fault", "word"),
     [

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.gauntlet.scorers import SCORER_VERSIONS
 from modelops_dagster.domain.gauntlet.suite import CHOICE_REQUEST, Sample, Suite, SuiteSpec, item_uid
 
@@ -110,3 +111,29 @@ def test_messages_carry_system_prompt_and_choices() -> None:
 def test_parts_that_do_not_fit_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         spec(**changes)
+
+
+def test_a_subset_asks_fewer_samples_and_is_another_instrument() -> None:
+    def one(name: str, added: str, split: str = "core", difficulty: int = 1) -> Sample:
+        meta = {
+            "category": f"{name}/x", "scorer": "includes", "added": added, "split": split, "difficulty": difficulty,
+        }  # fmt: skip
+        return Sample.model_validate({"id": name, "input": name, "target": "t", "metadata": meta})
+
+    samples = (one("a", "1"), one("b", "2"), one("c", "1", "reserve"), one("d", "1", difficulty=4))
+    spec = {
+        "name": "q", "kind": "dataset", "title": "Q", "samples": "q.jsonl",
+        "subsets": {
+            "brief": {"added": ["1"]}, "easy": {"max_difficulty": 2}, "extra": {"splits": ["reserve"]},
+            "b": {"categories": ["b"]},
+        },
+    }  # fmt: skip
+    suite = Suite(spec=SuiteSpec.model_validate(spec), samples=samples)
+    asked = {name: [s.id for s in suite.subset(name).asked()] for name in suite.spec.subsets}
+    assert asked == {"brief": ["a", "d"], "easy": ["a", "b"], "extra": ["c"], "b": ["b"]}
+    assert suite.subset("brief").digest != suite.digest
+    assert suite.subset("brief").name == "q"
+    bare = Suite(spec=SuiteSpec.model_validate({**spec, "subsets": {}}), samples=samples)
+    assert bare.digest == suite.digest, "naming a subset changes nothing that is asked"
+    with pytest.raises(InvalidSpec, match=r"has no subset 'nope'; it has: brief, easy, extra, b"):
+        suite.subset("nope")

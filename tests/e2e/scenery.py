@@ -50,7 +50,7 @@ def write_model(folder: Path, *, tensor: bytes = bytes(64), **config: object) ->
 
 
 def write_suites(folder: Path) -> Path:
-    """One suite of three samples that the fake engine answers well, and a policy over it."""
+    """Three samples that the fake engine answers well, one that it does not, and a policy that asks the three only."""
     (folder / "policies").mkdir(parents=True)
     suite = {
         "name": "quality",
@@ -58,22 +58,24 @@ def write_suites(folder: Path) -> Path:
         "title": "Small",
         "description": "Three samples.",
         "samples": "q.jsonl",
+        "subsets": {"brief": {"max_difficulty": 1}},
     }
     (folder / "quality.yaml").write_text(yaml.safe_dump(suite))
     samples = [
         {
             "id": f"q-{n}",
             "input": f"What is {n} and {n}?",
-            "target": "42",
-            "metadata": {"category": "arithmetic", "scorer": "includes"},
+            "target": "42" if n < 3 else "unanswerable",
+            "metadata": {"category": "arithmetic", "scorer": "includes", "difficulty": 1 if n < 3 else 5},
         }
-        for n in range(3)
+        for n in range(4)
     ]
     (folder / "q.jsonl").write_text("\n".join(json.dumps(s) for s in samples))
     policy = {
         "name": "default",
         "version": 1,
         "description": "Sized for three samples.",
+        "subsets": {"quality": "brief"},
         "criteria": [{"suite": "quality", "metric": "accuracy", "tier": "required", "min": 0.9, "bound": "value"}],
         "against_incumbent": [{"suite": "quality", "margin": 0.6}],
     }

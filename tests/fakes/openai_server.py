@@ -14,7 +14,7 @@ from aiohttp import web
 MODEL = "fake"
 Fault = Literal[
     "none", "hang", "html", "not_json", "empty_choices", "unauthorized", "not_found", "rate_limited", "server_error",
-    "cut_stream", "no_finish", "slow_drip", "close", "error_in_stream",
+    "cut_stream", "no_finish", "slow_drip", "close", "error_in_stream", "endless",
 ]  # fmt: skip
 
 
@@ -31,6 +31,8 @@ class OpenAIServer:
     fault: Fault = "none"
     faulty: int = 1_000_000
     """How many completion requests fail before the server is well."""
+    well_first: int = 0
+    """How many completion requests are answered well before the first that fails."""
     retry_after: str | None = None
     first_token_s: float = 0.0
     token_s: float = 0.0
@@ -44,14 +46,20 @@ class OpenAIServer:
     double_bos: bool = False
     ignores: frozenset[str] = frozenset()
     """Of: stop, max_tokens, model, context, system, usage_in_stream, bad_requests."""
+    breaks: frozenset[str] = frozenset()
+    """Of: history (earlier turns are refused), disconnect (dies when a client leaves), errors (no message in them),
+    stream_text (streams lose their last piece)."""
     api_key: str | None = None
     shape: str | None = None
     """JSON to answer with as it is, as a body or as the only event of a stream."""
 
     url: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    """Of completion requests, one for each body."""
     most_at_once: int = 0
     at_once: int = 0
+    _was_left: bool = False
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["OpenAIServer"]:
@@ -111,12 +119,13 @@ class OpenAIServer:
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.bodies.append(body)
+        self.headers.append(dict(request.headers))
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         try:
             if not self._may(request):
                 return _error(401, "Incorrect API key provided")
-            if self.fault != "none" and len(self.bodies) <= self.faulty:
+            if self.fault != "none" and self.well_first < len(self.bodies) <= self.faulty:
                 broken = await self._misbehave(request)
                 if broken is not None:
                     return broken
@@ -124,7 +133,12 @@ class OpenAIServer:
                 event = f"data: {self.shape}\n\ndata: [DONE]\n\n"
                 return web.Response(text=event if body.get("stream") else self.shape, content_type="text/plain")
             refused = self._refuse(request, body)
-            return refused if refused is not None else await self._answer(request, body)
+            if refused is not None:
+                return refused if "errors" not in self.breaks else web.Response(status=refused.status, text="no")
+            return await self._answer(request, body)
+        except asyncio.CancelledError:
+            self._was_left = True
+            raise
         finally:
             self.at_once -= 1
 
@@ -134,6 +148,11 @@ class OpenAIServer:
             await asyncio.sleep(3600)
         if self.fault == "close" and request.transport is not None:
             request.transport.abort()
+        if self.fault == "endless":
+            response = web.StreamResponse()
+            await response.prepare(request)
+            while True:
+                await response.write(b"x" * 1_000_000)
         if self.fault == "html":
             return web.Response(text="<html><body>Under maintenance</body></html>", content_type="text/html")
         if self.fault == "not_json":
@@ -146,6 +165,10 @@ class OpenAIServer:
         return None
 
     def _refuse(self, request: web.Request, body: Mapping[str, Any]) -> web.Response | None:
+        if "disconnect" in self.breaks and self._was_left:
+            return _error(500, "the engine loop is dead")
+        if "history" in self.breaks and any(m["role"] == "assistant" for m in body.get("messages", ())):
+            return _error(400, "conversation roles must alternate")
         if "model" not in self.ignores and body.get("model") != MODEL:
             return _error(404, f"The model `{body.get('model')}` does not exist.")
         if "bad_requests" not in self.ignores and body.get("max_tokens", 1) < 1:
@@ -203,13 +226,13 @@ class OpenAIServer:
         async def send(event: Mapping[str, Any]) -> None:
             await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
 
-        faulty = self.fault if len(self.bodies) <= self.faulty else "none"
+        faulty = self.fault if self.well_first < len(self.bodies) <= self.faulty else "none"
         if self.role_chunk_first:
             await send({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})
         await asyncio.sleep(self.first_token_s)
         if self.reasoning:
             await send({"choices": [{"index": 0, "delta": {"reasoning_content": self.reasoning}}]})
-        for number, piece in enumerate(pieces):
+        for number, piece in enumerate(pieces[: -1 if "stream_text" in self.breaks else None]):
             if number:
                 await asyncio.sleep(1.0 if faulty == "slow_drip" else self.token_s)
             if number == len(pieces) // 2 and faulty in ("cut_stream", "error_in_stream", "no_finish"):

@@ -8,7 +8,9 @@ from typing import Any
 from modelops_dagster.clients.gauntlet.inference import InferenceClient
 from modelops_dagster.clients.gauntlet.probes import Probes
 from modelops_dagster.domain.gauntlet.completion import Completion
-from modelops_dagster.domain.gauntlet.contract import ADVISORY, CHECKS, REQUIRED, Check, Finding, HttpAnswer
+from modelops_dagster.domain.gauntlet.contract import ADVISORY, REQUIRED, Check, Finding, HttpAnswer
+from modelops_dagster.domain.gauntlet.contract_checks import CHECKS
+from modelops_dagster.domain.gauntlet.interceptors import Chain
 from modelops_dagster.domain.gauntlet.report import OutcomeClass
 from modelops_dagster.domain.gauntlet.rows import Row, RunContext, completion_columns, suite_columns
 from modelops_dagster.domain.gauntlet.suite import ContractSettings, SuiteSpec, canonical, digest
@@ -32,6 +34,7 @@ class ContractRun:
         context: RunContext,
         progress: Callable[[float, float, str], None],
         api_key: str | None = None,
+        transport: Chain | None = None,
     ) -> None:
         self.failing: tuple[str, ...] = ()
         self.inference_seconds = 0.0
@@ -40,6 +43,7 @@ class ContractRun:
         self._context = context
         self._progress = progress
         self._api_key = api_key
+        self._transport = transport
 
     async def ask(self) -> list[Row]:
         """Judge every check and return one row each, in the order of `CHECKS`.
@@ -53,6 +57,7 @@ class ContractRun:
             attempt_timeout_s=self._requests.attempt_timeout_s,
             retries=self._requests.retries,
             api_key=self._api_key,
+            transport=self._transport,
         )
         findings: dict[str, Finding] = {}
         async with client:

@@ -1,16 +1,20 @@
 """Ask every sample of a dataset suite, score it, and keep going until something makes that pointless."""
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from modelops_dagster.clients.gauntlet.adapter import Adapter
 from modelops_dagster.clients.gauntlet.inference import InferenceClient, RetryBudget
 from modelops_dagster.clients.gauntlet.journal import Journal
+from modelops_dagster.clients.gauntlet.sandbox import run_code
 from modelops_dagster.clients.gauntlet.turns import Arm
 from modelops_dagster.domain.gauntlet.completion import Completion, ErrorClass
+from modelops_dagster.domain.gauntlet.interceptors import Chain
 from modelops_dagster.domain.gauntlet.rows import Row, RunContext, sample_row
-from modelops_dagster.domain.gauntlet.scorers import Scored, score_completion
+from modelops_dagster.domain.gauntlet.scorers import Scored, runs_code, score_completion
 from modelops_dagster.domain.gauntlet.suite import Sample, SuiteSpec
 
 Progress = Callable[[float, float, str], None]
@@ -24,7 +28,7 @@ def request_body(spec: SuiteSpec, sample: Sample, epoch: int, model: str) -> dic
     messages = sample.messages(spec.system_prompt)
     body: dict[str, Any] = {
         "model": model,
-        "max_tokens": meta.max_tokens or sampling.max_tokens,
+        "max_tokens": max(meta.max_tokens or sampling.max_tokens, sampling.token_floor or 0),
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
     }
@@ -42,19 +46,29 @@ def request_body(spec: SuiteSpec, sample: Sample, epoch: int, model: str) -> dic
 
 
 class DatasetRun:
-    """One pass over the samples. `rows` are complete, in the order of the samples, when `ask` returns."""
+    """One pass over the samples through the chain. `adapter_summary` counts what passed, once `ask` returned."""
 
-    def __init__(self, spec: SuiteSpec, samples: Sequence[Sample], context: RunContext, progress: Progress) -> None:
+    def __init__(
+        self,
+        spec: SuiteSpec,
+        samples: Sequence[Sample],
+        context: RunContext,
+        progress: Progress,
+        chain: Chain | None = None,
+    ) -> None:
         self.spec = spec
         self.context = context
         self.inference_seconds = 0.0
+        self.adapter_summary: dict[str, Any] = {}
+        self._chain = chain or Chain()
         self._progress = progress
         self._arm: Arm | None = None
         self.wanted = [(s, e) for e in range(spec.sampling.epochs) for s in samples]
         self._lost: dict[tuple[str, int], Row] = {}
         self._failed_in_a_row = 0
-        self._right = 0
+        self._right = self._cached = 0
         self._given_up = ""
+        self._processes = asyncio.Semaphore(os.cpu_count() or 1)
 
     def beside(self, arm: Arm, progress: Progress) -> None:
         """Keep step with another run of the same samples."""
@@ -84,19 +98,27 @@ class DatasetRun:
         self._right = sum(row["outcome_class"] == "correct" for row in journal.rows.values())
         self._report(journal)
         queue = iter(todo)
+        adapter = Adapter(
+            self._chain,
+            client,
+            revision=self.context.served_by,
+            folder=journal.path.parent,
+            name=self.context.suite,
+        )
         try:
-            async with client, asyncio.timeout(limits.deadline_s), asyncio.TaskGroup() as group:
+            async with client, adapter, asyncio.timeout(limits.deadline_s), asyncio.TaskGroup() as group:
                 for _ in range(min(limits.concurrency, len(todo))):
-                    group.create_task(self._work(client, queue, journal))
+                    group.create_task(self._work(adapter, queue, journal))
         except TimeoutError:
             self._given_up = f"the suite's deadline of {limits.deadline_s:g} s passed"
         finally:
             if self._arm is not None:
                 self._arm.leave()
         self.inference_seconds = client.inference_seconds
+        self.adapter_summary = adapter.summary() if self._chain.interceptors else {}
         return [self._row(journal, s, e) for s, e in self.wanted]
 
-    async def _work(self, client: InferenceClient, queue: Any, journal: Journal) -> None:
+    async def _work(self, adapter: Adapter, queue: Any, journal: Journal) -> None:
         for sample, epoch in queue:
             if self._arm is not None:
                 await self._arm.wait(sample.id, epoch)
@@ -105,19 +127,25 @@ class DatasetRun:
                 return
             started_at = datetime.now(UTC)
             body = request_body(self.spec, sample, epoch, self.context.endpoint.served_model_name)
-            completion = await client.complete(body, api=self.spec.requests.api)
-            row = sample_row(self.context, sample, epoch, completion, score_completion(sample, completion), started_at)
-            self._keep(journal, row, completion)
+            completion = await adapter.complete(body, api=self.spec.requests.api, sample=sample.id, epoch=epoch)
+            if runs_code(sample):
+                async with self._processes:
+                    scored = await asyncio.to_thread(score_completion, sample, completion, run_code)
+            else:
+                scored = score_completion(sample, completion)
+            row = sample_row(self.context, sample, epoch, completion, scored, started_at)
+            self._keep(journal, row, completion, adapter.is_fatal(completion))
 
-    def _keep(self, journal: Journal, row: Row, completion: Completion) -> None:
+    def _keep(self, journal: Journal, row: Row, completion: Completion, is_fatal: bool) -> None:
         if completion.is_ok:
             self._failed_in_a_row = 0
             self._right += row["outcome_class"] == "correct"
+            self._cached += completion.cache_hit
             journal.append(row)
         else:
             self._lost[row["sample_id"], row["epoch"]] = row
             self._failed_in_a_row += 1
-            if completion.error in FATAL:
+            if completion.error in FATAL or is_fatal:
                 self._given_up = f"the endpoint answers {completion.error_detail}"
             elif self._failed_in_a_row >= self.spec.requests.give_up_after:
                 self._given_up = f"{self._failed_in_a_row} requests in a row failed, the last with {completion.error}"
@@ -126,7 +154,9 @@ class DatasetRun:
         self._report(journal)
 
     def _report(self, journal: Journal) -> None:
-        text = f"{self._right} right" + (f", {len(self._lost)} lost" if self._lost else "")
+        text = f"{self._right} right"
+        text += f", {len(self._lost)} lost" if self._lost else ""
+        text += f", {self._cached} cached" if self._cached else ""
         self._progress(len(journal.rows) + len(self._lost), len(self.wanted), text)
 
     def _row(self, journal: Journal, sample: Sample, epoch: int) -> Row:

@@ -9,6 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Self
 
+import orjson
+
 from modelops_dagster.domain.errors import DiskFull, EvaluationFailed
 from modelops_dagster.domain.gauntlet.rows import Row, RunContext
 
@@ -65,7 +67,7 @@ class Journal:
             self.rows[row["sample_id"], row["epoch"]] = row
 
     def _write(self, value: Row) -> None:
-        line = json.dumps(value, default=datetime.isoformat).encode() + b"\n"
+        line = orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
         try:
             written = os.write(self._file, line)
         except OSError as error:

@@ -23,6 +23,7 @@ from modelops_dagster.clients.gauntlet.inference import InferenceClient
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.errors import EvaluationFailed
 from modelops_dagster.domain.gauntlet.completion import Completion
+from modelops_dagster.domain.gauntlet.interceptors import Chain
 from modelops_dagster.domain.gauntlet.metrics import percentile
 from modelops_dagster.domain.gauntlet.suite import Load, RequestLimits, SuiteSpec
 
@@ -35,7 +36,12 @@ WORDS = tuple(_WORDS.split())
 
 
 async def measure_load(
-    spec: SuiteSpec, endpoint: Endpoint, progress: Callable[[float, float, str], None], api_key: str | None = None
+    spec: SuiteSpec,
+    endpoint: Endpoint,
+    progress: Callable[[float, float, str], None],
+    api_key: str | None = None,
+    *,
+    transport: Chain | None = None,
 ) -> dict[str, Any]:
     """Start the load process, follow its progress, and return its result.
 
@@ -54,6 +60,7 @@ async def measure_load(
             "requests": spec.requests.model_dump(mode="json"),
             "temperature": spec.sampling.temperature,
             "api_key": api_key,
+            "transport": (transport or Chain()).model_dump(mode="json"),
         }
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -128,6 +135,7 @@ class LoadRun:
         self.load = Load.model_validate(order["load"])
         self.limits = RequestLimits.model_validate(order["requests"])
         self._order = order
+        self._transport = Chain.model_validate(order["transport"])
         self._say = say
         self._ignores_eos = self.load.ignore_eos
         self._done = 0
@@ -144,6 +152,7 @@ class LoadRun:
             attempt_timeout_s=self.limits.attempt_timeout_s,
             retries=0,
             api_key=self._order["api_key"],
+            transport=self._transport,
         )
 
     def _body(self) -> dict[str, Any]:

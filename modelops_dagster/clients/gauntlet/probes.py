@@ -8,11 +8,12 @@ from urllib.parse import urlsplit, urlunsplit
 from modelops_dagster.clients.gauntlet.inference import InferenceClient
 from modelops_dagster.domain.gauntlet.completion import Completion
 from modelops_dagster.domain.gauntlet.contract import HttpAnswer
-from modelops_dagster.domain.gauntlet.prompts import COLOUR_SCHEMA, PANEL, STORY, STORY_TOKENS, SYSTEM_PROMPT
+from modelops_dagster.domain.gauntlet.prompts import COLOUR_SCHEMA, HISTORY, PANEL, STORY, STORY_TOKENS, SYSTEM_PROMPT
 from modelops_dagster.domain.gauntlet.suite import ContractSettings
 
 FILLER = "one two three four five six seven eight nine ten "
 FILLER_WORDS = 10
+LEAVES_AFTER_S = 0.2
 REASONING_FACTOR = 16
 """A model that reasons gets so many times the panel's tokens, or it would never reach an answer."""
 
@@ -45,6 +46,8 @@ class Probes:
             "tokens": self._tokens,
             "nearly_full": self._nearly_full,
             "overlong": self._overlong,
+            "history": self._history,
+            "after_disconnect": self._after_disconnect,
             "burst": self._burst,
         }
 
@@ -99,6 +102,19 @@ class Probes:
         return await self._client.complete(
             body | {"messages": [{"role": "system", "content": SYSTEM_PROMPT}, *body["messages"]]}
         )
+
+    async def _history(self) -> Completion:
+        turns = [{"role": "user", "content": HISTORY[0]}, {"role": "assistant", "content": HISTORY[1]}]
+        body = self._body(HISTORY[2], self._settings.panel_max_tokens)
+        return await self._client.complete(body | {"messages": [*turns, *body["messages"]]})
+
+    async def _after_disconnect(self) -> Completion:
+        """Leave while a stream is being sent, then ask for a little."""
+        leaving = asyncio.ensure_future(self._chat(STORY, self._settings.panel_max_tokens, stream=True))
+        await asyncio.wait({leaving}, timeout=LEAVES_AFTER_S)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        return await self._chat(PANEL[3], 4)
 
     async def _stopped(self) -> tuple[str, Completion] | None:
         """Stop at a word the model is known to write: the fourth or a later one of its own story."""
@@ -166,6 +182,7 @@ class Probes:
             attempt_timeout_s=self._client.attempt_timeout_s,
             retries=0,
             api_key=self._client.api_key,
+            transport=self._client.transport,
         )
         async with wide:
             return list(

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from modelops_dagster.clients.gauntlet.beside import Beside, BothArms
 from modelops_dagster.clients.gauntlet.contract import ContractRun
@@ -17,6 +17,7 @@ from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.errors import EvaluationFailed
 from modelops_dagster.domain.gauntlet.aggregates import contract_metrics, dataset_metrics, lag_fault, load_metrics
 from modelops_dagster.domain.gauntlet.contract import CONTRACT_VERSION
+from modelops_dagster.domain.gauntlet.interceptors import Chain
 from modelops_dagster.domain.gauntlet.report import Incumbent, Metric, SuiteReport
 from modelops_dagster.domain.gauntlet.rows import Row, RunContext, request_row, score_rows
 from modelops_dagster.domain.gauntlet.scorers import SCORER_VERSIONS
@@ -40,6 +41,7 @@ def run_suite(
     progress: Progress | None = None,
     api_key: str | None = None,
     beside: Beside | None = None,
+    chain: Chain | None = None,
 ) -> SuiteReport:
     """`ask_suite` for callers without an event loop; returns the report alone."""
     report, _ = asyncio.run(
@@ -53,6 +55,7 @@ def run_suite(
             progress=progress,
             api_key=api_key,
             beside=beside,
+            chain=chain,
         )
     )
     return report
@@ -69,6 +72,7 @@ async def ask_suite(
     progress: Progress | None = None,
     api_key: str | None = None,
     beside: Beside | None = None,
+    chain: Chain | None = None,
 ) -> tuple[SuiteReport, list[Row]]:
     """Ask every sample, check or load request of the suite, and aggregate.
 
@@ -78,8 +82,10 @@ async def ask_suite(
     metrics in `scores`, before the journal is removed; without it the rows are the caller's to keep, and the report's
     `samples_file` is empty.
 
-    A dataset suite may be asked of the incumbent `beside` the candidate: the same samples in one random order, at the
-    same time. Its rows land as well, as arm `incumbent`; the rows returned and the metrics are the candidate's alone.
+    A dataset suite is asked through the whole `chain`; a contract or performance suite judges the endpoint itself, so
+    only what it takes to talk to it is kept: amended payloads and headers. A dataset suite may be asked of the
+    incumbent `beside` the candidate: the same samples in one random order, at the same time. Its rows land as well, as
+    arm `incumbent`; the rows returned and the metrics are the candidate's alone.
 
     Raises:
         EvaluationFailed: nothing could be scored; says why. Single failures are rows without a score instead.
@@ -87,16 +93,19 @@ async def ask_suite(
     contexts = [e.max_context for e in (endpoint, *([beside.endpoint] if beside else ())) if e.max_context]
     samples = suite.asked(min(contexts, default=None))
     versions = SCORER_VERSIONS if suite.kind == "dataset" else {"contract": CONTRACT_VERSION}
+    chain = chain or Chain()
+    if suite.kind != "dataset":
+        chain = chain.transport
     context = RunContext(
         run_id=run_id,
         lane=lane,
         endpoint=endpoint,
         suite=suite.name,
         suite_digest=suite.digest_of(samples),
-        instrument=suite.instrument(samples, versions),
-        instrument_parts=canonical(suite.instrument_parts(samples, versions)),
+        instrument=suite.instrument(samples, versions, chain.shape),
+        instrument_parts=canonical(suite.instrument_parts(samples, versions, chain.shape)),
     )
-    run = _Run(suite, context, work, progress or (lambda done, total, text: None), api_key)
+    run = _Run(suite, context, work, progress or (lambda done, total, text: None), api_key, chain)
     if suite.kind == "dataset":
         return await run.dataset(land, samples, beside)
     if suite.kind == "contract":
@@ -107,19 +116,22 @@ async def ask_suite(
 class _Run:
     """The three kinds of suite, each ending in a report."""
 
-    def __init__(self, suite: Suite, context: RunContext, work: Path, progress: Progress, api_key: str | None) -> None:
+    def __init__(
+        self, suite: Suite, context: RunContext, work: Path, progress: Progress, api_key: str | None, chain: Chain
+    ) -> None:
         self.suite = suite
         self.context = context
         self.work = work
         self.progress = progress
         self.api_key = api_key
+        self.chain = chain
         self.started_at = datetime.now(UTC)
 
     async def dataset(
         self, land: Land | None, samples: Sequence[Sample], beside: Beside | None
     ) -> tuple[SuiteReport, list[Row]]:
         with Journal(self.work, self.context) as journal, contextlib.ExitStack() as stack:
-            asking = DatasetRun(self.suite.spec, samples, self.context, self.progress)
+            asking = DatasetRun(self.suite.spec, samples, self.context, self.progress, self.chain)
             both = others = None
             if beside is None:
                 rows = await asking.ask(journal, self.api_key)
@@ -129,9 +141,10 @@ class _Run:
                 rows = await both.ask(journal, others, self.api_key)
             metrics = dataset_metrics(self.suite.spec.metrics, rows)
             report = self._report(metrics, rows, _lost(rows), asking.inference_seconds)
+            report = report.model_copy(update={"adapter": asking.adapter_summary})
             if both is not None:
                 report = self._with_incumbent(report, both, land)
-            report = self._land(report, rows, land)
+            report = await self._land(report, rows, land)
             journal.remove()
             if others is not None:
                 others.remove()
@@ -157,19 +170,19 @@ class _Run:
         return report.model_copy(update={"incumbent": incumbent})
 
     async def contract(self, land: Land | None) -> tuple[SuiteReport, list[Row]]:
-        asking = ContractRun(self.suite.spec, self.context, self.progress, self.api_key)
+        asking = ContractRun(self.suite.spec, self.context, self.progress, self.api_key, self.chain)
         rows = await asking.ask()
         offered = [r for r in rows if r["outcome_class"] != "not_offered"]
         report = self._report(contract_metrics(rows), offered, asking.failing, asking.inference_seconds)
-        return self._land(report, rows, land), rows
+        return await self._land(report, rows, land), rows
 
     async def performance(self, land: Land | None) -> tuple[SuiteReport, list[Row]]:
         load = self.suite.spec.performance
         if load is None:
             raise EvaluationFailed(f"Suite {self.suite.name!r} has no performance settings.")
-        result = await measure_load(self.suite.spec, self.context.endpoint, self.progress, self.api_key)
+        result = await self._load()
         if lag_fault(load, result):  # something else wanted the processor: measure once more, then it counts
-            result = await measure_load(self.suite.spec, self.context.endpoint, self.progress, self.api_key)
+            result = await self._load()
         requests = [r for level in result["levels"] for r in level["requests"]]
         rows = [request_row(self.context, r) for r in requests]
         fault = lag_fault(load, result)
@@ -180,7 +193,12 @@ class _Run:
         report = self._report(
             load_metrics(load, result), scored, failing, result["inference_seconds"], may_be_void=True
         )
-        return self._land(report, rows, land), rows
+        return await self._land(report, rows, land), rows
+
+    async def _load(self) -> dict[str, Any]:
+        return await measure_load(
+            self.suite.spec, self.context.endpoint, self.progress, self.api_key, transport=self.chain
+        )
 
     def _failed(self, why: Sequence[str]) -> EvaluationFailed:
         endpoint = self.context.endpoint
@@ -221,15 +239,17 @@ class _Run:
             n_reserve=self.suite.n_reserve,
         )
 
-    def _land(self, report: SuiteReport, rows: Sequence[Row], land: Land | None) -> SuiteReport:
+    async def _land(self, report: SuiteReport, rows: Sequence[Row], land: Land | None) -> SuiteReport:
+        """Both tables at once, off the event loop: writing to disk keeps no other suite waiting."""
         if land is None:
             return report
-        repo_id, run_id = report.endpoint.checkpoint.revision.repo_id, report.run_id
+        whose = {"repo_id": report.endpoint.checkpoint.revision.repo_id, "run_id": report.run_id}
         table = "perf_requests" if self.suite.kind == "performance" else "samples"
-        path = land(table, rows, repo_id=repo_id, run_id=run_id)
-        report = report.model_copy(update={"samples_file": str(path)})
-        land("scores", score_rows(report, self.context.lane), repo_id=repo_id, run_id=run_id)
-        return report
+        path, _ = await asyncio.gather(
+            asyncio.to_thread(land, table, rows, **whose),
+            asyncio.to_thread(land, "scores", score_rows(report, self.context.lane), **whose),
+        )
+        return report.model_copy(update={"samples_file": str(path)})
 
 
 def _lost(rows: Sequence[Row]) -> tuple[str, ...]:

@@ -61,8 +61,10 @@ class Landing:
         temporary = folder / f".{uuid.uuid4().hex}.tmp"
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            whole = pa.BufferOutputStream()
+            pq.write_table(body, whole, compression="zstd")
             with temporary.open("wb") as out:
-                pq.write_table(body, out, compression="zstd")
+                out.write(whole.getvalue())
                 out.flush()
                 os.fsync(out.fileno())
             temporary.replace(path)
@@ -114,8 +116,7 @@ def _arrow_table(table: str, rows: Sequence[Row], identity: dict[str, str]) -> p
         raise InvalidSpec(f"there is no score table {table!r}; the tables are {', '.join(TABLES)}.", field="table")
     columns = dict(TABLES[table])
     for row in rows:
-        unknown = sorted(set(row) - set(columns))
-        if unknown:
+        if unknown := sorted(row.keys() - columns.keys()):
             raise InvalidSpec(f"table {table} has no column {unknown[0]!r}.", field=f"{table}.{unknown[0]}")
         for column, expected in identity.items():
             if column in columns and row.get(column) != expected:
@@ -135,9 +136,8 @@ def _arrow_table(table: str, rows: Sequence[Row], identity: dict[str, str]) -> p
                 f"column {name} of table {table} holds {kind} values: {first}.", field=f"{table}.{name}"
             ) from error
         # Arrow cuts 1.5 to 1 without a word
-        cut = next(
-            (v for v, whole in zip(values, array.to_pylist(), strict=True) if kind == "int" and v != whole), None
-        )
+        wholes = zip(values, array.to_pylist(), strict=True) if kind == "int" else ()
+        cut = next((v for v, whole in wholes if v != whole), None)
         if cut is not None:
             raise InvalidSpec(f"column {name} of table {table} holds int values, not {cut!r}.", field=f"{table}.{name}")
         arrays.append(array)

@@ -35,6 +35,10 @@ class Completion:
     attempts: int = 1
     logprobs: tuple[float, ...] = ()
     tool_calls: tuple[tuple[str, str], ...] = ()
+    reasoning_is_cut: bool = False
+    """The reasoning was opened and never closed, so there is no answer."""
+    cache_hit: bool = False
+    """Answered from a cache: usage is the original request's, and there are no times."""
     raw: dict[str, Any] = field(default_factory=dict)
     """The parsed body of a non-streamed answer; empty otherwise."""
 

@@ -16,6 +16,7 @@ PANEL = (
     "Which season comes after winter? Answer in one short sentence.",
     "What is the opposite of cold? Answer in one short sentence.",
 )
+HISTORY = ("My name is Mia.", "Hello Mia, how can I help?", "What is my name? Answer in one short sentence.")
 SYSTEM_PROMPT = (
     "You are the help desk of a small library in the mountains. You are polite, you answer in plain English, you keep "
     "to the question, and you never mention the weather, politics, sport or the price of anything to a visitor."

@@ -1,7 +1,7 @@
 """What a run of the Gauntlet leaves behind."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -56,6 +56,9 @@ class SuiteReport(Value):
     started_at: datetime
     ended_at: datetime
     inference_seconds: float = Field(description="wall time during which at least one request was in flight")
+    adapter: dict[str, Any] = Field(
+        default_factory=dict, description="what the interceptors counted: answers, cache hits, tokens, reasoning"
+    )
     samples_file: str = Field(description="Parquet file with one row per sample")
     kind: SuiteKind = Field(default="dataset", description="what the suite consists of")
     specs: tuple[MetricSpec, ...] = Field(default=(), description="the suite's own metrics, for computing them again")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from pydantic import Field
@@ -10,7 +11,7 @@ from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.gauntlet.completion import Completion
 from modelops_dagster.domain.gauntlet.report import SuiteReport
 from modelops_dagster.domain.gauntlet.scorers import Scored
-from modelops_dagster.domain.gauntlet.suite import Sample, canonical, item_uid
+from modelops_dagster.domain.gauntlet.suite import Sample, canonical
 from modelops_dagster.domain.values import Value
 
 Row = dict[str, Any]
@@ -39,22 +40,31 @@ class RunContext(Value):
             "endpoint": self.endpoint.name,
         }
 
+    @cached_property
+    def columns(self) -> Row:
+        """The columns a sample row starts with."""
+        return suite_columns(self)
+
+    @property
+    def served_by(self) -> str:
+        """The same bytes served the same way on the same lane: answers of one may stand for the other's."""
+        e = self.endpoint
+        served = (e.checkpoint.digest, e.served_model_name, e.max_context, e.engine, e.engine_version, e.variant)
+        return canonical([served, self.lane])
+
     @property
     def journal_key(self) -> str:
         """Two runs with this key ask the same thing of the same bytes served the same way: one may resume the other."""
-        e = self.endpoint
-        served = (e.checkpoint.digest, e.served_model_name, e.max_context, e.engine, e.engine_version, e.variant)
-        return canonical([served, self.lane, self.suite_digest, self.instrument])
+        return canonical([self.served_by, self.suite_digest, self.instrument])
 
 
 def sample_row(
     context: RunContext, sample: Sample, epoch: int, completion: Completion, scored: Scored, started_at: datetime
 ) -> Row:
     """One asked sample. `input` is the sample's own input as JSON; `score` is None when it could not be scored."""
-    asked = sample.input if isinstance(sample.input, str) else [m.model_dump() for m in sample.input]
     return {
-        **suite_columns(context),
-        "item_uid": item_uid(sample),
+        **context.columns,
+        "item_uid": sample.uid,
         "sample_id": sample.id,
         "category": sample.metadata.category,
         "cluster": sample.cluster,
@@ -62,7 +72,7 @@ def sample_row(
         "expected": sample.metadata.expected,
         "severity": sample.metadata.severity,
         "epoch": epoch,
-        "input": canonical(asked),
+        "input": sample.asked,
         **completion_columns(completion),
         "outcome_class": scored.outcome_class,
         "score": scored.score,
@@ -95,6 +105,7 @@ def completion_columns(completion: Completion) -> Row:
         "latency_ms": completion.e2el_ms,
         "ttft_ms": completion.ttft_ms,
         "attempts": completion.attempts,
+        "cache_hit": int(completion.cache_hit),
     }
 
 

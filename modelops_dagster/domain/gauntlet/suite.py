@@ -3,10 +3,12 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.values import Value
 
 Expected = Literal["answer", "refuse", "abstain", "clarify", "format"]
@@ -55,6 +57,10 @@ class SampleMetadata(Value):
     def _one_stop(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
 
+    @cached_property
+    def canonical_params(self) -> str:
+        return canonical(self.params)
+
     @property
     def group(self) -> str:
         """The part of the category before the first slash."""
@@ -88,10 +94,38 @@ class Sample(Value):
     def cluster(self) -> str:
         return self.metadata.cluster or self.id
 
+    @cached_property
+    def asked(self) -> str:
+        """The input as canonical JSON."""
+        return canonical(self._asked)
+
+    @property
+    def _asked(self) -> str | list[dict[str, str]]:
+        return self.input if isinstance(self.input, str) else [m.model_dump() for m in self.input]
+
+    @cached_property
+    def uid(self) -> str:
+        """64 hex digits over what is asked and how it is scored; the id, category and provenance do not enter."""
+        meta = self.metadata
+        what = [
+            self._asked,
+            self.choices,
+            self.target,
+            meta.scorer,
+            meta.params,
+            meta.expected,
+            meta.stop,
+            meta.max_tokens,
+        ]
+        return hashlib.sha256(canonical(what).encode()).hexdigest()
+
     def messages(self, system_prompt: str | None = None) -> list[dict[str, str]]:
         """The chat messages to send. The suite's system prompt goes first unless the sample brings its own."""
-        given = (Message(role="user", content=self.input),) if isinstance(self.input, str) else self.input
-        out = [m.model_dump() for m in given]
+        out = (
+            [{"role": "user", "content": self.input}]
+            if isinstance(self.input, str)
+            else [{"role": str(m.role), "content": m.content} for m in self.input]
+        )
         if system_prompt and out[0]["role"] != "system":
             out.insert(0, {"role": "system", "content": system_prompt})
         if self.choices:
@@ -106,6 +140,9 @@ class Sampling(Value):
     temperature: float = Field(default=0, ge=0, le=2)
     top_p: float = Field(default=1, gt=0, le=1)
     max_tokens: int = Field(default=64, gt=0, description="tokens, where the sample does not say")
+    token_floor: int | None = Field(
+        default=None, gt=0, description="tokens every request may use at least; models that reason need the room"
+    )
     seed: int | None = Field(default=1, description="sent with every request, plus the epoch")
     epochs: int = Field(default=1, ge=1, description="times each sample is asked")
 
@@ -183,6 +220,25 @@ class Load(Value):
     )
 
 
+class Subset(Value):
+    """A named choice of a suite's samples, for a policy that cannot wait for all of them."""
+
+    splits: tuple[Split, ...] | None = Field(default=None, min_length=1, description="instead of the suite's")
+    added: tuple[str, ...] = Field(default=(), description="only samples that came in with these versions; empty: all")
+    categories: tuple[str, ...] = Field(default=(), description="only these categories, by prefix; empty: all")
+    max_difficulty: int | None = Field(default=None, ge=1, le=5)
+
+    def covers(self, metadata: SampleMetadata) -> bool:
+        return (
+            (not self.added or metadata.added in self.added)
+            and (self.max_difficulty is None or (metadata.difficulty or 1) <= self.max_difficulty)
+            and (
+                not self.categories
+                or any((metadata.category + "/").startswith(c.rstrip("/") + "/") for c in self.categories)
+            )
+        )
+
+
 class SuiteSpec(Value):
     """The contents of `<name>.yaml`."""
 
@@ -193,6 +249,10 @@ class SuiteSpec(Value):
     samples: str | None = Field(default=None, description="samples file beside the YAML; only for kind dataset")
     splits: tuple[Split, ...] = Field(default=("core",), min_length=1)
     limit: int | None = Field(default=None, ge=1, description="ask at most so many, drawn evenly over the categories")
+    subsets: dict[str, Subset] = Field(default_factory=dict, description="named choices that a policy may ask for")
+    stands_in_for: tuple[str, ...] = Field(
+        default=(), description="public benchmarks in whose place this suite is asked; they are not shipped"
+    )
     system_prompt: str | None = None
     sampling: Sampling = Sampling()
     requests: RequestLimits = RequestLimits()
@@ -223,11 +283,8 @@ def digest(value: object) -> str:
 
 
 def item_uid(sample: Sample) -> str:
-    """64 hex digits over what is asked and how it is scored; the id, category and provenance do not enter."""
-    meta = sample.metadata
-    asked = sample.input if isinstance(sample.input, str) else [m.model_dump() for m in sample.input]
-    what = [asked, sample.choices, sample.target, meta.scorer, meta.params, meta.expected, meta.stop, meta.max_tokens]
-    return hashlib.sha256(canonical(what).encode()).hexdigest()
+    """`Sample.uid` as a function, to sort by."""
+    return sample.uid
 
 
 class Suite(Value):
@@ -285,44 +342,57 @@ class Suite(Value):
         """(expected, cluster) of every sample that `asked` returns: what a comparison's power depends on."""
         return [(s.metadata.expected, s.cluster) for s in self.asked(max_context)]
 
+    def subset(self, name: str) -> "Suite":
+        """The suite with the samples of one of its subsets, under its own name.
+
+        Raises:
+            InvalidSpec: the suite has no subset of that name.
+        """
+        chosen = self.spec.subsets.get(name)
+        if chosen is None:
+            known = ", ".join(self.spec.subsets) or "none"
+            raise InvalidSpec(f"The suite {self.name!r} has no subset {name!r}; it has: {known}.", field="subsets")
+        spec = self.spec.model_copy(update={"splits": chosen.splits or self.spec.splits})
+        return Suite(spec=spec, samples=tuple(s for s in self.samples if chosen.covers(s.metadata)))
+
     def digest_of(self, samples: Sequence[Sample]) -> str:
         """The digest when these samples are asked."""
-        items = sorted(
-            (item_uid(s), s.metadata.category, s.cluster, s.metadata.weight, s.metadata.severity) for s in samples
-        )
-        return digest({"suite": self.spec.model_dump(mode="json", exclude={"title", "description"}), "items": items})
+        rows = ((s.uid, s.metadata.category, s.cluster, s.metadata.weight, s.metadata.severity) for s in samples)
+        texts = {"title", "description", "subsets", "stands_in_for"}
+        return digest({"suite": self.spec.model_dump(mode="json", exclude=texts), "items": digest(sorted(rows))})
 
     @property
     def n_reserve(self) -> int:
         """Samples that are kept back, not asked as the suite stands."""
-        splits = self.spec.splits
-        return sum(
-            s.metadata.split == "reserve" and s.metadata.retired is None
-            for s in self.samples
-            if "reserve" not in splits
-        )
+        if "reserve" in self.spec.splits:
+            return 0
+        return sum(s.metadata.split == "reserve" and s.metadata.retired is None for s in self.samples)
 
-    def instrument_parts(self, samples: Sequence[Sample], versions: Mapping[str, int]) -> dict[str, Any]:
+    def instrument_parts(
+        self, samples: Sequence[Sample], versions: Mapping[str, int], chain_shape: str | None = None
+    ) -> dict[str, Any]:
         """Everything that may change a score but the model and the engine that serves it, by part.
 
-        `versions` are those of the scorers or checks. The engine, its version and its variant stand beside the
-        instrument in every row. Time limits and retries are left out: they decide whether a sample is scored, not how.
+        `versions` are those of the scorers or checks, `chain_shape` is what interceptors change of the answers. The
+        engine, its version and its variant stand beside the instrument in every row. Time limits and retries are left
+        out: they decide whether a sample is scored, not how.
         """
         used = {s.metadata.scorer for s in samples} if self.kind == "dataset" else set(versions)
-        limits, spec = self.spec.requests, self.spec
+        spec, limits = self.spec, self.spec.requests
         kept = RequestLimits(api=limits.api, stream=limits.stream, concurrency=limits.concurrency)
-        same = self.model_copy(update={"spec": spec.model_copy(update={"requests": kept})})
+        same = Suite(spec=spec.model_copy(update={"requests": kept}))
         return {
             "runner": RUNNER_VERSION,
             "suite": same.digest_of(samples),
-            "dataset": digest(sorted(item_uid(s) for s in samples)),
+            "dataset": digest(sorted(s.uid for s in samples)),
             "prompts": digest([spec.system_prompt, CHOICE_REQUEST]),
             "sampling": spec.sampling.model_dump(mode="json"),
             "requests": kept.model_dump(mode="json", include={"api", "stream", "concurrency"}),
             "scorers": {name: versions[name] for name in sorted(used)},
             "graders": {},
+            **({"chain": chain_shape} if chain_shape else {}),
         }
 
-    def instrument(self, samples: Sequence[Sample], versions: Mapping[str, int]) -> str:
+    def instrument(self, samples: Sequence[Sample], versions: Mapping[str, int], chain_shape: str | None = None) -> str:
         """Digest of the instrument's parts: two scores may be compared when it is the same."""
-        return digest(self.instrument_parts(samples, versions))
+        return digest(self.instrument_parts(samples, versions, chain_shape))

@@ -8,6 +8,8 @@ _TYPOGRAPHY = str.maketrans(
     {"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "−": "-", "\u00a0": " ", "…": "..."}
 )
 _EMPHASIS = re.compile(r"(\*\*|__|(?<!\w)[*_](?=\S)|(?<=\S)[*_](?!\w)|`+|^#{1,6} )", re.M)
+_PLAIN = frozenset("*_`#")
+"""ASCII text without these holds no emphasis."""
 _THINK_OPEN = re.compile(r"<(think|thinking|thought|reasoning)>", re.I)
 _THINK_CLOSE = re.compile(r"</(think|thinking|thought|reasoning)>", re.I)
 _TEMPLATE = re.compile(
@@ -35,6 +37,8 @@ class Reasoning(NamedTuple):
 
 def split_reasoning(text: str) -> Reasoning:
     """Separate `<think>…</think>` from the answer. A closing tag alone counts: some templates open it in the prompt."""
+    if "<" not in text:
+        return Reasoning("", text.strip(), True)
     close = list(_THINK_CLOSE.finditer(text))
     opened = _THINK_OPEN.search(text)
     if close:
@@ -48,7 +52,8 @@ def split_reasoning(text: str) -> Reasoning:
 
 def plain(text: str) -> str:
     """Typographic quotes and dashes as ASCII, Markdown emphasis and repeated spaces removed; line breaks stay."""
-    text = _EMPHASIS.sub("", text.translate(_TYPOGRAPHY))
+    if not (text.isascii() and _PLAIN.isdisjoint(text)):
+        text = _EMPHASIS.sub("", text.translate(_TYPOGRAPHY))
     return "\n".join(" ".join(line.split()) for line in text.splitlines()).strip()
 
 

@@ -1,12 +1,14 @@
 """The scorers, and the one place where a completion becomes an outcome class and a score."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pydantic import ValidationError
 
 from modelops_dagster.domain.gauntlet.completion import Completion
 from modelops_dagster.domain.gauntlet.report import OutcomeClass
-from modelops_dagster.domain.gauntlet.scorers import answers, formats, refusals
+from modelops_dagster.domain.gauntlet.scorers import answers, code, formats, refusals
+from modelops_dagster.domain.gauntlet.scorers.code import Execute
 from modelops_dagster.domain.gauntlet.scorers.score import Score, Scorer
 from modelops_dagster.domain.gauntlet.suite import Sample
 from modelops_dagster.domain.gauntlet.text import split_reasoning
@@ -23,6 +25,7 @@ SCORERS: dict[str, Scorer] = {
     "format": Scorer(1, formats.FormatParams, formats.form, formats.check_form),
     "refusal": Scorer(1, refusals.RefusalParams, refusals.refusal, refusals.check_refusal),
     "abstain": Scorer(1, refusals.AbstainParams, refusals.abstain, refusals.check_abstain),
+    "unit_tests": Scorer(1, code.UnitTestParams, code.not_alone, code.check_unit_tests),
 }
 SCORER_VERSIONS = {name: scorer.version for name, scorer in SCORERS.items()}
 
@@ -47,7 +50,7 @@ def scorer_params(sample: Sample) -> Value:
     if scorer is None:
         raise ValueError(f"scorer {name!r} does not exist; use one of {', '.join(SCORERS)}")
     try:
-        params = scorer.params.model_validate(sample.metadata.params)
+        params = _typed(name, sample.metadata.canonical_params)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(["params", *map(str, first["loc"])])
@@ -56,15 +59,27 @@ def scorer_params(sample: Sample) -> Value:
     return params
 
 
-def score_completion(sample: Sample, completion: Completion) -> Scored:
-    """Classify and score one completion.
+@lru_cache(maxsize=4096)
+def _typed(scorer: str, params: str) -> Value:
+    return SCORERS[scorer].params.model_validate_json(params)
+
+
+def runs_code(sample: Sample) -> bool:
+    """Whether scoring the sample runs what the model wrote."""
+    return sample.metadata.scorer == "unit_tests"
+
+
+def score_completion(sample: Sample, completion: Completion, execute: Execute | None = None) -> Scored:
+    """Classify and score one completion of a sample that `scorer_params` accepts. `execute` runs code, in isolation.
 
     No answer because the machinery failed is `infra_error`, and reasoning the token limit cut off is `truncated`:
     both without a score. An empty answer scores 0 as `empty`; an answer the limit cut short scores 0 as `truncated`
-    unless what is there is already right.
+    unless what is there is already right. Code that may not be run here is `unscored`.
     """
     if not completion.is_ok:
         return Scored("infra_error", None, f"{completion.error}: {completion.error_detail}".rstrip(": "))
+    if completion.reasoning_is_cut:
+        return Scored("truncated", None, "the reasoning was opened and never closed")
     parts = split_reasoning(completion.text)
     cut = completion.finish_reason == "length"
     if not parts.answer:
@@ -73,7 +88,18 @@ def score_completion(sample: Sample, completion: Completion) -> Scored:
         return Scored("empty", 0.0, "the completion is empty")
     if not parts.is_finished:
         return Scored("truncated", None, "the reasoning was opened and never closed")
-    scored: Score = SCORERS[sample.metadata.scorer].score(sample, parts.answer, scorer_params(sample))
+    meta = sample.metadata
+    params = _typed(meta.scorer, meta.canonical_params)
+    scored: Score
+    if isinstance(params, code.UnitTestParams):
+        if execute is None:
+            return Scored("unscored", None, "nothing to run code with was given")
+        ran = execute(code.order_of(parts.answer, params))
+        if ran.refused is not None:
+            return Scored("unscored", None, f"code is not run on this machine: {ran.refused}")
+        scored = code.compared(params, ran.results)
+    else:
+        scored = SCORERS[meta.scorer].score(sample, parts.answer, params)
     if scored.value >= 1:
         return Scored("correct", scored.value, scored.explanation)
     if sample.metadata.expected != "refuse" and refusals.refuses(parts.answer):
@@ -83,4 +109,14 @@ def score_completion(sample: Sample, completion: Completion) -> Scored:
     return Scored("wrong", scored.value, scored.explanation)
 
 
-__all__ = ["SCORERS", "SCORER_VERSIONS", "Score", "Scored", "Scorer", "score_completion", "scorer_params"]
+__all__ = [
+    "SCORERS",
+    "SCORER_VERSIONS",
+    "Execute",
+    "Score",
+    "Scored",
+    "Scorer",
+    "runs_code",
+    "score_completion",
+    "scorer_params",
+]

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from functools import lru_cache
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -83,6 +84,11 @@ def numbers_in(text: str) -> list[float]:
     return out
 
 
+@lru_cache(maxsize=4096)
+def _only_number(target: str) -> float:
+    return numbers_in(target)[0]
+
+
 class NumericParams(Value):
     tolerance: float = Field(default=1e-6, ge=0, description="absolute")
     rel_tolerance: float = Field(default=0, ge=0, description="share of the target")
@@ -102,7 +108,7 @@ def numeric(sample: Sample, answer: str, params: NumericParams) -> Score:
         return Score(0.0, f"{len(found)} numbers instead of one")
     candidates = found if params.which == "any" else [found[-1] if params.which == "last" else found[0]]
     for target in sample.targets:
-        wanted = numbers_in(target)[0]
+        wanted = _only_number(target)
         limit = max(params.tolerance, params.rel_tolerance * abs(wanted)) + 1e-12 * abs(wanted)
         if any(abs(c - wanted) <= limit for c in candidates):
             return Score(1.0, f"{wanted:g} within {limit:g}")

@@ -1,0 +1,276 @@
+"""`modelops eval --config`: a NeMo Evaluator YAML of either vintage becomes a plan of what is asked of whom."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from modelops_dagster.domain.errors import InvalidSpec
+from modelops_dagster.domain.gauntlet.adapter_config import legacy_chain, service_chain
+from modelops_dagster.domain.gauntlet.interceptors import Chain
+from modelops_dagster.domain.gauntlet.suite import Suite
+from modelops_dagster.domain.values import Value
+
+_VARIABLE = re.compile(r"\$\{(?:oc\.env:)?([A-Za-z_][A-Za-z0-9_]*)(?:(?::-|,)([^}]*))?\}")
+_PROTOCOLS = {"chat_completions": "chat", "completions": "completions"}
+_TYPES = {"undefined": None, "chat": "chat", "completions": "completions"}
+
+
+class AskParams(Value):
+    """How hard and how often to ask, where the file says so; None leaves the suite's own setting."""
+
+    limit_samples: float | None = Field(default=None, gt=0, description="a count, or below 1 a share")
+    max_new_tokens: int | None = Field(default=None, gt=0, description="tokens every request may use at least")
+    max_retries: int | None = Field(default=None, ge=0)
+    parallelism: int | None = Field(default=None, ge=1, le=1024)
+    temperature: float | None = Field(default=None, ge=0)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    request_timeout: float | None = Field(default=None, gt=0, description="seconds of one attempt")
+    task: str | None = Field(default=None, description="accepted; the name of the task says it")
+    extra: dict[str, Any] = Field(default_factory=dict, description="accepted when empty")
+
+    @field_validator("extra")
+    @classmethod
+    def _nothing_extra(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if value:
+            raise ValueError(f"{next(iter(value))!r} belongs to a harness that is not used here; remove it")
+        return value
+
+    def applied(self, suite: Suite) -> Suite:
+        """The suite asked that way; only datasets have samples and sampling."""
+        limits = {
+            "concurrency": self.parallelism,
+            "retries": self.max_retries,
+            "attempt_timeout_s": self.request_timeout,
+        }
+        changes: dict[str, Any] = {"requests": _changed(suite.spec.requests, limits)}
+        if suite.kind == "dataset":
+            drawn = {"temperature": self.temperature, "top_p": self.top_p, "token_floor": self.max_new_tokens}
+            changes["sampling"] = _changed(suite.spec.sampling, drawn)
+            if self.limit_samples is not None:
+                share = self.limit_samples < 1
+                changes["limit"] = max(1, round(self.limit_samples * (len(suite.asked()) if share else 1)))
+        return suite.model_copy(update={"spec": suite.spec.model_copy(update=changes)})
+
+
+def _changed(value: Any, changes: Mapping[str, Any]) -> Any:
+    return value.model_copy(update={k: v for k, v in changes.items() if v is not None})
+
+
+class EvalTask(Value):
+    """One entry under tasks or benchmarks: a suite, or a public benchmark that a suite stands in for."""
+
+    name: str
+    params: AskParams = AskParams()
+
+
+class EvalPlan(Value):
+    """What a file asks for. The key itself is never in here."""
+
+    url: str
+    model_id: str
+    api: Literal["chat", "completions"] | None = Field(default=None, description="None: as the path of the URL says")
+    stream: bool | None = None
+    api_key_name: str | None = Field(default=None, description="variable that holds the key")
+    chain: Chain = Chain()
+    tasks: tuple[EvalTask, ...] = Field(default=(), description="empty: every suite")
+    output_dir: str | None = None
+    vintage: Literal["0.2", "0.3"]
+
+
+def overridden(document: Mapping[str, Any], assignments: Sequence[str], parse: Any) -> dict[str, Any]:
+    """The document with `a.b=c` set for each assignment; `parse` reads the right-hand side as YAML.
+
+    Raises:
+        InvalidSpec: an assignment without `=`, or through something that is not a mapping.
+    """
+    out: dict[str, Any] = _copied(document)
+    for text in assignments:
+        path, equals, value = text.partition("=")
+        steps = path.strip().lstrip("+").split(".")
+        if not equals or not all(steps):
+            raise InvalidSpec(f"-o {text!r} is not of the form a.b=value.", field="-o")
+        at = out
+        for step in steps[:-1]:
+            at = at.setdefault(step, {})
+            if not isinstance(at, dict):
+                raise InvalidSpec(f"-o {text!r}: {step!r} holds {at!r} and has no members.", field=path)
+        at[steps[-1]] = parse(value)
+    return out
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _copied(v) for k, v in value.items()}
+    return [_copied(v) for v in value] if isinstance(value, list) else value
+
+
+def eval_plan(document: Mapping[str, Any], variables: Mapping[str, str]) -> EvalPlan:
+    """The plan of a file of either vintage.
+
+    Raises:
+        InvalidSpec: something is missing, unknown or not offered; the message names the field.
+    """
+    if "services" in document:
+        return _plan_of_services(document, variables)
+    if "target" in document:
+        return _plan_of_target(document, variables)
+    raise InvalidSpec("The file has neither `target` (NeMo Evaluator 0.1 to 0.2) nor `services` (0.3).", field="target")
+
+
+def _plan_of_target(document: Mapping[str, Any], variables: Mapping[str, str]) -> EvalPlan:
+    deployment = _part(document, "deployment")
+    if str(deployment.get("type", "none")) != "none":
+        raise InvalidSpec(
+            f"deployment.type is {deployment['type']!r}, and this command deploys nothing: set it to none and give the "
+            "address of a running endpoint, or use `modelops onboard`.",
+            field="deployment.type",
+        )
+    where = "target.api_endpoint"
+    endpoint = dict(_part(_part(document, "target"), "api_endpoint", "target."))
+    adapter = endpoint.pop("adapter_config", None)
+    key_name = _key_name(endpoint.pop("api_key", None), endpoint.pop("api_key_name", None), where)
+    kind = endpoint.pop("type", "undefined") or "undefined"
+    if kind not in _TYPES:
+        raise InvalidSpec(f"{where}.type is {kind!r}: use {', '.join(_TYPES)}.", field=f"{where}.type")
+    stream = endpoint.pop("stream", None)
+    url = _wanted(endpoint.pop("url", None), f"{where}.url", variables)
+    model_id = _wanted(endpoint.pop("model_id", None), f"{where}.model_id", variables)
+    if endpoint:
+        raise InvalidSpec(f"{where}.{next(iter(endpoint))}: there is no such field; check the spelling.", field=where)
+    evaluation, core = _part(document, "evaluation"), _part(document, "config")
+    common = _params(evaluation) | dict(_part(core, "params", "config."))
+    named = list(evaluation.get("tasks") or ())
+    if core.get("type"):
+        named.append({"name": core["type"]})
+    return EvalPlan(
+        url=url,
+        model_id=model_id,
+        api=_TYPES[kind],
+        stream=stream,
+        api_key_name=key_name,
+        chain=legacy_chain(_filled(adapter, variables, f"{where}.adapter_config")),
+        tasks=_tasks(named, common, "evaluation.tasks"),
+        output_dir=core.get("output_dir") or _part(document, "execution").get("output_dir"),
+        vintage="0.2",
+    )
+
+
+def _plan_of_services(document: Mapping[str, Any], variables: Mapping[str, str]) -> EvalPlan:
+    services = _part(document, "services")
+    benchmarks = [b if isinstance(b, Mapping) else {"name": b} for b in document.get("benchmarks") or ()]
+    wanted = {str(_part(b, "solver").get("service")) for b in benchmarks if _part(b, "solver").get("service")}
+    name = wanted.pop() if len(wanted) == 1 else next(iter(services), None) if len(services) == 1 else None
+    if name is None or name not in services:
+        raise InvalidSpec(
+            f"services holds {', '.join(services) or 'nothing'}: one service is asked at a time, so name it in every "
+            "benchmark's solver.service.",
+            field="services",
+        )
+    where, service = f"services.{name}", dict(_part(services, name, "services."))
+    if service.get("type", "api") != "api":
+        raise InvalidSpec(
+            f"{where}.type is {service['type']!r}, and this command deploys nothing: use api.", field=where
+        )
+    if (protocol := service.get("protocol", "chat_completions")) not in _PROTOCOLS:
+        raise InvalidSpec(f"{where}.protocol is {protocol!r}: use {', '.join(_PROTOCOLS)}.", field=where)
+    proxy = _filled(_part(service, "proxy", f"{where}."), variables, f"{where}.proxy")
+    extra = {k: proxy[k] for k in ("extra_body", "extra_headers") if proxy.get(k)}
+    links = [*([{"name": "endpoint", "config": extra}] if extra else []), *(proxy.get("interceptors") or ())]
+    chain, limits = service_chain(links, f"{where}.proxy.interceptors")
+    generation = _part(service, "generation", f"{where}.")
+    common = {
+        "max_retries": limits.get("max_retries"),
+        "request_timeout": limits.get("request_timeout"),
+        "parallelism": limits.get("max_concurrent"),
+        "temperature": generation.get("temperature"),
+        "top_p": generation.get("top_p"),
+        "max_new_tokens": generation.get("max_tokens"),
+    }
+    tasks = [{"name": b.get("name"), "params": {"limit_samples": b.get("max_problems")}} for b in benchmarks]
+    return EvalPlan(
+        url=_wanted(service.get("url"), f"{where}.url", variables),
+        model_id=_wanted(service.get("model"), f"{where}.model", variables),
+        api=_PROTOCOLS[protocol],
+        api_key_name=_key_name(service.get("api_key"), None, where),
+        chain=chain,
+        tasks=_tasks(tasks, common, "benchmarks"),
+        output_dir=_part(document, "output").get("dir"),
+        vintage="0.3",
+    )
+
+
+def _part(document: Mapping[str, Any], name: str, before: str = "") -> Mapping[str, Any]:
+    value = document.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise InvalidSpec(f"{before}{name} is {value!r}, not a mapping.", field=before + name)
+    return value
+
+
+def _params(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    nested = _part(_part(evaluation, "nemo_evaluator_config"), "config")
+    return dict(_part(nested, "params", "evaluation.nemo_evaluator_config.config."))
+
+
+def _tasks(named: Sequence[Any], params: Mapping[str, Any], where: str) -> tuple[EvalTask, ...]:
+    out = []
+    for entry in named:
+        given = entry if isinstance(entry, Mapping) else {"name": entry}
+        own = _params(given) | dict(given.get("params") or {})
+        merged = {
+            k: v for k, v in {**params, **{k: v for k, v in own.items() if v is not None}}.items() if v is not None
+        }
+        try:
+            out.append(EvalTask(name=str(given["name"]), params=AskParams.model_validate(merged)))
+        except KeyError:
+            raise InvalidSpec(f"{where}: an entry has no name.", field=where) from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = f"{where}.{given['name']}.{'.'.join(map(str, first['loc']))}"
+            raise InvalidSpec(f"{field}: {first['msg'].removeprefix('Value error, ')}.", field=field) from None
+    return tuple(out)
+
+
+def _key_name(literal: Any, name: Any, where: str) -> str | None:
+    """The variable that holds the key; a key in clear is refused, since files travel."""
+    if name:
+        return str(name)
+    if literal in (None, ""):
+        return None
+    found = _VARIABLE.fullmatch(str(literal))
+    if found is None:
+        raise InvalidSpec(
+            f"{where}.api_key holds a key in clear: put it into a variable and write ${{NAME}} here.",
+            field=f"{where}.api_key",
+        )
+    return found[1]
+
+
+def _wanted(value: Any, field: str, variables: Mapping[str, str]) -> str:
+    if not value or value == "???":
+        raise InvalidSpec(f"{field} is missing: give it in the file or with -o {field}=….", field=field)
+    return str(_filled(value, variables, field))
+
+
+def _filled(value: Any, variables: Mapping[str, str], field: str) -> Any:
+    """Every `${NAME}` (or Hydra's `${oc.env:NAME}`) replaced by the variable's value.
+
+    Raises:
+        InvalidSpec: a variable is not set and has no default.
+    """
+    if isinstance(value, Mapping):
+        return {k: _filled(v, variables, f"{field}.{k}") for k, v in value.items()}
+    if isinstance(value, list):
+        return [_filled(v, variables, field) for v in value]
+    if not isinstance(value, str):
+        return value
+
+    def put(found: re.Match[str]) -> str:
+        if (known := variables.get(found[1])) or found[2] is not None:
+            return known or found[2]
+        raise InvalidSpec(f"{field} needs the environment variable {found[1]}, which is not set.", field=field)
+
+    return _VARIABLE.sub(put, value)
