@@ -74,7 +74,8 @@ def _endpoint(lane: Lane) -> dg.AssetsDefinition:
                 context.log.info(f"{name} leaves its rung, because {context.run.tags[RETRY_TAG]} may let it climb")
                 client.stop(name)
                 client.wait_stopped(name, STOP_TIMEOUT_S)
-            rungs = registry.rungs(engines.accelerator, checkpoint.architectures)
+            repo_id = checkpoint.revision.repo_id
+            rungs = registry.rungs(engines.accelerator, checkpoint.architectures, repo_id)
             seen = lineage.preflight(checkpoint)
             with lineage.parking(lane.name, checkpoint, context.run_id, versions):
                 found = climb(
@@ -82,6 +83,7 @@ def _endpoint(lane: Lane) -> dg.AssetsDefinition:
                     rungs=rungs,
                     ruled_out=ruled_out(rungs, seen.supports if seen is not None else (), versions),
                     parallel=seen.parallel_arguments(registry.manifests()) if seen is not None else {},
+                    overlays=engines.overlays(repo_id, rungs),
                     controller=client,
                     registry=registry,
                     endpoint_name=name,
