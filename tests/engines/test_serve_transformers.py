@@ -18,10 +18,14 @@ pytestmark = pytest.mark.engine
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("n", 2),
-        ("presence_penalty", 0.5),
-        ("response_format", {"type": "json_object"}),
+        ("n", 0),
+        ("presence_penalty", 3),
+        ("response_format", {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nosuch"}}}),
+        ("response_format", {"type": "json_schema"}),
         ("tools", [{"type": "function", "function": {"name": "f"}}]),
+        ("tool_choice", "required"),
+        ("logit_bias", {"99999999": 1}),
+        ("best_of", 2),
         ("made_up", 1),
         ("temperature", 3),
     ],
@@ -156,3 +160,12 @@ def test_a_taken_port_ends_the_server(start: Start, model: Path, ours: Running):
     finally:
         running.stop()
     assert "address already in use" in running.log.read_text()
+
+
+def test_a_tool_that_is_not_there_cannot_be_called(ours: Running):
+    body = {"model": NAME, "messages": CAPITAL, "max_tokens": 2, "tool_choice": {"type": "function"}}
+    body["tool_choice"] |= {"function": {"name": "g"}}  # type: ignore[operator]
+    body["tools"] = [{"type": "function", "function": {"name": "f"}}]
+    answer = httpx.post(f"{ours.url}/v1/chat/completions", json=body, timeout=30)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "tool_choice")
+    assert "'g'" in answer.json()["error"]["message"]

@@ -2,23 +2,16 @@
 
 import json
 import time
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 # Fields of the OpenAI API that this engine does not have, with the values that ask for nothing.
 NOT_SUPPORTED: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
     "best_of": (1,),
     "suffix": ("",),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "parallel_tool_calls": (True, False),
     "functions": ([],),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "store": (False,),
 }
@@ -44,6 +37,52 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+class SchemaOf(BaseModel):
+    model_config = ConfigDict(extra="allow", populate_by_name=True)
+
+    json_schema: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: SchemaOf | None = None
+
+    def schema_text(self) -> str | None:
+        """The JSON schema of the answer, as text; None for free text."""
+        if self.type == "text":
+            return None
+        if self.type == "json_object":
+            return '{"type": "object"}'
+        if self.json_schema is None:
+            raise Refused("response_format of type json_schema needs json_schema.", param="response_format")
+        return json.dumps(self.json_schema.json_schema)
+
+
+class Function(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    parameters: dict[str, Any] = Field(default_factory=lambda: {"type": "object"})
+
+
+class Tool(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(BaseModel):
+    name: str
+
+
+class NamedTool(BaseModel):
+    type: Literal["function"]
+    function: NamedFunction
+
+
 class Sampling(BaseModel):
     """What both routes take. Fields that are not named here are kept, and judged by `refuse_unsupported`."""
 
@@ -56,6 +95,11 @@ class Sampling(BaseModel):
     top_k: int | None = Field(default=None, ge=-1)
     min_p: float | None = Field(default=None, ge=0, le=1)
     repetition_penalty: float | None = Field(default=None, gt=0)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    logit_bias: dict[int, float] | None = None
+    n: int | None = Field(default=None, ge=1, le=128)
+    response_format: ResponseFormat | None = None
     seed: int | None = None
     stop: str | list[str] | None = None
     ignore_eos: bool = False
@@ -68,6 +112,11 @@ class Sampling(BaseModel):
             if value is None or name in NOT_USED or value in NOT_SUPPORTED.get(name, ()):
                 continue
             raise Refused(f"{name}={json.dumps(value)[:80]} is not supported by this engine.", param=name)
+
+    @property
+    def schema_text(self) -> str | None:
+        """The JSON schema that the answer has to follow."""
+        return None if self.response_format is None else self.response_format.schema_text()
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -118,6 +167,40 @@ class ChatRequest(Sampling):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+
+    def refuse_unsupported(self) -> None:
+        super().refuse_unsupported()
+        if not self.tools:
+            if self.tool_choice not in (None, "none", "auto"):
+                raise Refused("tool_choice needs tools.", param="tool_choice")
+            return
+        if self.tool_choice in (None, "auto", "required"):
+            # vLLM answers the same until it is told which parser reads the model's own notation
+            raise Refused(
+                "tools need a tool_choice that names one of them, or none: what this model writes when it chooses by "
+                "itself cannot be read.",
+                param="tools",
+            )
+
+    @property
+    def named_tool(self) -> str | None:
+        """The tool that has to be called."""
+        return self.tool_choice.function.name if self.tools and isinstance(self.tool_choice, NamedTool) else None
+
+    @property
+    def schema_text(self) -> str | None:
+        if self.named_tool is None:
+            return super().schema_text
+        found = [tool.function for tool in self.tools or () if tool.function.name == self.named_tool]
+        if not found:
+            raise Refused(f"tool_choice names {self.named_tool!r}, and no tool is called so.", param="tool_choice")
+        return json.dumps(found[0].parameters)
+
+    @property
+    def template_tools(self) -> list[dict[str, Any]] | None:
+        return [tool.model_dump() for tool in self.tools] if self.tools else None
 
     @property
     def wanted_logprobs(self) -> int | None:
@@ -144,12 +227,41 @@ class CompletionRequest(Sampling):
         return list(self.prompt)
 
 
+class TokenizeRequest(BaseModel):
+    """`/tokenize` as vLLM has it: of a text, or of a conversation rendered by the template."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[Message] | None = None
+    add_special_tokens: bool = True
+
+
 def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
     }
+
+
+def chat_content(text: str, tool: str | None, request_id: str) -> dict[str, Any]:
+    """An answer's content, or the call of the tool that had to be called."""
+    if tool is None:
+        return {"content": text}
+    call = {"id": f"call-{request_id}", "type": "function", "function": {"name": tool, "arguments": text}}
+    return {"content": "", "tool_calls": [call]}
+
+
+def chat_delta(text: str, tool: str | None, request_id: str, *, is_first: bool) -> dict[str, Any]:
+    """The same as a piece of a stream; only the first piece of a call says which it is."""
+    if tool is None:
+        return {"content": text}
+    call: dict[str, Any] = {"index": 0, "function": {"arguments": text}}
+    if is_first:
+        call |= {"id": f"call-{request_id}", "type": "function", "function": {"name": tool, "arguments": text}}
+    return {"tool_calls": [call]}
 
 
 def envelope(request_id: str, kind: str, model: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
