@@ -4,7 +4,7 @@ import importlib
 import sys
 import time
 
-BENCHES = ("cli", "day0", "fetch", "preflight", "watcher")
+BENCHES = ("cli", "day0", "engines", "fetch", "preflight", "watcher")
 
 
 def main() -> int:

@@ -311,6 +311,16 @@ class _Climber:
             raise _LeftRung("too_slow", self._too_slow(f"It writes {speed:.2f} tokens/s"))
         return speed
 
+    def _refused_prompt(self, status: EndpointStatus, answer: httpx.Response) -> _LeftRung:
+        """Why it answered an error: of its own faults an engine says more in its log than to a client."""
+        observation = f"It became ready and answered {answer.status_code} to a short prompt"
+        log_tail = self._controller.logs(status.spec.name, tail=LOG_LINES) if answer.status_code >= 500 else ""
+        if not log_tail.strip():
+            said = " ".join(answer.text.split())[:200]
+            return _LeftRung("bad_config" if answer.status_code < 500 else "crash", f"{observation}: {said}")
+        reason, detail = diagnose(log_tail)
+        return _LeftRung(reason, f"{observation}. {detail.replace('It ended: ', 'Its log says: ', 1)}")
+
     def _too_slow(self, observation: str) -> str:
         return f"{observation}, below the {self._min_tokens_per_second:g} that are still usable."
 
@@ -339,9 +349,7 @@ class _Climber:
             raise _LeftRung(reason, f"It became ready and broke with its first requests. {detail}") from error
         seconds = time.monotonic() - begun
         if answer.status_code != 200:
-            reason = "bad_config" if answer.status_code < 500 else "crash"
-            said = " ".join(answer.text.split())[:200]
-            raise _LeftRung(reason, f"It became ready and answered {answer.status_code} to a short prompt: {said}")
+            raise self._refused_prompt(status, answer)
         try:
             document = answer.json()
             choice = document["choices"][0]

@@ -374,3 +374,17 @@ def test_a_scheme_that_the_engine_does_not_load(serve: Callable[..., OpenAIServe
     with pytest.raises(ModelParked, match="Engine vllm-cpu does not load raw checkpoints"):
         go(controller, (FIRST,), engines=engines)
     assert controller.applied == []
+
+
+def test_an_error_of_a_healthy_engine_is_explained_by_its_log(serve: Callable[..., OpenAIServer]):
+    log = "INFO: listening\nImportError: No module named 'mamba_ssm'\n"
+    controller = Controller(
+        {"vllm-cpu": Outcome(serve(fault="server_error"), log=log), "transformers": Outcome(serve())}
+    )
+    endpoint = go(controller, (FIRST, THIRD))
+    assert endpoint.ladder[0].reason == "custom_kernel"
+    assert endpoint.ladder[0].detail.startswith("It became ready and answered 500 to a short prompt. ")
+    controller = Controller(
+        {"vllm-cpu": Outcome(serve(fault="server_error"), log="ValueError: odd"), "transformers": Outcome(serve())}
+    )
+    assert go(controller, (FIRST, THIRD)).ladder[0].detail.endswith("Its log says: ValueError: odd")

@@ -64,7 +64,7 @@ class Zoo:
     """The ladder over a running controller."""
 
     def __init__(self, client: ModelOpsClient, registry: EngineRegistry) -> None:
-        self._client = client
+        self.client = client
         self.registry = registry
 
     def line(self, checkpoint: Checkpoint, rungs: Sequence[Rung] | None = None) -> str:
@@ -77,7 +77,7 @@ class Zoo:
             found = climb(
                 checkpoint,
                 self.registry.rungs("cpu", checkpoint.architectures) if rungs is None else rungs,
-                self._client,
+                self.client,
                 self.registry,
                 endpoint_name=f"zoo-{name.replace('_', '-')}",
                 served_model_name=f"zoo/{name}",
@@ -87,8 +87,8 @@ class Zoo:
                 any_text=True,
             )
             landed, ladder = found.rung, found.ladder
-            self._client.delete(found.name, found.name)
-            self._client.wait_stopped(found.name, 60)
+            self.client.delete(found.name, found.name)
+            self.client.wait_deleted(found.name, 60)
         except ModelParked as parked:
             landed, ladder = "parked", parked.ladder
         left = "; ".join(_left(result) for result in ladder if result.reason is not None) or "-"

@@ -19,8 +19,6 @@ from .protocol import (
     Refused,
     Sampling,
     TokenizeRequest,
-    chat_content,
-    chat_delta,
     envelope,
     event,
     usage,
@@ -101,7 +99,7 @@ class Api:
     async def chat(self, body: ChatRequest, request: Request) -> Response:
         self._check(body)
         messages = [message.for_template() for message in body.messages]
-        prompt = self._engine.render_chat(messages, body.chat_template_kwargs, body.template_tools)
+        prompt = self._engine.render_chat(messages, body.chat_template_kwargs, body.tools or None)
         asked = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
         if asked == 0:
             raise Refused("max_tokens must be at least 1.", param="max_tokens")
@@ -115,7 +113,7 @@ class Api:
         choices = [
             {
                 "index": index,
-                "message": {"role": "assistant", **chat_content(answer.text, body.named_tool, request_id)},
+                "message": {"role": "assistant", "content": answer.text},
                 "finish_reason": answer.finish_reason,
                 "logprobs": self._chat_logprobs(answer.tokens) if body.logprobs else None,
             }
@@ -228,14 +226,12 @@ class Api:
         for index, answer in enumerate(answers):
             yield chunk(index, {"role": "assistant", "content": ""})
             unseen: list[Token] = []
-            is_first = True
             async for piece in answer.pieces():
                 unseen += piece.tokens
                 if piece.text or (body.logprobs and piece.finish_reason and unseen):
                     scores = {"logprobs": self._chat_logprobs(unseen)} if body.logprobs else {}
                     unseen = []
-                    yield chunk(index, chat_delta(piece.text, body.named_tool, request_id, is_first=is_first), **scores)
-                    is_first = False
+                    yield chunk(index, {"content": piece.text}, **scores)
             yield chunk(index, {}, finish_reason=answer.finish_reason)
         if body.include_usage:
             spent = _total(answers, len(answers[0].job.prompt))

@@ -60,29 +60,6 @@ class ResponseFormat(BaseModel):
         return json.dumps(self.json_schema.json_schema)
 
 
-class Function(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-    name: str
-    parameters: dict[str, Any] = Field(default_factory=lambda: {"type": "object"})
-
-
-class Tool(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-    type: Literal["function"]
-    function: Function
-
-
-class NamedFunction(BaseModel):
-    name: str
-
-
-class NamedTool(BaseModel):
-    type: Literal["function"]
-    function: NamedFunction
-
-
 class Sampling(BaseModel):
     """What both routes take. Fields that are not named here are kept, and judged by `refuse_unsupported`."""
 
@@ -167,40 +144,19 @@ class ChatRequest(Sampling):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    tools: list[Tool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
 
     def refuse_unsupported(self) -> None:
         super().refuse_unsupported()
-        if not self.tools:
-            if self.tool_choice not in (None, "none", "auto"):
-                raise Refused("tool_choice needs tools.", param="tool_choice")
-            return
-        if self.tool_choice in (None, "auto", "required"):
-            # vLLM answers the same until it is told which parser reads the model's own notation
+        if self.tools and self.tool_choice != "none":
+            # as vLLM answers while it is not told which parser reads the model's own notation
             raise Refused(
-                "tools need a tool_choice that names one of them, or none: what this model writes when it chooses by "
-                "itself cannot be read.",
+                "tools need a parser for what this model writes, and this engine has none; send tool_choice=none.",
                 param="tools",
             )
-
-    @property
-    def named_tool(self) -> str | None:
-        """The tool that has to be called."""
-        return self.tool_choice.function.name if self.tools and isinstance(self.tool_choice, NamedTool) else None
-
-    @property
-    def schema_text(self) -> str | None:
-        if self.named_tool is None:
-            return super().schema_text
-        found = [tool.function for tool in self.tools or () if tool.function.name == self.named_tool]
-        if not found:
-            raise Refused(f"tool_choice names {self.named_tool!r}, and no tool is called so.", param="tool_choice")
-        return json.dumps(found[0].parameters)
-
-    @property
-    def template_tools(self) -> list[dict[str, Any]] | None:
-        return [tool.model_dump() for tool in self.tools] if self.tools else None
+        if not self.tools and self.tool_choice not in (None, "none", "auto"):
+            raise Refused("tool_choice needs tools.", param="tool_choice")
 
     @property
     def wanted_logprobs(self) -> int | None:
@@ -244,24 +200,6 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
     }
-
-
-def chat_content(text: str, tool: str | None, request_id: str) -> dict[str, Any]:
-    """An answer's content, or the call of the tool that had to be called."""
-    if tool is None:
-        return {"content": text}
-    call = {"id": f"call-{request_id}", "type": "function", "function": {"name": tool, "arguments": text}}
-    return {"content": "", "tool_calls": [call]}
-
-
-def chat_delta(text: str, tool: str | None, request_id: str, *, is_first: bool) -> dict[str, Any]:
-    """The same as a piece of a stream; only the first piece of a call says which it is."""
-    if tool is None:
-        return {"content": text}
-    call: dict[str, Any] = {"index": 0, "function": {"arguments": text}}
-    if is_first:
-        call |= {"id": f"call-{request_id}", "type": "function", "function": {"name": tool, "arguments": text}}
-    return {"tool_calls": [call]}
 
 
 def envelope(request_id: str, kind: str, model: str, choices: list[dict[str, Any]]) -> dict[str, Any]:

@@ -58,9 +58,10 @@ class Grammars:
             grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, defaults={"whitespace_flexible": False})
             matcher = llguidance.LLMatcher(self._tokenizer, grammar)
         except ValueError as error:
-            raise Refused(f"the schema does not hold: {error}", param="response_format") from error
+            raise Refused(f"the schema of response_format does not hold: {error}", param="response_format") from error
         if matcher.is_error():
-            raise Refused(f"the schema does not hold: {matcher.get_error()}", param="response_format")
+            said = matcher.get_error()
+            raise Refused(f"the schema of response_format does not hold: {said}", param="response_format")
         return Constraint(matcher, self._eos)
 
 
