@@ -4,7 +4,18 @@ import importlib
 import sys
 import time
 
-BENCHES = ("cli", "day0", "fetch", "preflight", "watcher", "route_flips", "gateway_overhead", "verdict_oc", "runner")
+BENCHES = (
+    "cli",
+    "day0",
+    "fetch",
+    "preflight",
+    "watcher",
+    "route_flips",
+    "gateway_overhead",
+    "verdict_oc",
+    "runner",
+    "engines",
+)
 
 
 def main() -> int:

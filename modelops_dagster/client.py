@@ -25,6 +25,7 @@ from modelops_dagster.domain.errors import (
 from modelops_dagster.settings import Settings
 
 _POLL_S = 0.3
+_ARGUMENTS_TIMEOUT_S = 200.0
 # How long a wait survives a controller that does not answer: it may be restarting, and the engine runs on without it.
 _ABSENCE_S = 30.0
 _BY_CODE: dict[str, type[ModelOpsError]] = {
@@ -106,7 +107,9 @@ class ModelOpsClient:
             InvalidSpec: a field does not hold.
             Conflict: the endpoint is being deleted.
         """
-        return self._status("PUT", _path(spec.name), json=spec.model_dump(mode="json"))
+        # an engine is asked about arguments it was never asked about before
+        more = {"timeout": _ARGUMENTS_TIMEOUT_S} if spec.engine_args else {}
+        return self._status("PUT", _path(spec.name), json=spec.model_dump(mode="json"), **more)
 
     def get(self, name: str) -> EndpointStatus | None:
         """How the endpoint stands; None when there is none of that name."""

@@ -98,6 +98,9 @@ class Settings(BaseModel):
     min_tokens_per_second: float = Field(
         default=2.0, gt=0, description="slowest generation, one stream, that is still usable; below it a rung is left"
     )
+    recipes: str = Field(
+        default="", description="a copy of vLLM's recipes, folder or base URL, that start commands follow; empty: none"
+    )
     max_context: int = Field(default=2048, ge=128, description="longest context an endpoint is started with, in tokens")
     gpus: str = Field(
         default="",
@@ -162,6 +165,11 @@ class Settings(BaseModel):
     def allow_list(self) -> Path:
         """Which commits may bring code."""
         return self.home / "allow.yaml"
+
+    @property
+    def own_engines(self) -> Path:
+        """Where an operator puts engines of their own."""
+        return self.home / "engines"
 
     @property
     def controller_url(self) -> str:

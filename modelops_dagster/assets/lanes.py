@@ -77,7 +77,8 @@ def _endpoint(lane: Lane) -> dg.AssetsDefinition:
                 context.log.info(f"{name} leaves its rung, because {context.run.tags[RETRY_TAG]} may let it climb")
                 client.stop(name)
                 client.wait_stopped(name, STOP_TIMEOUT_S)
-            rungs = registry.rungs(engines.accelerator, checkpoint.architectures)
+            repo_id = checkpoint.revision.repo_id
+            rungs = registry.rungs(engines.accelerator, checkpoint.architectures, repo_id)
             seen = lineage.preflight(checkpoint)
             with lineage.parking(lane.name, checkpoint, context.run_id, versions):
                 found = climb(
@@ -85,6 +86,7 @@ def _endpoint(lane: Lane) -> dg.AssetsDefinition:
                     rungs=rungs,
                     ruled_out=ruled_out(rungs, seen.supports if seen is not None else (), versions),
                     parallel=seen.parallel_arguments(registry.manifests()) if seen is not None else {},
+                    overlays=engines.overlays(repo_id, rungs),
                     controller=client,
                     registry=registry,
                     endpoint_name=name,
@@ -109,18 +111,7 @@ def _gauntlet(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
         partitions_def=models,
         ins={"endpoint": dg.AssetIn(endpoint_key)},
         deps=[dg.AssetKey(["eval_datasets", s.name]) for s in suites],
-        outs={
-            suite.name: dg.AssetOut(
-                key=key,
-                dagster_type=dg.Any,
-                is_required=False,
-                group_name=lane.name,
-                kinds={"eval"},
-                description=suite.description,
-                code_version=suite.digest.removeprefix("sha256:")[:12],
-            )
-            for key, suite in by_key.items()
-        },
+        outs={suite.name: _suite_out(lane, key, suite) for key, suite in by_key.items()},
         internal_asset_deps={s.name: {endpoint_key, dg.AssetKey(["eval_datasets", s.name])} for s in suites},
     )
     def gauntlet(  # type: ignore[no-untyped-def] # an annotation here would make Dagster expect outputs without a value
@@ -163,6 +154,18 @@ def _gauntlet(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
             )
 
     return gauntlet
+
+
+def _suite_out(lane: Lane, key: dg.AssetKey, suite: Suite) -> dg.AssetOut:
+    return dg.AssetOut(
+        key=key,
+        dagster_type=dg.Any,
+        is_required=False,
+        group_name=lane.name,
+        kinds={"eval"},
+        description=suite.description,
+        code_version=suite.digest.removeprefix("sha256:")[:12],
+    )
 
 
 def _incumbent(

@@ -54,7 +54,7 @@ def command(
     if hub_url:
         settings = settings.model_copy(update={"hub_url": hub_url})
     _welcome(settings, policy)
-    registry = EngineRegistry(settings.engines, settings.cache)
+    registry = EngineRegistry(settings.engines, settings.cache, settings.own_engines)
     _install_engines(registry)
     hub_root = None if hub_url else settings.home / "hub"
     model = None if hub_url else _demo_model(registry, settings)

@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modelops_dagster.domain.engines import EngineManifest
+from modelops_dagster.clients.engine_manifests import EngineSource
 from modelops_dagster.domain.errors import DiskFull, EngineMissing
 
-LOCK_NAME = "requirements.lock"
 MARKER_NAME = ".complete"
+RESOLVED_NAME = "resolved.lock"  # what a nightly environment was made of
 PROGRESS_INTERVAL_S = 2.0
 
 _COLLECTED = re.compile(r"(?:Collecting|Requirement already satisfied:) ([A-Za-z0-9._-]+)")
@@ -51,12 +51,6 @@ def clean_environment(environ: Mapping[str, str], env: Path) -> dict[str, str]:
     kept["PYTHONNOUSERSITE"] = "1"
     kept["PYTHONUNBUFFERED"] = "1"
     return kept
-
-
-def pinned(lock: Path) -> list[str]:
-    """The requirements that a lock names, in order, without comments."""
-    lines = (line.split("#", 1)[0].strip() for line in lock.read_text().splitlines())
-    return [line for line in lines if line]
 
 
 @contextmanager
@@ -103,15 +97,15 @@ class EnvironmentBuilder:
     def __init__(
         self,
         *,
-        manifest: EngineManifest,
-        engine_dir: Path,
+        source: EngineSource,
         target: Path,
         lock_fd: int,
         environ: Mapping[str, str],
         progress: Callable[[str], None],
     ) -> None:
-        self._manifest = manifest
-        self._engine_dir = engine_dir
+        self._source = source
+        self._manifest = source.manifest
+        self._version = source.manifest.version
         self._target = target
         self._lock_fd = lock_fd
         self._progress = progress
@@ -136,6 +130,10 @@ class EnvironmentBuilder:
             self._install_local_builds()
             self._install_lock()
             self._install_local_distributions()
+            if self._manifest.nightly_index is None:
+                self._install_requirements()
+            else:
+                self._install_newest(self._manifest.nightly_index)
         except BaseException:
             shutil.rmtree(self._target, ignore_errors=True)
             raise
@@ -161,7 +159,7 @@ class EnvironmentBuilder:
 
         They go first and by themselves, so that the second index is asked for them and for nothing else.
         """
-        builds = [line for line in pinned(self._engine_dir / LOCK_NAME) if "+" in line]
+        builds = [line for line in self._source.pins() if "+" in line]
         if not builds:
             return
         named = ", ".join(builds)
@@ -176,20 +174,51 @@ class EnvironmentBuilder:
         self._progress(f"installed {named} from {source}")
 
     def _install_lock(self) -> None:
-        lock = self._engine_dir / LOCK_NAME
-        if pinned(lock):
-            self._check(self._pip("-r", str(lock), only_binary=True, expected=len(pinned(lock))))
+        pins = self._source.pins()
+        if not pins:
+            return
+        with tempfile.NamedTemporaryFile("w", suffix=".lock") as lock:
+            lock.write("\n".join(pins))
+            lock.flush()
+            self._check(self._pip("-r", lock.name, only_binary=True, expected=len(pins)))
 
     def _install_local_distributions(self) -> None:
-        for name in self._manifest.local_distributions:
-            with tempfile.TemporaryDirectory() as scratch:
-                # setuptools writes build/ and *.egg-info beside the sources, which may be read-only
-                source = Path(shutil.copytree(self._engine_dir / name, Path(scratch) / name))
-                self._check(self._pip("--no-build-isolation", str(source), only_binary=False))
+        for folder in self._source.distributions:
+            self._install_folder(folder, "--no-build-isolation")
 
-    def _pip(self, *arguments: str, only_binary: bool, expected: int = 0) -> _PipResult:
-        argv = [str(self._target / "bin" / "python"), "-m", "pip", "install", "--no-deps", "--no-input"]
+    def _install_folder(self, folder: Path, *options: str) -> None:
+        with tempfile.TemporaryDirectory() as scratch:
+            # setuptools writes build/ and *.egg-info beside the sources, which may be read-only
+            source = Path(shutil.copytree(folder, Path(scratch) / folder.name))
+            self._check(self._pip(*options, str(source), only_binary=False))
+
+    def _install_requirements(self) -> None:
+        for requirement in self._source.requirements():
+            self._progress(f"installing {requirement}")
+            if Path(requirement).is_dir():
+                self._install_folder(Path(requirement))
+            else:
+                self._check(self._pip(requirement, only_binary=False))
+
+    def _install_newest(self, index: str) -> None:
+        """Resolve the newest of each requirement, pre-releases included, and write down what that came to."""
+        wanted = self._source.requirements()
+        self._progress(f"resolving the newest {', '.join(wanted)} from {index}")
+        self._check(self._pip("--pre", "--extra-index-url", index, *wanted, only_binary=True, dependencies=True))
+        argv = [str(self._target / "bin" / "python"), "-m", "pip", "freeze", "--disable-pip-version-check"]
+        frozen = subprocess.run(
+            argv, env=self._environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
+        ).stdout
+        (self._target / RESOLVED_NAME).write_text(frozen)
+        name = wanted[0].lower()
+        found = [line for line in frozen.lower().splitlines() if line.startswith((f"{name}==", f"{name} @"))]
+        self._version = found[0].removeprefix(f"{name}==") if found else self._version
+        self._progress(f"resolved {name} {self._version}")
+
+    def _pip(self, *arguments: str, only_binary: bool, expected: int = 0, dependencies: bool = False) -> _PipResult:
+        argv = [str(self._target / "bin" / "python"), "-m", "pip", "install", "--no-input"]
         argv += ["--disable-pip-version-check", "--progress-bar=off"]
+        argv += [] if dependencies else ["--no-deps"]
         argv += ["--only-binary=:all:"] if only_binary else []
         process = subprocess.Popen(
             [*argv, *arguments],
@@ -268,7 +297,7 @@ class EnvironmentBuilder:
         partial = marker.with_suffix(".tmp")
         document = {
             "engine": self._manifest.name,
-            "version": self._manifest.version,
+            "version": self._version,
             "python": sys.version.split()[0],
             "install_seconds": round(seconds, 1),
         }

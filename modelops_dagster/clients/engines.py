@@ -1,30 +1,25 @@
 """The engines this machine knows: what their manifests say, which are installed, and how one is started."""
 
 import hashlib
+import json
 import os
 import platform
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 
-import yaml
-from pydantic import ValidationError
-
-from modelops_dagster.clients.engine_install import (
-    LOCK_NAME,
-    MARKER_NAME,
-    EnvironmentBuilder,
-    clean_environment,
-    exclusive,
-)
+from modelops_dagster.clients.engine_arguments import ask_catalog, ask_parser
+from modelops_dagster.clients.engine_install import MARKER_NAME, EnvironmentBuilder, clean_environment, exclusive
+from modelops_dagster.clients.engine_manifests import EngineFolders
 from modelops_dagster.domain.endpoints import EndpointSpec
-from modelops_dagster.domain.engines import EngineManifest, Rung
+from modelops_dagster.domain.engine_arguments import ArgumentCatalog, find_problem, needs_parser
+from modelops_dagster.domain.engines import EngineManifest, EngineOverride, Rung
 from modelops_dagster.domain.errors import EngineMissing, InvalidSpec
 from modelops_dagster.domain.ladder import Accelerator, rungs_for
 
-MANIFEST_NAME = "engine.yaml"
 WORKERS = Path(__file__).resolve().parent.parent / "workers"
 
 _PLACEHOLDER = re.compile(
@@ -43,15 +38,30 @@ class Launch:
 
 
 class EngineRegistry:
-    """Engines under `engines_dir`, with their environments in `cache_dir`/engines.
+    """Engines under `engines_dir` and the operator's own under `own_dir`; their environments in `cache_dir`/engines.
 
     An environment's folder is named after everything it was built from, so a changed lock is a new environment and
-    two checkouts can share a cache. An environment without its marker is never used.
+    two checkouts can share a cache; one of nightly packages is named after its day, and the newest counts. An
+    environment without its marker is never used.
+
+    Args:
+        gpu: whether this machine has one.
+        today: the day a nightly environment is named after.
     """
 
-    def __init__(self, engines_dir: Path, cache_dir: Path) -> None:
-        self._engines_dir = engines_dir
+    def __init__(
+        self,
+        engines_dir: Path,
+        cache_dir: Path,
+        own_dir: Path | None = None,
+        *,
+        gpu: Callable[[], bool] | None = None,
+        today: Callable[[], date] = date.today,
+    ) -> None:
+        self._folders = EngineFolders(engines_dir, own_dir)
         self._environments_dir = cache_dir / "engines"
+        self._gpu = gpu or has_gpu
+        self._today = today
 
     def manifests(self) -> dict[str, EngineManifest]:
         """Every engine by name, in alphabetical order.
@@ -59,38 +69,32 @@ class EngineRegistry:
         Raises:
             InvalidSpec: an engine.yaml does not hold.
         """
-        found = sorted(self._engines_dir.glob(f"*/{MANIFEST_NAME}"))
-        return {path.parent.name: _read_manifest(path) for path in found}
+        return {name: self.manifest(name) for name in self._folders.names()}
 
     def manifest(self, name: str) -> EngineManifest:
         """One engine's manifest.
 
         Raises:
             EngineMissing: there is no engine of that name.
+            InvalidSpec: its engine.yaml does not hold.
         """
-        if not (self._engines_dir / name / MANIFEST_NAME).is_file():
-            known = ", ".join(self.manifests()) or "none"
-            raise EngineMissing(f"There is no engine {name!r} under {self._engines_dir}; the engines are: {known}.")
-        return _read_manifest(self._engines_dir / name / MANIFEST_NAME)
+        return self._folders.source(name).manifest
 
     def target(self, name: str) -> Path:
-        """Where the environment is or would be: named after the lock and everything else it is built from."""
-        manifest = self.manifest(name)
-        engine_dir = self._engines_dir / name
-        parts = [f"{sys.implementation.cache_tag} {sys.platform}-{platform.machine()}"]
-        parts.append((engine_dir / LOCK_NAME).read_text())
-        for distribution in manifest.local_distributions:
-            files = sorted(p for p in (engine_dir / distribution).rglob("*") if p.is_file())
-            parts += [f"{p.relative_to(engine_dir).as_posix()}\n{p.read_text()}" for p in files]
+        """Where the environment is or would be: named after everything it is built from, or after today."""
+        source = self._folders.source(name)
+        if source.manifest.nightly_index is not None:
+            return self._environments_dir / f"{name}-{self._today():%Y%m%d}"
+        parts = [f"{sys.implementation.cache_tag} {sys.platform}-{platform.machine()}", *source.identity()]
         digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
         return self._environments_dir / f"{name}-{digest[:12]}"
 
     def environment(self, name: str) -> Path | None:
         """The folder of the installed environment, or None where it is missing, incomplete or outdated."""
-        target = self.target(name)
-        # bin/python is a link to the interpreter the venv was made with, which may have been removed since
-        whole = (target / MARKER_NAME).is_file() and (target / "bin" / "python").exists()
-        return target if whole else None
+        candidates = [self.target(name)]
+        if self.manifest(name).nightly_index is not None:
+            candidates = sorted(self._environments_dir.glob(f"{name}-[0-9]*"), reverse=True)
+        return next((path for path in candidates if _is_whole(path)), None)
 
     def unavailable_reason(self, name: str) -> str | None:
         """Why the engine cannot be installed on this machine, as one sentence; None when it can."""
@@ -101,19 +105,41 @@ class EngineRegistry:
         if not _python_fits(manifest.python, sys.version_info[:2]):
             running = f"{sys.version_info[0]}.{sys.version_info[1]}"
             return f"Engine {name} needs Python {manifest.python} and this is Python {running}."
+        if "cpu" not in manifest.accelerators and not self._gpu():
+            return f"Engine {name} needs an NVIDIA GPU and this machine shows none."
         return None
 
-    def rungs(self, accelerator: str, architectures: Sequence[str] = ()) -> list[Rung]:
-        """The ladder on this machine, highest rung first; `accelerator` is cpu, cuda, or auto to look for a GPU."""
-        found: Accelerator = "cuda" if accelerator == "cuda" or (accelerator == "auto" and has_gpu()) else "cpu"
-        return rungs_for(found, self.manifests(), architectures)
+    def override(self, repo_id: str) -> EngineOverride | None:
+        """The engine that the operator wants for a model before any other."""
+        return self._folders.override(repo_id)
+
+    def rungs(self, accelerator: str, architectures: Sequence[str] = (), repo_id: str = "") -> list[Rung]:
+        """The ladder on this machine, highest rung first; `accelerator` is cpu, cuda, or auto to look for a GPU.
+
+        Raises:
+            InvalidSpec: an engine.yaml or models.yaml does not hold.
+            EngineMissing: models.yaml names an engine that there is none of.
+        """
+        found: Accelerator = "cuda" if accelerator == "cuda" or (accelerator == "auto" and self._gpu()) else "cpu"
+        manifests = self.manifests()
+        rungs = [r for r in rungs_for(found, manifests, architectures) if manifests[r.engine].is_for(architectures)]
+        override = self.override(repo_id)
+        if override is None:
+            return rungs
+        first = Rung(engine=self.manifest(override.engine).name, variant=override.variant)
+        return [first, *(rung for rung in rungs if rung != first)]
 
     def installed_versions(self) -> dict[str, str]:
         """What runs here, by engine: its version and the digest of its lock, for a newer lock may bring a newer
         Transformers to the same version of the engine."""
-        versions = {name: manifest.version for name, manifest in self.manifests().items() if manifest.serves}
-        here = {name: self.environment(name) for name in versions}
-        return {name: f"{versions[name]}+{at.name.rpartition('-')[2]}" for name, at in here.items() if at is not None}
+        here = {name: self.environment(name) for name, manifest in self.manifests().items() if manifest.serves}
+        return {n: f"{self.version(n)}+{at.name.rpartition('-')[2]}" for n, at in here.items() if at is not None}
+
+    def version(self, name: str) -> str:
+        """The version for the lineage: with what an operator put over it; of a nightly, what was resolved."""
+        manifest = self.manifest(name)
+        env = self.environment(name) if manifest.nightly_index is not None else None
+        return str(json.loads((env / MARKER_NAME).read_text())["version"]) if env else manifest.full_version
 
     def install(self, name: str, progress: Callable[[str], None]) -> Path:
         """Build the engine's environment unless it is there already; returns its folder.
@@ -125,19 +151,16 @@ class EngineRegistry:
             EngineMissing: it cannot be installed here, or pip failed.
             DiskFull: there is no room for it.
         """
-        installed = self.environment(name)
-        if installed:
-            return installed
+        target = self.target(name)
+        if _is_whole(target):
+            return target
         reason = self.unavailable_reason(name)
         if reason:
             raise EngineMissing(f"{reason[:-1]}; use another engine, `modelops engines list` shows them.")
-        manifest = self.manifest(name)
-        target = self.target(name)
         with exclusive(target.with_name(f"{target.name}.lock"), progress, waiting_for=name) as lock_fd:
-            if self.environment(name) is None:
+            if not _is_whole(target):
                 EnvironmentBuilder(
-                    manifest=manifest,
-                    engine_dir=self._engines_dir / name,
+                    source=self._folders.source(name),
                     target=target,
                     lock_fd=lock_fd,
                     environ=os.environ,
@@ -153,7 +176,7 @@ class EngineRegistry:
 
         Raises:
             EngineMissing: the engine is unknown or not installed.
-            InvalidSpec: the engine has no such variant, or does not serve.
+            InvalidSpec: the engine has no such variant, does not serve, or does not take the arguments.
         """
         manifest = self.manifest(spec.engine)
         if not manifest.serves:
@@ -166,9 +189,11 @@ class EngineRegistry:
         env = self.environment(spec.engine)
         if env is None:
             raise EngineMissing(f"Engine {spec.engine} is not installed; run `modelops engines install {spec.engine}`.")
+        if spec.engine_args:
+            self.check_arguments(spec.engine, spec.engine_args)
         values = {
             "env": str(env),
-            "engine_dir": str(self._engines_dir / spec.engine),
+            "engine_dir": str(self._folders.source(spec.engine).folder),
             "workers": str(WORKERS),
             "cpus": str(_usable_cpus()),
             "checkpoint": spec.checkpoint,
@@ -182,7 +207,48 @@ class EngineRegistry:
         argv += spec.engine_args
         process_environ = clean_environment(os.environ if environ is None else environ, env)
         process_environ |= {name: _fill(value, values) for name, value in manifest.environment.items()}
-        return Launch(argv=tuple(argv), environ=process_environ, version=manifest.version)
+        process_environ |= spec.engine_environment
+        return Launch(argv=tuple(argv), environ=process_environ, version=self.version(spec.engine))
+
+    def arguments(self, name: str) -> ArgumentCatalog | None:
+        """What the installed engine takes, asked of its own parser once per environment; None: it has none to ask.
+
+        Raises:
+            EngineMissing: the engine is unknown or not installed.
+            EngineFailed: its parser could not be asked.
+        """
+        manifest = self.manifest(name)
+        env = self.environment(name)
+        if env is None:
+            raise EngineMissing(f"Engine {name} is not installed; run `modelops engines install {name}`.")
+        if not manifest.argument_parser:
+            return None
+        return ask_catalog(manifest, self.version(name), env, self._question_environ(manifest, env))
+
+    def check_arguments(self, name: str, arguments: Sequence[str]) -> None:
+        """See that the installed engine takes these arguments, before anything is started.
+
+        Raises:
+            EngineMissing: the engine is unknown or not installed.
+            InvalidSpec: it does not take them; says why and what was probably meant.
+            EngineFailed: its parser could not be asked.
+        """
+        catalog = self.arguments(name)
+        env = self.environment(name)
+        if catalog is None or env is None:
+            return
+        manifest = self.manifest(name)
+        problem = find_problem(catalog, arguments, manifest.command)
+        if problem is None and needs_parser(catalog, arguments):
+            said = ask_parser(manifest, env, self._question_environ(manifest, env), arguments)
+            problem = f"Engine {name} does not take these arguments: {said}; correct them." if said else None
+        if problem:
+            raise InvalidSpec(problem, field="engine_args")
+
+    def _question_environ(self, manifest: EngineManifest, env: Path) -> dict[str, str]:
+        values = {"env": str(env), "workers": str(WORKERS), "engine_dir": "", "cpus": "1"}
+        environ = {name: _fill(value, values) for name, value in manifest.environment.items()}
+        return clean_environment(os.environ, env) | environ
 
 
 def has_gpu() -> bool:
@@ -190,23 +256,9 @@ def has_gpu() -> bool:
     return any(Path("/proc/driver/nvidia/gpus").glob("*")) or Path("/dev/nvidia0").exists()
 
 
-def _read_manifest(path: Path) -> EngineManifest:
-    try:
-        manifest = EngineManifest.model_validate(yaml.safe_load(path.read_text()))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise InvalidSpec(f"{path} does not hold at {where}: {first['msg']}; correct it.", field=where) from error
-    except yaml.YAMLError as error:
-        raise InvalidSpec(f"{path} is not YAML ({error}); correct it.") from error
-    if manifest.name != path.parent.name:
-        raise InvalidSpec(
-            f"{path} says name: {manifest.name}, and its folder is called {path.parent.name}; make them equal.",
-            field="name",
-        )
-    if not (path.parent / LOCK_NAME).is_file():
-        raise InvalidSpec(f"{path.parent} has no {LOCK_NAME}; compile one as its README says.")
-    return manifest
+def _is_whole(target: Path) -> bool:
+    # bin/python is a link to the interpreter the venv was made with, which may have been removed since
+    return (target / MARKER_NAME).is_file() and (target / "bin" / "python").exists()
 
 
 def _python_fits(specifier: str, version: tuple[int, int]) -> bool:
@@ -228,7 +280,7 @@ def _usable_cpus() -> int:
 
 
 def _fill(text: str, values: Mapping[str, str | None]) -> str:
-    return _PLACEHOLDER.sub(lambda found: values[found[1]] or "", text)
+    return _PLACEHOLDER.sub(lambda found: values.get(found[1]) or "", text)
 
 
 def _fill_command(command: tuple[str, ...], values: Mapping[str, str | None]) -> list[str]:

@@ -10,8 +10,8 @@ import httpx
 
 from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint, EndpointSpec, EndpointState, EndpointStatus
-from modelops_dagster.domain.engines import EngineManifest, FailureReason, Rung, RungResult
-from modelops_dagster.domain.errors import EndpointFailed, EngineMissing, ModelParked
+from modelops_dagster.domain.engines import EngineManifest, FailureReason, Rung, RungResult, StartOverlay
+from modelops_dagster.domain.errors import EndpointFailed, EngineMissing, InvalidSpec, ModelParked
 from modelops_dagster.domain.ladder import diagnose, panel_garbage_reason
 
 LOG_LINES = 400  # the cause of a failure may be far above the end
@@ -76,6 +76,8 @@ def climb(
     progress: Callable[[str], None],
     ruled_out: Mapping[Rung, RungResult] = MappingProxyType({}),
     parallel: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    overlays: Mapping[str, StartOverlay] | None = None,
+    any_text: bool = False,
 ) -> Endpoint:
     """Make the endpoint run on the highest rung that serves the checkpoint usably.
 
@@ -87,6 +89,7 @@ def climb(
         min_tokens_per_second: slowest generation of one stream that is still usable.
         progress: receives a line whenever something changes.
         ruled_out, parallel: rungs known to be left, and why; by engine, arguments that cut the model as planned.
+        overlays, any_text: by engine, what its command is given besides; whether any noise is taken for text.
 
     Raises:
         ModelParked: no rung holds the model; carries each rung and its reason. The endpoint is stopped then.
@@ -94,10 +97,11 @@ def climb(
         NotRunning: the controller does not answer.
     """
     length = min(max_context, checkpoint.max_context or max_context)
-    specs = {rung: _spec(checkpoint, rung, endpoint_name, served_model_name, length) for rung in rungs}
+    given = {rung: (overlays or {}).get(rung.engine, StartOverlay()) for rung in rungs}
+    specs = {rung: _spec(checkpoint, rung, given[rung], endpoint_name, served_model_name, length) for rung in rungs}
     specs = {rung: _given(spec, checkpoint, registry, parallel) for rung, spec in specs.items()}
     progress = _changes(progress)
-    climber = _Climber(checkpoint, controller, registry, min_tokens_per_second, progress)
+    climber = _Climber(checkpoint, controller, registry, min_tokens_per_second, progress, any_text)
     results: list[RungResult] = []
     first = climber.standing_rung(endpoint_name, specs)
     for rung, spec in specs.items():
@@ -110,21 +114,35 @@ def climb(
         try:
             status, tokens_per_second = climber.try_rung(rung, spec)
         except _LeftRung as left:
-            seconds = round(time.monotonic() - begun, 1)
-            results.append(RungResult(rung=rung.label, reason=left.reason, detail=left.detail, seconds=seconds))
+            results.append(_result(rung, given[rung], begun, left))
             progress(f"{rung.label}: {left.reason}. {left.detail}")
             continue
-        results.append(RungResult(rung=rung.label, seconds=round(time.monotonic() - begun, 1)))
+        results.append(_result(rung, given[rung], begun))
         progress(f"{rung.label}: serves the model at {tokens_per_second:.1f} tokens/s")
-        version = status.engine_version or registry.manifest(rung.engine).version
+        version = status.engine_version or registry.manifest(rung.engine).full_version
         return _endpoint(checkpoint, rung, status, version, tokens_per_second, results)
     if controller.get(endpoint_name) is not None:
         controller.stop(endpoint_name)
     raise _parked(checkpoint, results)
 
 
+def _result(rung: Rung, given: StartOverlay, begun: float, left: _LeftRung | None = None) -> RungResult:
+    return RungResult(
+        rung=rung.label,
+        reason=left.reason if left else None,
+        detail=left.detail if left else "",
+        notes=given.notes,
+        seconds=round(time.monotonic() - begun, 1),
+    )
+
+
 def _spec(
-    checkpoint: Checkpoint, rung: Rung, endpoint_name: str, served_model_name: str, max_context: int
+    checkpoint: Checkpoint,
+    rung: Rung,
+    given: StartOverlay,
+    endpoint_name: str,
+    served_model_name: str,
+    max_context: int,
 ) -> EndpointSpec:
     return EndpointSpec(
         name=endpoint_name,
@@ -132,6 +150,8 @@ def _spec(
         checkpoint_digest=checkpoint.digest,
         engine=rung.engine,
         variant=rung.variant,
+        engine_args=given.engine_args,
+        engine_environment=given.engine_environment,
         served_model_name=served_model_name,
         max_context=max_context,
     )
@@ -205,7 +225,9 @@ class _Climber:
         registry: EnginesPort,
         min_tokens_per_second: float,
         progress: Callable[[str], None],
+        any_text: bool,
     ) -> None:
+        self._any_text = any_text
         self._checkpoint = checkpoint
         self._controller = controller
         self._registry = registry
@@ -226,7 +248,10 @@ class _Climber:
             _LeftRung: it does not hold the model.
         """
         manifest = self._installed(rung)
-        status = self._controller.apply(spec)
+        try:
+            status = self._controller.apply(spec)
+        except InvalidSpec as error:
+            raise _LeftRung("bad_config", error.sentence) from error
         self._progress(f"{rung.label}: {'starting' if status.url is None else 'runs already'}")
         timeout_s = (spec.start_timeout_s or manifest.start_timeout_s) + WAIT_SLACK_S
         begun = time.monotonic()
@@ -254,6 +279,9 @@ class _Climber:
             reason = self._registry.unavailable_reason(rung.engine)
             hint = f"Engine {rung.engine} is not installed; run `modelops engines install {rung.engine}`."
             raise _LeftRung("engine_missing", reason or hint)
+        scheme = self._checkpoint.scheme
+        if manifest.schemes and scheme not in manifest.schemes:
+            raise _LeftRung("unsupported_scheme", f"Engine {rung.engine} does not load {scheme} checkpoints.")
         return manifest
 
     def _left(self, status: EndpointStatus) -> _LeftRung:
@@ -274,7 +302,7 @@ class _Climber:
             self._generate(http, status, PANEL[0], WARM_UP_TOKENS, WARM_UP_TIMEOUT_S)
             runs = [self._generate(http, status, prompt, PANEL_TOKENS, PANEL_TIMEOUT_S) for prompt in PANEL]
         garbage = panel_garbage_reason([text for text, _, _ in runs])
-        if garbage:
+        if garbage and not self._any_text:
             raise _LeftRung("garbage", f"What it writes is no text: {garbage}.")
         measured = [tokens / seconds for _, tokens, seconds in runs if tokens >= MIN_MEASURED_TOKENS]
         # the best one: on a shared machine the others measure the neighbours
@@ -282,6 +310,16 @@ class _Climber:
         if speed < self._min_tokens_per_second:
             raise _LeftRung("too_slow", self._too_slow(f"It writes {speed:.2f} tokens/s"))
         return speed
+
+    def _refused_prompt(self, status: EndpointStatus, answer: httpx.Response) -> _LeftRung:
+        """Why it answered an error: of its own faults an engine says more in its log than to a client."""
+        observation = f"It became ready and answered {answer.status_code} to a short prompt"
+        log_tail = self._controller.logs(status.spec.name, tail=LOG_LINES) if answer.status_code >= 500 else ""
+        if not log_tail.strip():
+            said = " ".join(answer.text.split())[:200]
+            return _LeftRung("bad_config" if answer.status_code < 500 else "crash", f"{observation}: {said}")
+        reason, detail = diagnose(log_tail)
+        return _LeftRung(reason, f"{observation}. {detail.replace('It ended: ', 'Its log says: ', 1)}")
 
     def _too_slow(self, observation: str) -> str:
         return f"{observation}, below the {self._min_tokens_per_second:g} that are still usable."
@@ -311,9 +349,7 @@ class _Climber:
             raise _LeftRung(reason, f"It became ready and broke with its first requests. {detail}") from error
         seconds = time.monotonic() - begun
         if answer.status_code != 200:
-            reason = "bad_config" if answer.status_code < 500 else "crash"
-            said = " ".join(answer.text.split())[:200]
-            raise _LeftRung(reason, f"It became ready and answered {answer.status_code} to a short prompt: {said}")
+            raise self._refused_prompt(status, answer)
         try:
             document = answer.json()
             choice = document["choices"][0]

@@ -2,14 +2,12 @@
 
 import hashlib
 import json
-from typing import Literal
 
 from pydantic import Field
 
 from modelops_dagster.domain.hub import ModelRevision
+from modelops_dagster.domain.schemes import Scheme
 from modelops_dagster.domain.values import Value
-
-Scheme = Literal["raw", "FP8_DYNAMIC", "FP8_BLOCK", "W8A8", "W4A16"]
 
 
 class ManifestFile(Value):

@@ -12,6 +12,10 @@ from modelops_dagster.domain.engines import FailureReason, RungResult
 from modelops_dagster.domain.values import Value
 
 ENGINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+# no loader or interpreter variables: an endpoint's spec chooses how an engine runs, not what runs
+ENGINE_VARIABLE = re.compile(
+    r"(VLLM|NCCL|CUDA|TORCH|TORCHINDUCTOR|OMP|HF_HUB)_(?!.*(KEY|TOKEN|SECRET|PASSWORD))[A-Z0-9_]+"
+)
 ENDPOINT_NAME = re.compile(r"[A-Za-z](?:[A-Za-z0-9]|[-_.](?=[A-Za-z0-9]))*")
 
 
@@ -42,6 +46,9 @@ class EndpointSpec(Value):
     engine: str = Field(description="name of an installed engine")
     variant: str | None = Field(default=None, description="named variant of the engine")
     engine_args: tuple[str, ...] = Field(default=(), description="extra arguments, passed as they are, no shell")
+    engine_environment: dict[str, str] = Field(
+        default_factory=dict, description="extra variables of the engine's process: VLLM_*, NCCL_* and the like"
+    )
     served_model_name: str = Field(min_length=1, max_length=200, description="the name the engine answers to")
     max_context: int | None = Field(default=None, gt=0, description="context length to serve, in tokens")
     start_timeout_s: float | None = Field(
@@ -70,6 +77,19 @@ class EndpointSpec(Value):
     def _engine(cls, value: str | None) -> str | None:
         if value is not None and not ENGINE_NAME.fullmatch(value):
             raise ValueError(f"{value!r} is not the name of an engine or variant: use letters, digits, '.', '_', '-'")
+        return value
+
+    @field_validator("engine_environment")
+    @classmethod
+    def _environment(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, text in value.items():
+            if not ENGINE_VARIABLE.fullmatch(name):
+                raise ValueError(
+                    f"{name!r} is not a variable of an engine: only VLLM_*, NCCL_*, CUDA_*, TORCH*, OMP_* and HF_HUB_* "
+                    "names are passed, and none that holds a secret"
+                )
+            if "\0" in text:
+                raise ValueError("a NUL character cannot be passed to a program")
         return value
 
     @field_validator("checkpoint", "served_model_name", "engine_args")

@@ -1,14 +1,18 @@
 """Engines (serving programs with an environment of their own) and the ladder that decides which one serves a model."""
 
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Literal
 
 from pydantic import Field
 
+from modelops_dagster.domain.schemes import Scheme
 from modelops_dagster.domain.values import Value
 
 FailureReason = Literal[
     "engine_missing",
     "unsupported_architecture",
+    "unsupported_scheme",
     "needs_newer_transformers",
     "out_of_memory",
     "bad_config",
@@ -22,7 +26,11 @@ FailureReason = Literal[
 
 
 class EngineManifest(Value):
-    """`engines/<name>/engine.yaml`: how to install, start and recognise one engine."""
+    """`engines/<name>/engine.yaml`: how to install, start and recognise one engine.
+
+    An operator's own engine, `$MODELOPS_HOME/engines/<name>/engine.yaml`, names the engine it `extends` and holds only
+    what differs.
+    """
 
     name: str
     summary: str
@@ -51,6 +59,61 @@ class EngineManifest(Value):
     remote_code_args: tuple[str, ...] = Field(
         default=(), description="added for a checkpoint whose code an operator allowed; empty where it cannot run any"
     )
+    argument_parser: tuple[str, ...] = Field(
+        default=(),
+        description="entry point (module:function) that parses the engine's arguments, then the words that stand "
+        "before them; empty: arguments are passed on unchecked",
+    )
+    schemes: tuple[Scheme, ...] = Field(default=(), description="schemes it loads; empty: any may be tried")
+    architectures: tuple[str, ...] = Field(
+        default=(), description="patterns (*ForCausalLM) of the architectures it is for; empty: any may be tried"
+    )
+    takes_recipes: bool = Field(default=False, description="whether vLLM's recipes are written in its arguments")
+    extends: str | None = Field(default=None, description="the engine this one differs from")
+    requirements: tuple[str, ...] = Field(
+        default=(),
+        description="installed after the lock, without dependencies: NAME==VERSION, NAME @ git+URL@COMMIT, or the "
+        "path of a wheel or source folder. With nightly_index: what is resolved at install time",
+    )
+    without: tuple[str, ...] = Field(default=(), description="distributions of the lock that are left out")
+    nightly_index: str | None = Field(
+        default=None,
+        description="index of nightly wheels: instead of a lock, the newest of `requirements` is resolved at install "
+        "time, into an environment named after the day",
+    )
+
+    @property
+    def full_version(self) -> str:
+        """The version with what was put over it, for the lineage."""
+        over = self.requirements if self.nightly_index is None else ()
+        return f"{self.version} with {', '.join(over)}" if over else self.version
+
+    def is_for(self, architectures: Sequence[str]) -> bool:
+        """Whether it is worth trying with a model of these architectures, as far as the manifest says."""
+        if not self.architectures or not architectures:
+            return True
+        return any(fnmatchcase(name, pattern) for name in architectures for pattern in self.architectures)
+
+
+class EngineOverride(Value):
+    """The engine an operator wants for some models: it is tried before the ladder's own rungs."""
+
+    repo_id: str = Field(description="pattern of repo_ids, e.g. acme/odd-*; case does not count")
+    engine: str
+    variant: str | None = None
+    engine_args: tuple[str, ...] = Field(default=(), description="given to this engine alone")
+    engine_environment: dict[str, str] = Field(default_factory=dict)
+
+    def covers(self, repo_id: str) -> bool:
+        return fnmatchcase(repo_id.lower(), self.repo_id.lower())
+
+
+class StartOverlay(Value):
+    """What a rung's start command is given besides, and why."""
+
+    engine_args: tuple[str, ...] = ()
+    engine_environment: dict[str, str] = Field(default_factory=dict)
+    notes: tuple[str, ...] = Field(default=(), description="where it comes from, and what was dropped of it")
 
 
 class Rung(Value):
@@ -70,6 +133,7 @@ class RungResult(Value):
     rung: str
     reason: FailureReason | None = None
     detail: str = Field(default="", description="one sentence, or the engine's last lines")
+    notes: tuple[str, ...] = Field(default=(), description="what the start command was given besides, and from where")
     seconds: float = Field(default=0, description="wall time spent on this rung")
     engine_version: str = Field(default="", description="version+lock digest of what was tried; empty: not known")
 

@@ -123,6 +123,16 @@ _SYMPTOMS: tuple[_Symptom, ...] = (
         "custom_kernel",
         "The system library {name} is missing; install it with the system's package manager.",
     ),
+    _symptom(
+        r"No module named '(?P<name>torchvision|torchaudio|torchcodec|timm|librosa|soundfile|av)\b",
+        "custom_kernel",
+        "The model's code needs the package {name}, which this engine does not have.",
+    ),
+    _symptom(
+        r"Model architectures? \[(?P<name>[^\]]*)\] failed to be inspected",
+        "unsupported_architecture",
+        "This engine lists the architecture {name} and cannot load its own code for it.",
+    ),
     _symptom(r"[Aa]ddress already in use", "crash", "Another program took its port while it started."),
     _symptom(
         r"User-specified max_model_len \((?P<asked>\d+)\) is greater than the derived max_model_len \((?P<own>[^)]*)\)",
@@ -141,7 +151,8 @@ _SYMPTOMS: tuple[_Symptom, ...] = (
     ),
     _symptom(
         r"(max_context \d+ is longer than|unrecognized arguments:|error: argument |Unknown quantization method"
-        r"|Can't load (the )?(tokenizer|configuration|feature extractor)|Couldn't instantiate the backend tokenizer"
+        r"|Can't load (the )?(tokenizer|configuration|feature extractor|(image |video )?processor)"
+        r"|Couldn't instantiate the backend tokenizer"
         r"|does not appear to have (a file|files) named|is not a valid JSON file|SafetensorError|ValidationError"
         r"|There is no module or parameter named|invalid tool call parser"
         r"|Cannot find the config file for|JSONDecodeError)",

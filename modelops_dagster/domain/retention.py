@@ -5,9 +5,9 @@ from datetime import datetime, timedelta
 
 from pydantic import Field
 
-from modelops_dagster.domain.checkpoints import Scheme
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.hub import ModelRevision
+from modelops_dagster.domain.schemes import Scheme
 from modelops_dagster.domain.values import Value
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}

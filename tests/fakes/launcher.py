@@ -2,12 +2,13 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from modelops_dagster.domain.endpoints import EndpointSpec
 from modelops_dagster.domain.engines import EngineManifest
-from modelops_dagster.domain.errors import EngineMissing
+from modelops_dagster.domain.errors import EngineMissing, InvalidSpec
 
 SCRIPT = Path(__file__).with_name("engine.py")
 
@@ -46,6 +47,11 @@ class FakeLauncher:
 
     def unavailable_reason(self, name: str) -> str | None:
         return None
+
+    def check_arguments(self, name: str, arguments: Sequence[str]) -> None:
+        for argument in arguments:
+            if argument.startswith("--no-such"):
+                raise InvalidSpec(f"{name} has no argument {argument}.", field="engine_args")
 
     def launch(self, spec: EndpointSpec, host: str, port: int) -> FakeLaunch:
         self.manifest(spec.engine)

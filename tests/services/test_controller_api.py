@@ -250,3 +250,10 @@ def test_key_is_made_once_and_only_its_owner_reads_it(tmp_path: Path):
     assert path.stat().st_mode & 0o777 == 0o600
     path.write_text("")  # what a full disk may leave
     assert create_token(tmp_path) not in ("", token)
+
+
+def test_arguments_that_the_engine_does_not_take_are_refused_and_nothing_is_promised(api: TestClient):
+    error = error_of(put(api, spec(name="argued", engine_args=["--no-such-flag"]), "argued"), 422)
+    assert error["field"] == "engine_args"
+    assert "--no-such-flag" in error["message"]
+    assert api.get("/v1/endpoints/argued", headers=KEY).status_code == 404

@@ -1,6 +1,6 @@
 """What a controller needs from the place where engines run, whatever that place is."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -38,6 +38,8 @@ class Launcher(Protocol):
     def environment(self, name: str) -> Path | None: ...
 
     def unavailable_reason(self, name: str) -> str | None: ...
+
+    def check_arguments(self, name: str, arguments: Sequence[str]) -> None: ...
 
     def launch(self, spec: EndpointSpec, host: str, port: int) -> Launch: ...
 

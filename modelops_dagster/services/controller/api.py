@@ -131,7 +131,7 @@ def create_app(
     async def engines() -> EngineList:
         return EngineList(engines=await asyncio.to_thread(_engines, launcher))
 
-    _add_endpoint_routes(app, controller, key)
+    _add_endpoint_routes(app, controller, launcher, key)
     if push is not None:
         add_webhook_route(app, push)
     return app
@@ -148,7 +148,7 @@ def _engines(launcher: Launcher) -> tuple[EngineStatus, ...]:
     )
 
 
-def _add_endpoint_routes(app: FastAPI, controller: Controller, key: list[Any]) -> None:
+def _add_endpoint_routes(app: FastAPI, controller: Controller, launcher: Launcher, key: list[Any]) -> None:
     """Routes under /v1/endpoints. They run on the loop's thread, where records may be changed."""
     ledger, wishes = controller.ledger, controller.wishes
 
@@ -165,6 +165,8 @@ def _add_endpoint_routes(app: FastAPI, controller: Controller, key: list[Any]) -
         """The same spec changes nothing, unless the endpoint failed or was stopped; another one replaces the engine."""
         if spec.name != name:
             raise InvalidSpec(f"The spec is for endpoint {spec.name} and the path says {name}.", field="name")
+        if spec.engine_args and launcher.environment(spec.engine) is not None:
+            await asyncio.to_thread(launcher.check_arguments, spec.engine, spec.engine_args)
         return wishes.apply(spec).status()
 
     @app.post("/v1/endpoints/{name}/start", dependencies=key, summary="Want it Running")

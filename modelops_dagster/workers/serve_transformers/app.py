@@ -13,7 +13,16 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from . import metrics
 from .generation import Engine, Job, Piece, Token
-from .protocol import ChatRequest, CompletionRequest, Refused, Sampling, envelope, event, usage
+from .protocol import (
+    ChatRequest,
+    CompletionRequest,
+    Refused,
+    Sampling,
+    TokenizeRequest,
+    envelope,
+    event,
+    usage,
+)
 
 DEFAULT_COMPLETION_TOKENS = 16  # as the OpenAI API has it
 
@@ -33,9 +42,9 @@ class Answer:
         self._loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
 
     @property
-    def usage(self) -> dict[str, int]:
-        prompt_tokens = len(self.job.prompt)
-        return usage(prompt_tokens, len(self.tokens) - (prompt_tokens if self.job.echo else 0))
+    def written(self) -> int:
+        """Tokens, without an echoed prompt."""
+        return len(self.tokens) - (len(self.job.prompt) if self.job.echo else 0)
 
     async def pieces(self) -> AsyncIterator[Piece]:
         """The pieces until the last one.
@@ -69,6 +78,7 @@ class Api:
         app.add_exception_handler(RequestValidationError, _invalid)
         app.add_api_route("/health", self.health, methods=["GET"])
         app.add_api_route("/metrics", self.metrics, methods=["GET"])
+        app.add_api_route("/tokenize", self.tokenize, methods=["POST"])
         app.add_api_route("/v1/models", self.models, methods=["GET"])
         app.add_api_route("/v1/chat/completions", self.chat, methods=["POST"], response_model=None)
         app.add_api_route("/v1/completions", self.completions, methods=["POST"], response_model=None)
@@ -89,24 +99,28 @@ class Api:
     async def chat(self, body: ChatRequest, request: Request) -> Response:
         self._check(body)
         messages = [message.for_template() for message in body.messages]
-        prompt = self._engine.render_chat(messages, body.chat_template_kwargs)
+        prompt = self._engine.render_chat(messages, body.chat_template_kwargs, body.tools or None)
         asked = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
         if asked == 0:
             raise Refused("max_tokens must be at least 1.", param="max_tokens")
-        answer = self._answer(body, prompt, asked, logprobs=body.wanted_logprobs, param="messages")
-        self._engine.submit(answer.job)
+        answers = self._answers(body, prompt, asked, logprobs=body.wanted_logprobs, param="messages")
+        for answer in answers:
+            self._engine.submit(answer.job)
         request_id = f"chatcmpl-{uuid.uuid4().hex}"
         if body.stream:
-            return _stream(self._chat_chunks(answer, request_id, body), [answer])
-        await _complete([answer], request)
-        choice = {
-            "index": 0,
-            "message": {"role": "assistant", "content": answer.text},
-            "finish_reason": answer.finish_reason,
-            "logprobs": self._chat_logprobs(answer.tokens) if body.logprobs else None,
-        }
-        document = envelope(request_id, "chat.completion", self._name, [choice])
-        return JSONResponse({**document, "usage": answer.usage})
+            return _stream(self._chat_chunks(answers, request_id, body), answers)
+        await _complete(answers, request)
+        choices = [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": answer.text},
+                "finish_reason": answer.finish_reason,
+                "logprobs": self._chat_logprobs(answer.tokens) if body.logprobs else None,
+            }
+            for index, answer in enumerate(answers)
+        ]
+        document = envelope(request_id, "chat.completion", self._name, choices)
+        return JSONResponse({**document, "usage": _total(answers, len(prompt))})
 
     async def completions(self, body: CompletionRequest, request: Request) -> Response:
         self._check(body)
@@ -114,13 +128,18 @@ class Api:
         if asked == 0 and not body.echo:
             raise Refused("max_tokens must be at least 1, unless echo is set.", param="max_tokens")
         prompts = [self._engine.encode(p) if isinstance(p, str) else p for p in body.prompts]
-        answers = [self._answer(body, p, asked, logprobs=body.logprobs, param="prompt") for p in prompts]
+        answers = [
+            answer
+            for prompt in prompts
+            for answer in self._answers(body, prompt, asked, logprobs=body.logprobs, param="prompt")
+        ]
+        read = sum(len(prompt) for prompt in prompts)
         for answer in answers:
             answer.job.echo = body.echo
             self._engine.submit(answer.job)
         request_id = f"cmpl-{uuid.uuid4().hex}"
         if body.stream:
-            return _stream(self._text_chunks(answers, request_id, body), answers)
+            return _stream(self._text_chunks(answers, request_id, body, read), answers)
         await _complete(answers, request)
         choices = [
             {
@@ -132,7 +151,17 @@ class Api:
             for index, answer in enumerate(answers)
         ]
         document = envelope(request_id, "text_completion", self._name, choices)
-        return JSONResponse({**document, "usage": _total(answers)})
+        return JSONResponse({**document, "usage": _total(answers, read)})
+
+    async def tokenize(self, body: TokenizeRequest) -> dict[str, Any]:
+        self._require_ready()
+        if body.messages is not None:
+            tokens = self._engine.render_chat([message.for_template() for message in body.messages], {})
+        elif body.prompt is not None:
+            tokens = self._engine.encode(body.prompt, special=body.add_special_tokens)
+        else:
+            raise Refused("/tokenize needs prompt or messages.", param="prompt")
+        return {"count": len(tokens), "max_model_len": self._engine.max_context, "tokens": tokens}
 
     def _require_ready(self) -> None:
         if not self._engine.ready:
@@ -151,9 +180,10 @@ class Api:
         if body.stream_options is not None and not body.stream:
             raise Refused("stream_options needs stream: true.", param="stream_options")
 
-    def _answer(
+    def _answers(
         self, body: Sampling, prompt: list[int], asked: int | None, *, logprobs: int | None, param: str
-    ) -> Answer:
+    ) -> list[Answer]:
+        """One answer per choice. Where a seed is given, each choice has its own, for they shall differ."""
         room = self._engine.max_context - len(prompt)
         if not prompt:
             raise Refused(f"{param} has no tokens.", param=param)
@@ -165,35 +195,50 @@ class Api:
                 code="context_length_exceeded",
             )
         self._engine.require_known(prompt)
-        return Answer(
-            prompt=prompt,
-            max_tokens=room if asked is None else min(asked, room),
-            sampling=body.sampling(self._engine.defaults),
-            seed=body.seed,
-            stops=body.stops,
-            logprobs=logprobs,
-            ignore_eos=body.ignore_eos,
-        )
+        self._engine.require_known(list(body.logit_bias or ()), param="logit_bias")
+        schema = body.schema_text
+        if schema is not None:
+            self._engine.require_schema(schema)
+        return [
+            Answer(
+                prompt=prompt,
+                max_tokens=room if asked is None else min(asked, room),
+                sampling=body.sampling(self._engine.defaults),
+                seed=None if body.seed is None else body.seed + index,
+                stops=body.stops,
+                logprobs=logprobs,
+                ignore_eos=body.ignore_eos,
+                schema=schema,
+                presence_penalty=body.presence_penalty or 0.0,
+                frequency_penalty=body.frequency_penalty or 0.0,
+                logit_bias=body.logit_bias or {},
+            )
+            for index in range(body.n or 1)
+        ]
 
-    async def _chat_chunks(self, answer: Answer, request_id: str, body: ChatRequest) -> AsyncIterator[dict[str, Any]]:
-        def chunk(delta: dict[str, Any], **more: Any) -> dict[str, Any]:
-            choice = {"index": 0, "delta": delta, "finish_reason": None, **more}
+    async def _chat_chunks(
+        self, answers: Sequence[Answer], request_id: str, body: ChatRequest
+    ) -> AsyncIterator[dict[str, Any]]:
+        def chunk(index: int, delta: dict[str, Any], **more: Any) -> dict[str, Any]:
+            choice = {"index": index, "delta": delta, "finish_reason": None, **more}
             return envelope(request_id, "chat.completion.chunk", self._name, [choice])
 
-        yield chunk({"role": "assistant", "content": ""})
-        unseen: list[Token] = []
-        async for piece in answer.pieces():
-            unseen += piece.tokens
-            if piece.text or (body.logprobs and piece.finish_reason and unseen):
-                scores = {"logprobs": self._chat_logprobs(unseen)} if body.logprobs else {}
-                unseen = []
-                yield chunk({"content": piece.text}, **scores)
-        yield chunk({}, finish_reason=answer.finish_reason)
+        for index, answer in enumerate(answers):
+            yield chunk(index, {"role": "assistant", "content": ""})
+            unseen: list[Token] = []
+            async for piece in answer.pieces():
+                unseen += piece.tokens
+                if piece.text or (body.logprobs and piece.finish_reason and unseen):
+                    scores = {"logprobs": self._chat_logprobs(unseen)} if body.logprobs else {}
+                    unseen = []
+                    yield chunk(index, {"content": piece.text}, **scores)
+            yield chunk(index, {}, finish_reason=answer.finish_reason)
         if body.include_usage:
-            yield {**envelope(request_id, "chat.completion.chunk", self._name, []), "usage": answer.usage}
+            spent = _total(answers, len(answers[0].job.prompt))
+            yield {**envelope(request_id, "chat.completion.chunk", self._name, []), "usage": spent}
 
     async def _text_chunks(
-        self, answers: Sequence[Answer], request_id: str, body: CompletionRequest
+        self, answers: Sequence[Answer], request_id: str, body: CompletionRequest, read: int
     ) -> AsyncIterator[dict[str, Any]]:
         for index, answer in enumerate(answers):
             unseen: list[Token] = []
@@ -207,7 +252,7 @@ class Api:
                 unseen = []
                 yield envelope(request_id, "text_completion", self._name, [choice])
         if body.include_usage:
-            yield {**envelope(request_id, "text_completion", self._name, []), "usage": _total(answers)}
+            yield {**envelope(request_id, "text_completion", self._name, []), "usage": _total(answers, read)}
 
     def _token_text(self, token_id: int) -> str:
         return self._engine.decode([token_id], special=True)
@@ -240,9 +285,9 @@ class Api:
         }
 
 
-def _total(answers: Sequence[Answer]) -> dict[str, int]:
-    each = [answer.usage for answer in answers]
-    return {name: sum(one[name] for one in each) for name in each[0]}
+def _total(answers: Sequence[Answer], prompt_tokens: int) -> dict[str, int]:
+    """A prompt counts once, however many choices it has."""
+    return usage(prompt_tokens, sum(answer.written for answer in answers))
 
 
 async def _complete(answers: Sequence[Answer], request: Request) -> None:

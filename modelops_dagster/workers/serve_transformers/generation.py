@@ -3,13 +3,14 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from . import metrics
 from .protocol import Refused
+from .steering import Constraint, Grammars, Penalties
 from .text_stream import TextStream
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,10 @@ class Job:
     logprobs: int | None = None
     echo: bool = False
     ignore_eos: bool = False
+    schema: str | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
     is_warm_up: bool = False
     arrived: float = field(default_factory=time.monotonic)
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -69,6 +74,7 @@ class Engine:
         self._model: Any = None
         self._tokenizer: Any = None
         self._eos: list[int] = []
+        self._grammars: Grammars | None = None
         # fast tokenizers fail with "Already borrowed" when two threads use one
         self._tokenizer_lock = threading.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="generate")
@@ -104,17 +110,33 @@ class Engine:
         metrics.WAITING.inc()
         self._thread.submit(self._work, job)
 
-    def require_known(self, prompt: Sequence[int]) -> None:
+    def require_schema(self, schema: str) -> None:
+        """Refuse a schema that cannot be followed, before its request is queued."""
+        with self._tokenizer_lock:
+            self._follow(schema)
+
+    def _follow(self, schema: str) -> Constraint:
+        if self._grammars is None:
+            vocabulary = int(self._model.get_input_embeddings().weight.shape[0])
+            self._grammars = Grammars(self._tokenizer, vocabulary, self._eos)
+        return self._grammars.follow(schema)
+
+    def require_known(self, ids: Sequence[int], param: str = "prompt") -> None:
         """Refuse ids that the model has no embedding for; they would end the process on some devices."""
         size = self._model.get_input_embeddings().weight.shape[0]
-        if any(not 0 <= i < size for i in prompt):
-            raise Refused(f"prompt has token ids outside 0..{size - 1}.", param="prompt")
+        if any(not 0 <= i < size for i in ids):
+            raise Refused(f"{param} has token ids outside 0..{size - 1}.", param=param)
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
         with self._tokenizer_lock:
-            return list(self._tokenizer.encode(text))
+            return list(self._tokenizer.encode(text, add_special_tokens=special))
 
-    def render_chat(self, messages: list[dict[str, str]], template_kwargs: dict[str, Any]) -> list[int]:
+    def render_chat(
+        self,
+        messages: list[dict[str, str]],
+        template_kwargs: Mapping[str, Any],
+        tools: list[dict[str, Any]] | None = None,
+    ) -> list[int]:
         """The prompt of a conversation, as token ids, by the checkpoint's own template (sandboxed by Transformers).
 
         Raises:
@@ -127,7 +149,12 @@ class Engine:
                 raise Refused("this model has no chat template; use /v1/completions.", param="messages")
             try:
                 ids = self._tokenizer.apply_chat_template(
-                    messages, add_generation_prompt=True, tokenize=True, return_dict=False, **template_kwargs
+                    messages,
+                    tools=tools,
+                    add_generation_prompt=True,
+                    tokenize=True,
+                    return_dict=False,
+                    **template_kwargs,
                 )
             except (jinja2.TemplateError, TypeError, ValueError) as error:
                 raise Refused(f"the chat template refuses these messages: {error}", param="messages") from error
@@ -205,7 +232,9 @@ class Engine:
             torch.seed()
         else:
             torch.manual_seed(job.seed)
-        watch = _Watch(job, TextStream(self.decode, job.stops), self._stopping)
+        with self._tokenizer_lock:
+            constraint = self._follow(job.schema) if job.schema is not None else None
+        watch = _Watch(job, TextStream(self.decode, job.stops), self._stopping, constraint)
         extra: dict[str, Any] = {"min_new_tokens": job.max_tokens} if job.ignore_eos else {}
         output = self._model.generate(
             ids,
@@ -214,13 +243,13 @@ class Engine:
             eos_token_id=self._eos or None,
             pad_token_id=self._eos[0] if self._eos else 0,
             stopping_criteria=[watch.after_token],
-            logits_processor=[] if job.logprobs is None else [watch.before_token],
+            logits_processor=watch.processors(),
             **job.sampling,
             **extra,
         )
         reason: FinishReason = "length"
         rest = watch.stream.finish()
-        if watch.stream.stopped or int(output[0, -1]) in self._eos:
+        if watch.stream.stopped or int(output[0, -1]) in self._eos or (constraint and constraint.finished):
             reason = "stop"
         elif job.cancelled.is_set() or self._stopping.is_set():
             reason = "cancelled"
@@ -243,12 +272,22 @@ class Engine:
 class _Watch:
     """Looks on while generate() runs: posts each token and says when it is enough."""
 
-    def __init__(self, job: Job, stream: TextStream, stopping: threading.Event) -> None:
+    def __init__(self, job: Job, stream: TextStream, stopping: threading.Event, constraint: Constraint | None) -> None:
         self.stream = stream
+        self._constraint = constraint
+        self._penalties = Penalties(job.presence_penalty, job.frequency_penalty, job.logit_bias)
         self._job = job
         self._stopping = stopping
         self._logprobs: Any = None
         self._count = 0
+
+    def processors(self) -> list[Any]:
+        """Logits processors, in their order: log-probabilities are those of the model, not of what steers it."""
+        job = self._job
+        found: list[Any] = [] if job.logprobs is None else [self.before_token]
+        if job.presence_penalty or job.frequency_penalty or job.logit_bias:
+            found.append(self._penalties)
+        return [*found, self._constraint] if self._constraint else found
 
     def before_token(self, _ids: Any, logits: Any) -> Any:
         """A logits processor that changes nothing: sees them before temperature and top-p."""
@@ -265,10 +304,14 @@ class _Watch:
             if self._count == 1:
                 metrics.TTFT.observe(time.monotonic() - self._job.arrived)
         chosen = int(ids[0, -1])
+        self._penalties.take(chosen)
+        if self._constraint:
+            self._constraint.take(chosen)
         wanted = self._job.logprobs
         token = Token(chosen) if wanted is None else _score(self._logprobs, chosen, wanted)
         self._job.post(Piece(text=self.stream.feed(chosen), tokens=(token,)))
         enough = self.stream.stopped or self._job.cancelled.is_set() or self._stopping.is_set()
+        enough = enough or (self._constraint is not None and self._constraint.finished)
         return torch.full((ids.shape[0],), enough, dtype=torch.bool, device=ids.device)
 
 

@@ -2,23 +2,16 @@
 
 import json
 import time
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 # Fields of the OpenAI API that this engine does not have, with the values that ask for nothing.
 NOT_SUPPORTED: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
     "best_of": (1,),
     "suffix": ("",),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "parallel_tool_calls": (True, False),
     "functions": ([],),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "store": (False,),
 }
@@ -44,6 +37,29 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+class SchemaOf(BaseModel):
+    model_config = ConfigDict(extra="allow", populate_by_name=True)
+
+    json_schema: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: SchemaOf | None = None
+
+    def schema_text(self) -> str | None:
+        """The JSON schema of the answer, as text; None for free text."""
+        if self.type == "text":
+            return None
+        if self.type == "json_object":
+            return '{"type": "object"}'
+        if self.json_schema is None:
+            raise Refused("response_format of type json_schema needs json_schema.", param="response_format")
+        return json.dumps(self.json_schema.json_schema)
+
+
 class Sampling(BaseModel):
     """What both routes take. Fields that are not named here are kept, and judged by `refuse_unsupported`."""
 
@@ -56,6 +72,11 @@ class Sampling(BaseModel):
     top_k: int | None = Field(default=None, ge=-1)
     min_p: float | None = Field(default=None, ge=0, le=1)
     repetition_penalty: float | None = Field(default=None, gt=0)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    logit_bias: dict[int, float] | None = None
+    n: int | None = Field(default=None, ge=1, le=128)
+    response_format: ResponseFormat | None = None
     seed: int | None = None
     stop: str | list[str] | None = None
     ignore_eos: bool = False
@@ -68,6 +89,11 @@ class Sampling(BaseModel):
             if value is None or name in NOT_USED or value in NOT_SUPPORTED.get(name, ()):
                 continue
             raise Refused(f"{name}={json.dumps(value)[:80]} is not supported by this engine.", param=name)
+
+    @property
+    def schema_text(self) -> str | None:
+        """The JSON schema that the answer has to follow."""
+        return None if self.response_format is None else self.response_format.schema_text()
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -118,6 +144,19 @@ class ChatRequest(Sampling):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+
+    def refuse_unsupported(self) -> None:
+        super().refuse_unsupported()
+        if self.tools and self.tool_choice != "none":
+            # as vLLM answers while it is not told which parser reads the model's own notation
+            raise Refused(
+                "tools need a parser for what this model writes, and this engine has none; send tool_choice=none.",
+                param="tools",
+            )
+        if not self.tools and self.tool_choice not in (None, "none", "auto"):
+            raise Refused("tool_choice needs tools.", param="tool_choice")
 
     @property
     def wanted_logprobs(self) -> int | None:
@@ -142,6 +181,17 @@ class CompletionRequest(Sampling):
         if isinstance(self.prompt[0], int):
             return [self.prompt]
         return list(self.prompt)
+
+
+class TokenizeRequest(BaseModel):
+    """`/tokenize` as vLLM has it: of a text, or of a conversation rendered by the template."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[Message] | None = None
+    add_special_tokens: bool = True
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:

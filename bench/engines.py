@@ -1,0 +1,89 @@
+"""From a checkpoint to an endpoint that is ready, per rung, against the same engine command started by hand.
+
+Both are measured in turn, so that a machine that grows busier slows both. Ready is when the model is listed.
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+
+from bench.figures import Figure
+from modelops_dagster.clients.demo_model import ensure_demo_model
+from modelops_dagster.clients.engines import EngineRegistry
+from modelops_dagster.clients.processes import free_port, spawn, stop_group
+from modelops_dagster.domain.endpoints import EndpointSpec
+from modelops_dagster.domain.engines import CPU_LADDER, Rung
+from modelops_dagster.settings import Settings
+from tests.fakes.zoo import PATIENCE_S, Zoo, zoo
+
+REPEATS = 3
+
+
+def run() -> Iterator[Figure]:
+    """Yields `ready_ratio_<rung>` and the two medians it is made of, for each rung of the CPU ladder."""
+    settings = Settings.load()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        registry = EngineRegistry(settings.engines, settings.cache)
+        for engine in {rung.engine for rung in CPU_LADDER}:
+            registry.install(engine, lambda line: print(f"bench engines: {line}", file=sys.stderr))
+        model = ensure_demo_model(registry, settings.cache, lambda _: None)
+        with zoo(folder, settings) as place:
+            for rung in reversed(CPU_LADDER):
+                spec = _spec(rung, model)
+                pairs = [(_bare_s(place, spec, folder), _ours_s(place, spec)) for _ in range(REPEATS)]
+                bare_s, ours_s = (statistics.median(column) for column in zip(*pairs, strict=True))
+                name = rung.label.replace(":", "_").replace("-", "_")
+                print(f"bench engines: {rung.label}: bare and ours {pairs}", file=sys.stderr)
+                yield Figure("engines", f"ready_ratio_{name}", ours_s / bare_s, "ratio", "<= 1.05")
+                yield Figure("engines", f"ready_s_{name}", ours_s, "s", "")
+                yield Figure("engines", f"bare_ready_s_{name}", bare_s, "s", "")
+
+
+def _spec(rung: Rung, model: Path) -> EndpointSpec:
+    return EndpointSpec(
+        name="bench",
+        checkpoint=str(model),
+        checkpoint_digest="sha256:bench",
+        engine=rung.engine,
+        variant=rung.variant,
+        served_model_name="bench",
+        max_context=1024,
+    )
+
+
+def _ours_s(place: Zoo, spec: EndpointSpec) -> float:
+    """Seconds from asking the controller until it says that the endpoint is ready."""
+    begun = time.monotonic()
+    place.client.apply(spec)
+    status = place.client.wait_ready(spec.name, PATIENCE_S)
+    seconds = time.monotonic() - begun
+    if status.url is None:
+        raise RuntimeError(f"{spec.engine} did not become ready: {status.message}")
+    place.client.delete(spec.name, spec.name)
+    place.client.wait_deleted(spec.name)
+    return seconds
+
+
+def _bare_s(place: Zoo, spec: EndpointSpec, folder: Path) -> float:
+    """Seconds from starting the command by hand until it lists its model."""
+    port = free_port("127.0.0.1")
+    launch = place.registry.launch(spec, "127.0.0.1", port)
+    begun = time.monotonic()
+    engine = spawn(launch.argv, launch.environ, folder / "bare.log", folder)
+    try:
+        while time.monotonic() - begun < PATIENCE_S:
+            try:
+                if httpx.get(f"http://127.0.0.1:{port}/v1/models", timeout=2).status_code == 200:
+                    return time.monotonic() - begun
+            except httpx.HTTPError:
+                time.sleep(0.1)
+            time.sleep(0.05)
+        raise RuntimeError(f"the bare engine did not answer: {(folder / 'bare.log').read_text()[-500:]}")
+    finally:
+        stop_group(engine, grace_s=10)
