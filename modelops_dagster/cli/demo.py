@@ -166,6 +166,7 @@ def _summary(settings: "Settings", repo_id: str, state: "RunState", setup: dict[
     from modelops_dagster.domain.summary import verdict_table
 
     verdicts = ScoreStore(settings.home / "scores").latest_verdicts(repo_id)
+    verdicts = [v for v in verdicts if v.lane == "raw"]
     if not verdicts:
         raise NotRunning(f"run {state.run_id} left no verdict: look at {settings.dagster_url}/runs/{state.run_id}.")
     verdict = verdicts[0]

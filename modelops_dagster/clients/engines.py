@@ -184,6 +184,26 @@ class EngineRegistry:
         process_environ |= {name: _fill(value, values) for name, value in manifest.environment.items()}
         return Launch(argv=tuple(argv), environ=process_environ, version=manifest.version)
 
+    def program(self, name: str, *arguments: str, environ: Mapping[str, str] | None = None) -> Launch:
+        """The command and the environment of an engine that does not serve but does one task. Starts nothing.
+
+        Raises:
+            EngineMissing: the engine is unknown or not installed.
+        """
+        manifest, env = self.manifest(name), self.environment(name)
+        if env is None:
+            raise EngineMissing(f"Engine {name} is not installed; run `modelops engines install {name}`.")
+        values: dict[str, str | None] = {
+            "env": str(env),
+            "engine_dir": str(self._engines_dir / name),
+            "workers": str(WORKERS),
+            "cpus": str(_usable_cpus()),
+        }
+        process_environ = clean_environment(os.environ if environ is None else environ, env)
+        process_environ |= {key: _fill(value, values) for key, value in manifest.environment.items()}
+        argv = (*(_fill(item, values) for item in manifest.command), *arguments)
+        return Launch(argv=argv, environ=process_environ, version=manifest.version)
+
 
 def has_gpu() -> bool:
     """Whether the NVIDIA driver is loaded and has a device."""

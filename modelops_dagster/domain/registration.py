@@ -6,6 +6,7 @@ from pydantic import Field
 
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.gateway import PREVIEW, SHADOW, Route, RouteTarget
+from modelops_dagster.domain.lanes import lane_alias
 from modelops_dagster.domain.values import Value
 from modelops_dagster.domain.verdicts import Outcome, Verdict
 
@@ -43,7 +44,7 @@ def next_route(route: Route | None, verdict: Verdict, endpoint: Endpoint, at: da
         return None
     granted_by = verdict.verdict_id if verdict.outcome == "pass" else (route.verdict_id if route else None)
     return Route(
-        alias=revision.repo_id,
+        alias=lane_alias(revision.repo_id, verdict.lane),
         version=route.version if route else 0,
         targets=targets,
         verdict_id=granted_by,

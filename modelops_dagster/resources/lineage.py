@@ -14,6 +14,7 @@ from modelops_dagster.domain.endpoints import Endpoint, Parked
 from modelops_dagster.domain.engines import RungResult
 from modelops_dagster.domain.errors import ModelParked
 from modelops_dagster.domain.retries import Waiting, remembered, waiting
+from modelops_dagster.domain.values import Value
 
 
 class LineageIOManager(dg.ConfigurableIOManager):
@@ -50,6 +51,10 @@ class LineageResource(dg.ConfigurableResource[Path]):
     def value(self, asset: str, partition_key: str, run_id: str | None = None) -> Any | None:
         """What a run made of an asset, else the latest, else None."""
         return read_value(Path(self.root), asset, partition_key, run_id)
+
+    def keep(self, asset: str, partition_key: str, run_id: str, value: Value) -> None:
+        """Keep a value of the chain that no asset returns, such as what a check measured."""
+        write_value(Path(self.root), asset, partition_key, run_id, value)
 
     def known_ladder(self, lane: str, checkpoint: Checkpoint) -> tuple[RungResult, ...]:
         """What the rungs did with this checkpoint when they were tried last; empty when they never were."""
