@@ -4,7 +4,7 @@ import importlib
 import sys
 import time
 
-BENCHES = ("cli", "day0", "fetch", "watcher")
+BENCHES = ("cli", "day0", "fetch", "quantize", "watcher")
 
 
 def main() -> int:

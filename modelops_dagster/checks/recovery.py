@@ -1,5 +1,7 @@
 """recovery: what a quantized checkpoint kept of its original, before an endpoint is spent on it."""
 
+from collections.abc import Iterator
+
 import dagster as dg
 
 from modelops_dagster.assets.failures import clear_failure
@@ -14,7 +16,7 @@ from modelops_dagster.resources.quantization import QuantizerResource
 def recovery_check(lane: Lane) -> dg.AssetChecksDefinition:
     """Blocks the lane when the checkpoint is broken or lost more than the policy allows. Other lanes go on."""
 
-    @dg.asset_check(
+    @dg.asset_check(  # type: ignore[arg-type] # a generator, so that the result is recorded before the failure
         asset=lane.checkpoint_asset,
         name="recovery",
         blocking=True,
@@ -29,7 +31,7 @@ def recovery_check(lane: Lane) -> dg.AssetChecksDefinition:
         raw_weights: Checkpoint,
         quantizer: QuantizerResource,
         lineage: LineageResource,
-    ) -> dg.AssetCheckResult:
+    ) -> Iterator[dg.AssetCheckResult]:
         step, repo_id = context.op_execution_context, weights.revision.repo_id
         with clear_failure(), quantizer.pipes(step) as environ:
             found = quantizer.quantizer().compare(
@@ -43,11 +45,15 @@ def recovery_check(lane: Lane) -> dg.AssetChecksDefinition:
             )
             lineage.keep(f"{lane.name}/recovery", repo_id, step.run_id, found)
         context.log.info(f"{found.outcome}: {found.reason}")
-        return dg.AssetCheckResult(
+        yield dg.AssetCheckResult(
             passed=found.outcome == "pass",
             severity=dg.AssetCheckSeverity.ERROR if found.outcome == "block" else dg.AssetCheckSeverity.WARN,
             description=found.reason,
             metadata=recovery_metadata(found),
         )
+        if found.outcome == "block":  # the run would fail all the same, and not say why
+            raise dg.Failure(
+                description=f"{found.revision} is not served in {found.scheme}: {found.reason}.", allow_retries=False
+            )
 
     return recovery

@@ -108,6 +108,9 @@ def test_what_is_broken_stops_its_lane_before_the_endpoint(chain: Chain, monkeyp
     assert not evaluation.passed
     assert evaluation.severity == dg.AssetCheckSeverity.ERROR
     assert evaluation.description == "it does not load: RuntimeError: unflatten"
+    failure = next(e for e in result.all_events if e.is_step_failure).step_failure_data.user_failure_data
+    assert failure is not None
+    assert failure.description == f"{REVISION} is not served in W8A8: it does not load: RuntimeError: unflatten."
 
 
 def test_a_quantizer_that_fails_is_one_sentence_and_the_source_stays(chain: Chain, monkeypatch: pytest.MonkeyPatch):
