@@ -19,6 +19,7 @@ from .reports import Reporter
 from .texts import read_texts, windows
 
 Z95 = 1.959964
+TELL_EVERY = 4  # windows
 
 
 def compare(request: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
@@ -102,7 +103,8 @@ def _logits(model: Any, ids: Any) -> Any:
 
 def _told(ids: Any, reporter: Reporter, what: str) -> Any:
     for index, row in enumerate(ids):
-        reporter.say(f"{what}: window", index + 1, len(ids))
+        if index % TELL_EVERY == 0:
+            reporter.say(f"{what}: window", index + 1, len(ids))
         yield row
 
 
