@@ -17,7 +17,7 @@ from modelops_dagster.clients.demo_model import ensure_demo_model
 from modelops_dagster.clients.engines import EngineRegistry
 from modelops_dagster.clients.hub import HubClient
 from modelops_dagster.clients.quantization import ENGINE, Quantizer
-from modelops_dagster.clients.recipes import RecipeFolder
+from modelops_dagster.clients.quantization_recipes import RecipeFolder
 from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.services.hub_server import HubServer, publish
 from modelops_dagster.settings import Settings
@@ -49,7 +49,7 @@ def run() -> Iterator[Figure]:
     model = ensure_demo_model(registry, settings.cache, _say)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        source, recipes = _fetch(home, model), RecipeFolder(settings.recipes)
+        source, recipes = _fetch(home, model), RecipeFolder(settings.quantization)
         _bare(registry, source, home / "warm-up")
         ours, bare, peaks = [], [], []
         for number in range(ROUNDS):

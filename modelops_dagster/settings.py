@@ -18,7 +18,7 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 
 
 def data_folder(name: str) -> Path:
-    """`engines/`, `eval_datasets/`, `recipes/` or `deploy/`: at the repository root, or inside an installed wheel."""
+    """`engines/`, `eval_datasets/`, `quantization/` or `deploy/`: at the root of the checkout, or inside a wheel."""
     checkout = PACKAGE.parent / name
     return checkout if (PACKAGE.parent / "pyproject.toml").is_file() else PACKAGE / "_data" / name
 
@@ -78,14 +78,14 @@ class Settings(BaseModel):
     policy: str = Field(default="default", description="promotion policy under eval_datasets/policies/")
     eval_datasets: Path = Field(description="folder with suites, samples and policies")
     engines: Path = Field(description="folder with one directory per engine")
-    recipes: Path = Field(description="folder with quantization recipes, their texts, and recovery policies")
+    quantization: Path = Field(description="folder with quantization recipes, their texts, and recovery policies")
     lanes: tuple[str, ...] = Field(
         default=(), description="lanes every model is sent down, comma-separated; empty: those the hardware wants"
     )
     lane_recipes: tuple[str, ...] = Field(
         default=(), description="lane=recipe for each lane that shall not use its usual one, comma-separated"
     )
-    recovery_policy: str = Field(default="default", description="policy under recipes/recovery/")
+    recovery_policy: str = Field(default="default", description="policy under quantization/recovery/")
     quantize_memory_gb: float | None = Field(
         default=None,
         gt=0,
@@ -135,7 +135,7 @@ class Settings(BaseModel):
             "cache": cache_root / "modelops",
             "eval_datasets": data_folder("eval_datasets"),
             "engines": data_folder("engines"),
-            "recipes": data_folder("recipes"),
+            "quantization": data_folder("quantization"),
         }
         if env.get("HF_ENDPOINT"):
             values["hub_url"] = env["HF_ENDPOINT"]

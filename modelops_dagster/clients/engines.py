@@ -193,12 +193,7 @@ class EngineRegistry:
         manifest, env = self.manifest(name), self.environment(name)
         if env is None:
             raise EngineMissing(f"Engine {name} is not installed; run `modelops engines install {name}`.")
-        values: dict[str, str | None] = {
-            "env": str(env),
-            "engine_dir": str(self._engines_dir / name),
-            "workers": str(WORKERS),
-            "cpus": str(_usable_cpus()),
-        }
+        values: dict[str, str | None] = {"env": str(env), "workers": str(WORKERS), "cpus": str(_usable_cpus())}
         process_environ = clean_environment(os.environ if environ is None else environ, env)
         process_environ |= {key: _fill(value, values) for key, value in manifest.environment.items()}
         argv = (*(_fill(item, values) for item in manifest.command), *arguments)

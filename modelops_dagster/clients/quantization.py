@@ -18,7 +18,7 @@ from modelops_dagster.clients.checkpoints import CheckpointStore
 from modelops_dagster.clients.checkpoints.derived import ensure_derived
 from modelops_dagster.clients.engines import EngineRegistry
 from modelops_dagster.clients.machine import out_of_memory_kills
-from modelops_dagster.clients.recipes import RecipeFolder
+from modelops_dagster.clients.quantization_recipes import RecipeFolder
 from modelops_dagster.domain.checkpoints import Checkpoint, Derivation
 from modelops_dagster.domain.errors import EngineMissing, InvalidSpec, QuantizationFailed
 from modelops_dagster.domain.model_config import ModelConfig

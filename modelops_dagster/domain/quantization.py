@@ -28,7 +28,7 @@ class Calibration(Value):
 
 
 class Recipe(Value):
-    """`recipes/<name>.yaml`: one way to quantize a checkpoint."""
+    """`quantization/<name>.yaml`: one way to quantize a checkpoint."""
 
     name: Name = Field(description="same as the file's name")
     version: int = Field(ge=1, description="raise it with every change; the digest tells versions apart anyway")

@@ -42,12 +42,12 @@ class RecoveryRule(Value):
 
 
 class RecoveryPolicy(Value):
-    """`recipes/recovery/<name>.yaml`."""
+    """`quantization/recovery/<name>.yaml`."""
 
     name: Name = Field(description="same as the file's name")
     version: int = Field(ge=1)
     description: str = Field(min_length=1)
-    texts: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*\.jsonl$", description="held-out, in the recipes folder")
+    texts: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*\.jsonl$", description="held-out, beside the recipes")
     window_tokens: int = Field(default=256, ge=16, le=8192)
     max_windows: int = Field(default=16, ge=1, description="windows compared at most; each costs three forward passes")
     min_tokens: int = Field(default=2000, ge=1, description="fewer than these make every result a warning")

@@ -128,7 +128,7 @@ def build_resources(settings: Settings) -> Mapping[str, Any]:
         "quantizer": QuantizerResource(
             engines=str(settings.engines),
             cache=str(settings.cache),
-            recipes_root=str(settings.recipes),
+            recipes_root=str(settings.quantization),
             lane_recipes=list(settings.lane_recipes),
             policy_name=settings.recovery_policy,
             work=str(home / "quantizer"),

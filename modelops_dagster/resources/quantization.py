@@ -9,7 +9,7 @@ import dagster as dg
 from modelops_dagster.clients.engines import EngineRegistry
 from modelops_dagster.clients.machine import look_at_machine, memory_bytes
 from modelops_dagster.clients.quantization import Quantizer
-from modelops_dagster.clients.recipes import RecipeFolder
+from modelops_dagster.clients.quantization_recipes import RecipeFolder
 from modelops_dagster.domain.plan import Machine
 from modelops_dagster.domain.recovery import RecoveryPolicy
 

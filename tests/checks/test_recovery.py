@@ -47,7 +47,7 @@ class Chain:
         quantizer = QuantizerResource(
             engines=str(self.home / "engines"),
             cache=str(self.home / "cache"),
-            recipes_root=str(data_folder("recipes")),
+            recipes_root=str(data_folder("quantization")),
             lane_recipes=[],
             policy_name="default",
             work=str(self.home / "quantizer"),

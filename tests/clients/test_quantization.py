@@ -15,13 +15,13 @@ import pytest
 from modelops_dagster.clients.checkpoints import CheckpointStore
 from modelops_dagster.clients.engines import EngineRegistry
 from modelops_dagster.clients.quantization import Quantizer
-from modelops_dagster.clients.recipes import RecipeFolder
+from modelops_dagster.clients.quantization_recipes import RecipeFolder
 from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.errors import EngineMissing, IntegrityError, InvalidSpec, QuantizationFailed
 from modelops_dagster.settings import data_folder
 from tests.clients.quantizing import install_quantizer, put_checkpoint
 
-RECIPES = data_folder("recipes")
+RECIPES = data_folder("quantization")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -170,7 +170,7 @@ from pathlib import Path
 from modelops_dagster.clients.checkpoints import CheckpointStore
 from modelops_dagster.clients.engines import EngineRegistry
 from modelops_dagster.clients.quantization import Quantizer
-from modelops_dagster.clients.recipes import RecipeFolder
+from modelops_dagster.clients.quantization_recipes import RecipeFolder
 engines, cache, root, work, recipes, directory = map(Path, sys.argv[1:])
 store, folder = CheckpointStore(root), RecipeFolder(recipes)
 quantizer = Quantizer(EngineRegistry(engines, cache), folder, work)

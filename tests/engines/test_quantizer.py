@@ -18,7 +18,7 @@ import pytest
 from modelops_dagster.clients.checkpoints import CheckpointStore
 from modelops_dagster.clients.engines import EngineRegistry
 from modelops_dagster.clients.quantization import Quantizer
-from modelops_dagster.clients.recipes import RecipeFolder
+from modelops_dagster.clients.quantization_recipes import RecipeFolder
 from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.errors import QuantizationFailed
 from modelops_dagster.domain.quantization import Recipe
@@ -39,7 +39,7 @@ class Works:
     """A store that holds one released model, and the real quantizer."""
 
     def __init__(self, folder: Path, registry: EngineRegistry, model: Path, **limits: float) -> None:
-        self.recipes, self.work = RecipeFolder(data_folder("recipes")), folder / "work"
+        self.recipes, self.work = RecipeFolder(data_folder("quantization")), folder / "work"
         self.store = CheckpointStore(folder / "checkpoints")
         self.source = put_checkpoint(self.store, model)
         self.quantizer = Quantizer(registry, self.recipes, self.work, **limits)  # type: ignore[arg-type]
@@ -165,7 +165,7 @@ from pathlib import Path
 from modelops_dagster.clients.checkpoints import CheckpointStore
 from modelops_dagster.clients.engines import EngineRegistry
 from modelops_dagster.clients.quantization import Quantizer
-from modelops_dagster.clients.recipes import RecipeFolder
+from modelops_dagster.clients.quantization_recipes import RecipeFolder
 engines, cache, root, work, recipes, directory = map(Path, sys.argv[1:])
 store, folder = CheckpointStore(root), RecipeFolder(recipes)
 say = lambda line: print(line, flush=True)

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from modelops_dagster.clients.recipes import RecipeFolder
+from modelops_dagster.clients.quantization_recipes import RecipeFolder
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.lanes import QUANTIZED_LANES
 from modelops_dagster.domain.quantization import LANE_RECIPES
 from modelops_dagster.settings import data_folder
 
-SHIPPED = data_folder("recipes")
+SHIPPED = data_folder("quantization")
 
 
 def records(name: str) -> list[dict[str, object]]:

@@ -1,4 +1,4 @@
-"""Recipes, calibration texts and recovery policies as files under `recipes/`."""
+"""Recipes, calibration texts and recovery policies as files under `quantization/`."""
 
 import hashlib
 import re
