@@ -1,7 +1,7 @@
 """A quantizer's worker without torch: the same files in and out, and the ways in which a real one goes wrong.
 
-`FAKE_QUANTIZER` says how it behaves: ok, hang, eat (memory), sigkill, crash, say-failed, half, empty, block. Without it,
-a model whose name holds "lossy" is one that loses too much.
+`FAKE_QUANTIZER` says how it behaves: ok, hang, eat (memory), sigkill, crash, say-failed, half, empty, block. Without
+it, a model whose name holds "lossy" is one that loses too much.
 """
 
 import json
