@@ -68,7 +68,7 @@ def _fetch(home: Path, model: Path) -> Checkpoint:
     """The demonstration model in a store, as a release would come."""
     publish(home / "hub", REPO_ID, model)
     with HubServer(home / "hub") as hub:
-        client = HubClient(hub.url)
+        client = HubClient(hub.url, None)
         release = client.release(client.resolve(REPO_ID, "main"))
         return CheckpointStore(home / "checkpoints").ensure(release, client)
 

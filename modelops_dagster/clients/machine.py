@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Literal
 
 import psutil
 
@@ -13,12 +14,15 @@ CGROUP = Path("/sys/fs/cgroup")
 NVIDIA_SMI_TIMEOUT_S = 20.0
 
 
-def look_at_machine(checkpoints: Path, accelerator: str, quantizer_missing: str | None) -> Machine:
+def look_at_machine(
+    checkpoints: Path, accelerator: str, *, quantizer: Literal["cpu", "cuda"], quantizer_missing: str | None
+) -> Machine:
     """Measure now.
 
     Args:
         checkpoints: where the disk is measured; the nearest folder above it that exists.
         accelerator: cpu, cuda, or auto to look for a GPU.
+        quantizer: what the quantizer computes on.
         quantizer_missing: why nothing can be quantized here; None when it can.
     """
     there = next(p for p in (checkpoints, *checkpoints.parents) if p.exists())
@@ -28,6 +32,7 @@ def look_at_machine(checkpoints: Path, accelerator: str, quantizer_missing: str 
         compute_capability=_compute_capability() if gpu else None,
         memory_bytes=memory_bytes(),
         free_disk_bytes=shutil.disk_usage(there).free,
+        quantizer=quantizer if gpu else "cpu",
         quantizer_missing=quantizer_missing,
     )
 

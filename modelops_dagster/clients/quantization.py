@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 
@@ -20,7 +20,7 @@ from modelops_dagster.clients.engines import EngineRegistry
 from modelops_dagster.clients.machine import out_of_memory_kills
 from modelops_dagster.clients.quantization_recipes import RecipeFolder
 from modelops_dagster.domain.checkpoints import Checkpoint, Derivation
-from modelops_dagster.domain.errors import EngineMissing, InvalidSpec, QuantizationFailed
+from modelops_dagster.domain.errors import EngineMissing, InvalidSpec, QuantizationFailed, UserError
 from modelops_dagster.domain.model_config import ModelConfig
 from modelops_dagster.domain.quantization import Recipe, derived_name, gib
 from modelops_dagster.domain.recovery import Findings, Recovery, RecoveryPolicy, judge_recovery
@@ -64,6 +64,11 @@ class Quantizer:
             return f"the engine {ENGINE} is not installed; run `modelops engines install {ENGINE}`"
         return None
 
+    def accelerator(self) -> Literal["cpu", "cuda"]:
+        """What the quantizer's environment computes on."""
+        known = self._registry.manifests()
+        return "cuda" if ENGINE in known and "cuda" in known[ENGINE].accelerators else "cpu"
+
     def quantize(
         self,
         source: Checkpoint,
@@ -82,10 +87,13 @@ class Quantizer:
             environ: more variables for the worker, such as those of a Dagster Pipes session.
 
         Raises:
-            InvalidSpec: the source is quantized already.
+            UserError: the source is no longer there, or is quantized already.
             EngineMissing: the quantizer is not installed.
             QuantizationFailed: it could not be made; says why. The store is as it was.
         """
+        if store.read(Path(source.directory)) is None:
+            repo_id = source.revision.repo_id
+            raise UserError(f"{source.directory} is gone: fetch it again with `modelops onboard {repo_id}`.")
         _require_unquantized(source)
         made_by = self._made_by()
         path, digest = None, None

@@ -28,6 +28,7 @@ class Machine(Value):
     compute_capability: float | None = Field(default=None, description="of the weakest GPU; None: no GPU, or not known")
     memory_bytes: int = Field(description="that programs of this platform may use together")
     free_disk_bytes: int = Field(description="where checkpoints are kept")
+    quantizer: Literal["cpu", "cuda"] = Field(default="cpu", description="what the quantizer computes on")
     quantizer_missing: str | None = Field(default=None, description="why nothing can be quantized here, as a sentence")
 
 
@@ -117,7 +118,9 @@ def _by_hardware(lane: str, release: Release, machine: Machine) -> tuple[bool, s
         return True, "the GPU multiplies eight-bit integers" if gpu else "a CPU serves eight-bit integers fastest"
     parameters = release.parameters or release.weight_bytes // 2
     if not gpu:
-        return False, "on a CPU it takes long to make and int8 serves as fast; ask for it by name"
+        return False, "it takes long to make on a CPU, and int8 serves as fast there; ask for it by name"
+    if machine.quantizer == "cpu":
+        return False, "the quantizer computes on the CPU, where it takes long; ask for it by name"
     if parameters < MIN_AWQ_PARAMETERS:
         return False, f"{parameters / 1e9:.1f} billion parameters are few for four bits; ask for it by name"
     return True, "four-bit weights leave the GPU room for context"

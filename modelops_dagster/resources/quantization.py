@@ -48,7 +48,13 @@ class QuantizerResource(dg.ConfigurableResource[Quantizer]):
         )
 
     def machine(self) -> Machine:
-        return look_at_machine(Path(self.checkpoints), self.accelerator, self.quantizer().missing())
+        quantizer = self.quantizer()
+        return look_at_machine(
+            Path(self.checkpoints),
+            self.accelerator,
+            quantizer=quantizer.accelerator(),
+            quantizer_missing=quantizer.missing(),
+        )
 
     def wanted(self, tag: str | None) -> Sequence[str] | None:
         """The lanes that a run's tag, or else the settings, ask for by name; None when neither does."""

@@ -1,6 +1,7 @@
 """The quantizer's process: watched, ended, and never leaving half a checkpoint that anybody takes for whole."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from modelops_dagster.clients.engines import EngineRegistry
 from modelops_dagster.clients.quantization import Quantizer
 from modelops_dagster.clients.quantization_recipes import RecipeFolder
 from modelops_dagster.domain.checkpoints import Checkpoint
-from modelops_dagster.domain.errors import EngineMissing, IntegrityError, InvalidSpec, QuantizationFailed
+from modelops_dagster.domain.errors import EngineMissing, IntegrityError, InvalidSpec, QuantizationFailed, UserError
 from modelops_dagster.settings import data_folder
 from tests.clients.quantizing import install_quantizer, put_checkpoint
 
@@ -144,6 +145,24 @@ def test_two_that_want_the_same_make_it_once(bench: Bench, source: Checkpoint):
     assert len(made) == 3
     assert len({m.directory for m in made}) == 1
     assert bench.said.count("saving") == 1
+
+
+def test_a_copy_that_was_damaged_is_made_again(bench: Bench, store: CheckpointStore, source: Checkpoint):
+    made = bench.make(source)
+    weights = Path(made.directory) / "model.safetensors"
+    content = weights.read_bytes()
+    weights.chmod(0o644)
+    weights.write_bytes(content[:-1] + b"x")
+    assert len(store.verify(made)) == 1
+    assert bench.make(source).digest == made.digest
+    assert store.verify(made) == []
+    assert weights.read_bytes() == content
+
+
+def test_a_source_that_is_gone_is_a_sentence(bench: Bench, source: Checkpoint):
+    shutil.rmtree(source.directory)
+    with pytest.raises(UserError, match="is gone: fetch it again with `modelops onboard acme/one`"):
+        bench.make(source)
 
 
 @pytest.mark.parametrize("config", [{"quant_method": "fp8"}, {"quant_method": "compressed-tensors"}, {"bits": 4}])

@@ -8,7 +8,9 @@ from modelops_dagster.domain.quantization import Recipe
 
 GB = 10**9
 CPU = Machine(accelerator="cpu", memory_bytes=64 * GB, free_disk_bytes=1000 * GB)
-H100 = Machine(accelerator="cuda", compute_capability=9.0, memory_bytes=2000 * GB, free_disk_bytes=9000 * GB)
+H100 = Machine(
+    accelerator="cuda", compute_capability=9.0, memory_bytes=2000 * GB, free_disk_bytes=9000 * GB, quantizer="cuda"
+)
 A100 = H100.model_copy(update={"compute_capability": 8.0})
 
 
@@ -50,6 +52,7 @@ def taken(machine: Machine, found: Release, wanted: list[str] | None = None) -> 
         (CPU, 8, ["raw", "int8"]),
         (H100, 8, ["raw", "fp8", "awq"]),
         (H100, 0.135, ["raw", "fp8"]),
+        (H100.model_copy(update={"quantizer": "cpu"}), 8, ["raw", "fp8"]),
         (A100, 8, ["raw", "awq", "int8"]),
         (H100.model_copy(update={"compute_capability": None}), 1, ["raw", "fp8"]),
     ],

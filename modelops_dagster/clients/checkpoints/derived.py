@@ -29,6 +29,8 @@ def ensure_derived(
 ) -> Checkpoint:
     """Make a derived checkpoint be there, and return it. Safe to call twice, at once, and after a kill.
 
+    One that is there is compared with its manifest, every byte, and made again when it is damaged.
+
     Args:
         store: where it is kept.
         source: what it is made from.
@@ -43,13 +45,13 @@ def ensure_derived(
         Whatever `make` raises; nothing is left then but a folder that the next call removes.
     """
     directory = Path(source.directory).with_name(name)
-    if whole := store.read(directory):
+    if whole := _intact(store, directory):
         return whole
     partial = directory.with_name(f"{name}.partial")
     with claim(directory.with_name(f"{name}.claim"), on_wait=on_wait) as held:
-        if whole := store.read(directory):
+        if whole := _intact(store, directory):
             return whole
-        for left in (partial, directory):  # of a process that was killed
+        for left in (partial, directory):  # of a process that was killed, or damaged
             shutil.rmtree(left, ignore_errors=True)
         partial.mkdir()
         try:
@@ -71,6 +73,11 @@ def ensure_derived(
     if found is None:
         raise IntegrityError(f"{directory} was removed while it was being written: run it again.")
     return found
+
+
+def _intact(store: CheckpointStore, directory: Path) -> Checkpoint | None:
+    whole = store.read(directory)
+    return None if whole is None or store.verify(whole) else whole
 
 
 def _seal(folder: Path) -> tuple[ManifestFile, ...]:
