@@ -4,11 +4,12 @@ Ours is everything that a lane pays for: the worker's process, the copy of token
 sealed directory. Bare is a script in the same environment: load, `oneshot`, `save_pretrained`.
 """
 
+import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench.figures import Figure
@@ -23,6 +24,7 @@ from modelops_dagster.services.hub_server import HubServer, publish
 from modelops_dagster.settings import Settings
 
 ROUNDS = 3
+Seconds = dict[str, float]
 REPO_ID = "bench/SmolLM2-135M-Instruct"
 BARE = """
 import sys
@@ -42,7 +44,10 @@ def _say(line: str) -> None:
 
 
 def run() -> Iterator[Figure]:
-    """Yields `fp8_wall_ratio`, the best round of each side against the other, and the seconds it is made of."""
+    """Yields `fp8_wall_ratio`, the best round of each side against the other, and the same of CPU seconds.
+
+    On a machine in company the wall times are the neighbours'; CPU seconds, of this program and of the worker, are not.
+    """
     settings = Settings.load()
     registry = EngineRegistry(settings.engines, settings.cache)
     registry.install(ENGINE, _say)
@@ -51,17 +56,15 @@ def run() -> Iterator[Figure]:
         home = Path(folder)
         source, recipes = _fetch(home, model), RecipeFolder(settings.quantization)
         _bare(registry, source, home / "warm-up")
-        ours, bare, peaks = [], [], []
+        ours, bare = [], []
         for number in range(ROUNDS):
             bare.append(_bare(registry, source, home / f"bare-{number}"))
-            made_in, checkpoint = _ours(registry, recipes, source, home / f"work-{number}")
-            ours.append(made_in)
-            peaks.append(checkpoint.derivation.peak_rss_bytes if checkpoint.derivation else 0)
-            _say(f"round {number + 1}: ours {ours[-1]:.1f} s, bare {bare[-1]:.1f} s")
-    yield Figure("quantize", "fp8_wall_ratio", min(ours) / min(bare), "ratio", "<= 1.1")
-    yield Figure("quantize", "fp8_wall_s", min(ours), "s", "")
-    yield Figure("quantize", "fp8_bare_wall_s", min(bare), "s", "")
-    yield Figure("quantize", "fp8_peak_rss_bytes", max(peaks), "bytes", "")
+            ours.append(_ours(registry, recipes, source, home / f"work-{number}"))
+            _say(f"round {number + 1}: ours {ours[-1]}, bare {bare[-1]}")
+    yield Figure("quantize", "fp8_wall_ratio", _least(ours, "wall_s") / _least(bare, "wall_s"), "ratio", "<= 1.1")
+    yield Figure("quantize", "fp8_cpu_ratio", _least(ours, "cpu_s") / _least(bare, "cpu_s"), "ratio", "<= 1.1")
+    yield Figure("quantize", "fp8_wall_s", _least(ours, "wall_s"), "s", "")
+    yield Figure("quantize", "fp8_bare_wall_s", _least(bare, "wall_s"), "s", "")
 
 
 def _fetch(home: Path, model: Path) -> Checkpoint:
@@ -73,18 +76,31 @@ def _fetch(home: Path, model: Path) -> Checkpoint:
         return CheckpointStore(home / "checkpoints").ensure(release, client)
 
 
-def _ours(registry: EngineRegistry, recipes: RecipeFolder, source: Checkpoint, work: Path) -> tuple[float, Checkpoint]:
-    """Seconds until the sealed checkpoint is in the store; it is another one each time, so that it is made."""
+def _ours(registry: EngineRegistry, recipes: RecipeFolder, source: Checkpoint, work: Path) -> Seconds:
+    """Until the sealed checkpoint is in the store; it is another one each time, so that it is made."""
     again = source.model_copy(update={"digest": f"{source.digest}-{work.name}"})
     store = CheckpointStore(Path(source.directory).parents[2])
-    begun = time.monotonic()
-    made = Quantizer(registry, recipes, work).quantize(again, recipes.recipe("fp8-dynamic"), store, lambda line: None)
-    return time.monotonic() - begun, made
+    quantizer, recipe = Quantizer(registry, recipes, work), recipes.recipe("fp8-dynamic")
+    return _measured(lambda: quantizer.quantize(again, recipe, store, lambda line: None))
 
 
-def _bare(registry: EngineRegistry, source: Checkpoint, output: Path) -> float:
+def _bare(registry: EngineRegistry, source: Checkpoint, output: Path) -> Seconds:
     launch = registry.program(ENGINE)
     argv = [launch.argv[0], "-c", BARE, source.directory, str(output)]
-    begun = time.monotonic()
-    subprocess.run(argv, env=launch.environ, check=True, capture_output=True)
-    return time.monotonic() - begun
+    return _measured(lambda: subprocess.run(argv, env=launch.environ, check=True, capture_output=True))
+
+
+def _measured(work: Callable[[], object]) -> Seconds:
+    """Wall seconds, and CPU seconds of this program and of the children that it has waited for."""
+    wall, cpu = time.monotonic(), _cpu()
+    work()
+    return {"wall_s": round(time.monotonic() - wall, 2), "cpu_s": round(_cpu() - cpu, 2)}
+
+
+def _cpu() -> float:
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def _least(rounds: list[Seconds], name: str) -> float:
+    return min(seconds[name] for seconds in rounds)
