@@ -15,6 +15,7 @@ BENCHES = (
     "verdict_oc",
     "runner",
     "engines",
+    "quantize",
 )
 
 

@@ -5,17 +5,20 @@ import dagster as dg
 from modelops_dagster.assets.eval_datasets import dataset_asset
 from modelops_dagster.assets.lanes import lane_assets
 from modelops_dagster.assets.partitions import models
+from modelops_dagster.assets.quantized import lane_plan, quantized_weights
 from modelops_dagster.assets.release import release
 from modelops_dagster.assets.scores import scores_db_asset
 from modelops_dagster.assets.weights import raw_weights
 from modelops_dagster.checks.lanes import lane_checks
+from modelops_dagster.checks.recovery import recovery_check
 from modelops_dagster.checks.weights import integrity
 from modelops_dagster.clients.gauntlet.loading import load_suites
-from modelops_dagster.domain.lanes import LANES
+from modelops_dagster.domain.lanes import LANES, QUANTIZED_LANES, lane_job
 from modelops_dagster.resources.platform import build_resources
 from modelops_dagster.sensors.alerts import alert_sensor
 from modelops_dagster.sensors.frameworks import framework_sensor
 from modelops_dagster.sensors.hub import hub_sensor
+from modelops_dagster.sensors.quantized import quantized_sensor
 from modelops_dagster.sensors.retention import prune_checkpoints, prune_nightly
 from modelops_dagster.settings import Settings
 
@@ -30,18 +33,34 @@ def build_definitions(settings: Settings) -> dg.Definitions:
     lanes = [asset for lane in LANES for asset in lane_assets(lane, suites)]
     onboard = dg.define_asset_job(
         "onboard",
-        selection=dg.AssetSelection.assets(release, raw_weights) | dg.AssetSelection.groups("raw"),
+        selection=dg.AssetSelection.assets(release, lane_plan, raw_weights) | dg.AssetSelection.groups("raw"),
         partitions_def=models,
         description="One revision from the Hub to the gateway: fetch, serve, evaluate, decide, register.",
         tags={"modelops/chain": "day-0"},
     )
+    quantized = {
+        lane.name: dg.define_asset_job(
+            lane_job(lane.name),
+            selection=dg.AssetSelection.assets(lane.checkpoint_asset) | dg.AssetSelection.groups(lane.name),
+            partitions_def=models,
+            description=f"The {lane.name} lane, from quantizing to the gateway. {lane.description}",
+            tags={"modelops/chain": "day-2"},
+        )
+        for lane in QUANTIZED_LANES
+    }
+    weights = [release, lane_plan, raw_weights, *(quantized_weights(lane) for lane in QUANTIZED_LANES)]
     return dg.Definitions(
-        assets=[release, raw_weights, *lanes, *(dataset_asset(s) for s in suites), scores_db_asset(LANES)],
-        asset_checks=[integrity, *(check for lane in LANES for check in lane_checks(lane))],
-        jobs=[onboard, prune_checkpoints],
+        assets=[*weights, *lanes, *(dataset_asset(s) for s in suites), scores_db_asset(LANES)],
+        asset_checks=[
+            integrity,
+            *(recovery_check(lane) for lane in QUANTIZED_LANES),
+            *(check for lane in LANES for check in lane_checks(lane)),
+        ],
+        jobs=[onboard, *quantized.values(), prune_checkpoints],
         schedules=[prune_nightly],
         sensors=[
             hub_sensor(onboard.name, settings.hub_poll_interval_s),
+            quantized_sensor(quantized),
             framework_sensor(onboard.name, settings.framework_poll_interval_s),
             alert_sensor(settings.alert_poll_interval_s, settings.dagster_url, settings.hub_url),
             dg.AutomationConditionSensorDefinition(

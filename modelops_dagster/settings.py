@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from modelops_dagster.domain.capacity import parse_hardware
 from modelops_dagster.domain.errors import UserError
 from modelops_dagster.domain.frameworks import parse_framework
+from modelops_dagster.domain.lanes import LANES
 
 PACKAGE = Path(__file__).resolve().parent
 HOME_NAME = ".modelops"
@@ -18,7 +19,7 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 
 
 def data_folder(name: str) -> Path:
-    """`engines/`, `eval_datasets/` or `deploy/`: at the repository root, or inside an installed wheel."""
+    """`engines/`, `eval_datasets/`, `quantization/` or `deploy/`: at the root of the checkout, or inside a wheel."""
     checkout = PACKAGE.parent / name
     return checkout if (PACKAGE.parent / "pyproject.toml").is_file() else PACKAGE / "_data" / name
 
@@ -78,6 +79,20 @@ class Settings(BaseModel):
     policy: str = Field(default="default", description="promotion policy under eval_datasets/policies/")
     eval_datasets: Path = Field(description="folder with suites, samples and policies")
     engines: Path = Field(description="folder with one directory per engine")
+    quantization: Path = Field(description="folder with quantization recipes, their texts, and recovery policies")
+    lanes: tuple[str, ...] = Field(
+        default=(), description="lanes every model is sent down, comma-separated; empty: those the hardware wants"
+    )
+    lane_recipes: tuple[str, ...] = Field(
+        default=(), description="lane=recipe for each lane that shall not use its usual one, comma-separated"
+    )
+    recovery_policy: str = Field(default="default", description="policy under quantization/recovery/")
+    quantize_memory_gb: float | None = Field(
+        default=None,
+        gt=0,
+        description="resident memory a quantizer may use, in GiB; None: nine tenths of what there is",
+    )
+    quantize_timeout_s: float = Field(default=21600, gt=0, description="longest a checkpoint may take to quantize")
     host: str = Field(default="127.0.0.1", description="address every service binds to")
     dagster_port: Port = Field(default=3000, description="Dagster UI; 0 picks a free one")
     gateway_port: Port = Field(default=4000, description="LiteLLM gateway; 0 picks a free one")
@@ -126,6 +141,15 @@ class Settings(BaseModel):
         parse_hardware(value)
         return value
 
+    @field_validator("lanes")
+    @classmethod
+    def _lanes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        known = [lane.name for lane in LANES]
+        for name in value:
+            if name not in known:
+                raise ValueError(f"{name!r} is not a lane; choose of {', '.join(known)}")
+        return value
+
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> "Settings":
         """Read the environment, then what `modelops up` wrote about its ports, then the defaults.
@@ -141,13 +165,14 @@ class Settings(BaseModel):
             "cache": cache_root / "modelops",
             "eval_datasets": data_folder("eval_datasets"),
             "engines": data_folder("engines"),
+            "quantization": data_folder("quantization"),
         }
         if env.get("HF_ENDPOINT"):
             values["hub_url"] = env["HF_ENDPOINT"]
         running = home / "run" / "stack.json"
         if running.is_file():
             values.update(json.loads(running.read_text())["settings"])
-        lists = {"hub_orgs", "frameworks", "licenses"}
+        lists = {"hub_orgs", "frameworks", "licenses", "lanes", "lane_recipes"}
         for name in cls.model_fields:
             raw = env.get(f"MODELOPS_{name.upper()}")
             if raw:

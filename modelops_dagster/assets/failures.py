@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from modelops_dagster.domain.errors import EngineFailed, ModelOpsError, PreflightBlocked
+from modelops_dagster.domain.errors import EngineFailed, ModelOpsError, PreflightBlocked, QuantizationFailed
 from modelops_dagster.domain.summary import findings_table, markdown
 
 
@@ -16,7 +16,7 @@ def clear_failure() -> Iterator[None]:
         yield
     except ModelOpsError as error:
         metadata: dict[str, dg.MetadataValue] = {"code": dg.MetadataValue.text(error.code)}
-        if isinstance(error, EngineFailed):
+        if isinstance(error, EngineFailed | QuantizationFailed):
             metadata["reason"] = dg.MetadataValue.text(error.reason)
             metadata["log_tail"] = dg.MetadataValue.md(f"```\n{error.log_tail}\n```")
         if isinstance(error, PreflightBlocked):

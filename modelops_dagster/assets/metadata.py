@@ -5,12 +5,17 @@ from typing import Any
 
 import dagster as dg
 
+from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.gauntlet.report import SuiteReport
+from modelops_dagster.domain.plan import ReleasePlan
 from modelops_dagster.domain.preflight import Preflight
+from modelops_dagster.domain.recovery import Recovery
 from modelops_dagster.domain.summary import (
     findings_table,
     ladder_table,
+    plan_table,
+    recovery_table,
     report_table,
     support_table,
     verdict_table,
@@ -90,4 +95,59 @@ def verdict_metadata(verdict: Verdict) -> Metadata:
         "policy": f"{verdict.policy} ({verdict.policy_digest[:19]})",
         "verdict_id": verdict.verdict_id,
         "commit_hash": verdict.commit_hash,
+    }
+
+
+def plan_metadata(plan: ReleasePlan) -> Metadata:
+    """How many lanes, then every lane with its reason."""
+    return {
+        "lanes_taken": sum(p.selected for p in plan.lanes),
+        "lanes": table(plan_table(plan)),
+        "commit_hash": plan.revision.commit_hash,
+    }
+
+
+def derivation_metadata(made: Checkpoint, source: Checkpoint) -> Metadata:
+    """What it took as plots; then what it was made from and by."""
+    metadata: Metadata = {
+        "size_bytes": made.size_bytes,
+        "size_ratio": round(made.size_bytes / source.size_bytes, 4) if source.size_bytes else 0.0,
+        "scheme": made.scheme,
+        "digest": made.digest,
+        "directory": dg.MetadataValue.path(made.directory),
+        "commit_hash": made.revision.commit_hash,
+    }
+    derivation = made.derivation
+    if derivation is None:
+        return metadata
+    return metadata | {
+        "wall_s": derivation.wall_s,
+        "cpu_s": derivation.cpu_s,
+        "peak_rss_bytes": derivation.peak_rss_bytes,
+        "recipe": f"{derivation.recipe} ({derivation.recipe_digest[:19]})",
+        "calibration": f"{derivation.calibration_samples} texts, {derivation.calibration_tokens} tokens "
+        f"({derivation.calibration_digest[:19]})"
+        if derivation.calibration_digest
+        else "none",
+        "made_by": f"{derivation.made_by}, {derivation.path}",
+        "group_size": derivation.group_size or 0,
+        "notes": dg.MetadataValue.md("\n".join(f"- {note}" for note in derivation.notes) or "none"),
+        "source_digest": derivation.source_digest,
+    }
+
+
+def recovery_metadata(recovery: Recovery) -> Metadata:
+    """The four figures as plots, then the bars they are held against, with the noise floor."""
+    measured = recovery.findings.measured
+    numbers: Metadata = measured.model_dump() if measured is not None else {}
+    return {
+        **numbers,
+        "outcome": recovery.outcome,
+        "reason": recovery.reason,
+        "criteria": table(recovery_table(recovery)),
+        "n_tokens": recovery.findings.n_tokens,
+        "size_ratio": recovery.findings.size_ratio,
+        "seconds": recovery.seconds,
+        "policy": f"{recovery.policy} ({recovery.policy_digest[:19]})",
+        "texts_digest": recovery.texts_digest,
     }

@@ -9,18 +9,21 @@ import click
 from modelops_dagster.cli.onboard import follow_run
 from modelops_dagster.cli.output import progress_line, table
 from modelops_dagster.cli.up import echo_line, stop_on_signals, where
+from modelops_dagster.domain.lanes import QUANTIZED_LANES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from modelops_dagster.clients.dagster_api import DagsterClient, RunState
     from modelops_dagster.clients.engines import EngineRegistry
+    from modelops_dagster.domain.verdicts import Verdict
     from modelops_dagster.settings import Settings
 
 REPO_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 QUESTION = "What is the capital of France?"
 SCORES_SQL = "select repo_id, suite, metric, value, ci_low, ci_high, n from score_history order by evaluated_at"
 ENGINES = ("vllm-cpu", "transformers")
+QUICK_AWQ = "awq=awq-quick"  # minutes instead of a quarter of an hour, and it says so
 POLL_INTERVAL_S = 5
 TICK_TIMEOUT_S = 120
 
@@ -34,10 +37,23 @@ TICK_TIMEOUT_S = 120
     default=None,
     help="Leave everything running until Ctrl-C, or stop it after the answer. Default: keep on a terminal.",
 )
+@click.option(
+    "--lane",
+    "lanes",
+    multiple=True,
+    type=click.Choice([lane.name for lane in QUANTIZED_LANES]),
+    help="Quantize a copy for this lane too, compare it with the original and send it down; may be repeated.",
+)
 @click.option("--logs", is_flag=True, help="Show what every program prints.")
 @click.pass_context
 def command(
-    ctx: click.Context, hub_url: str | None, repo_id: str, policy: str, keep_running: bool | None, logs: bool
+    ctx: click.Context,
+    hub_url: str | None,
+    repo_id: str,
+    policy: str,
+    keep_running: bool | None,
+    lanes: tuple[str, ...],
+    logs: bool,
 ) -> None:
     """A model is published, noticed, fetched, served, evaluated, judged and registered; then it answers a question."""
     from modelops_dagster.clients.dagster_api import DagsterClient
@@ -51,11 +67,14 @@ def command(
     settings = Settings.load().model_copy(
         update={"policy": policy, "hub_poll_interval_s": POLL_INTERVAL_S, "hub_orgs": (repo_id.split("/")[0],)}
     )
+    settings = settings.model_copy(
+        update={"lanes": lanes or ("raw",), "lane_recipes": settings.lane_recipes or (QUICK_AWQ,)}
+    )
     if hub_url:
         settings = settings.model_copy(update={"hub_url": hub_url})
     _welcome(settings, policy)
     registry = EngineRegistry(settings.engines, settings.cache, settings.own_engines)
-    _install_engines(registry)
+    _install_engines(registry, (*ENGINES, "llmcompressor") if lanes else ENGINES)
     hub_root = None if hub_url else settings.home / "hub"
     model = None if hub_url else _demo_model(registry, settings)
     if hub_root is not None:
@@ -71,16 +90,20 @@ def command(
         run_id = _run_of(dagster, repo_id, hub_root, model)
         click.echo(f"  run         {stack.settings.dagster_url}/runs/{run_id}")
         state = follow_run(dagster, run_id)
-        outcome = _summary(
+        verdict = _summary(
             stack.settings, repo_id, state, {"setup": prepared - started, "platform start": up - prepared}
         )
+        if lanes:
+            from modelops_dagster.cli.demo_lanes import show_lanes
+
+            show_lanes(stack.settings, dagster, repo_id, verdict.commit_hash, lanes)
         if keep_running if keep_running is not None else sys.stdout.isatty() and sys.stdin.isatty():
             click.echo("\nEverything keeps running; Ctrl-C stops it.")
             stop_on_signals(stack.request_stop)
             stack.wait()
         else:
             click.echo("\nStopping everything; `modelops up` brings it back with the same state.")
-    ctx.exit(0 if outcome == "pass" else 1)
+    ctx.exit(0 if verdict.outcome == "pass" else 1)
 
 
 def _interrupt() -> None:
@@ -94,11 +117,11 @@ def _welcome(settings: "Settings", policy: str) -> None:
     click.echo(f"State: {settings.home}")
 
 
-def _install_engines(registry: "EngineRegistry") -> None:
+def _install_engines(registry: "EngineRegistry", names: tuple[str, ...]) -> None:
     """Install what can be installed here; the ladder starts one rung lower for what cannot, and says why."""
     from modelops_dagster.domain.errors import EngineMissing
 
-    for name in ENGINES:
+    for name in names:
         if registry.environment(name) is not None:
             click.echo(f"engine {name}: installed")
             continue
@@ -158,14 +181,15 @@ def _publish_and_wait(dagster: "DagsterClient", repo_id: str, hub_root: "Path", 
     raise NotRunning("the sensor hub_releases did not see the publication: look at its ticks in the Dagster UI.")
 
 
-def _summary(settings: "Settings", repo_id: str, state: "RunState", setup: dict[str, float]) -> str:
-    """Print verdict, engine, stages, an answer and where to look next; return the verdict's outcome."""
+def _summary(settings: "Settings", repo_id: str, state: "RunState", setup: dict[str, float]) -> "Verdict":
+    """Print verdict, engine, stages, an answer and where to look next; return the verdict."""
     from modelops_dagster.clients.routes import RouteStore
     from modelops_dagster.clients.scores import ScoreStore
     from modelops_dagster.domain.errors import NotRunning
     from modelops_dagster.domain.summary import verdict_table
 
     verdicts = ScoreStore(settings.home / "scores").latest_verdicts(repo_id)
+    verdicts = [v for v in verdicts if v.lane == "raw"]
     if not verdicts:
         raise NotRunning(f"run {state.run_id} left no verdict: look at {settings.dagster_url}/runs/{state.run_id}.")
     verdict = verdicts[0]
@@ -188,7 +212,7 @@ def _summary(settings: "Settings", repo_id: str, state: "RunState", setup: dict[
     click.echo(f"\nDagster   {settings.dagster_url}/assets/raw/verdict?partition={repo_id.replace('/', '%2F')}")
     click.echo(f"gateway   {settings.gateway_url}/v1   alias {repo_id}")
     click.echo(f'scores    modelops scores --sql "{SCORES_SQL}"')
-    return verdict.outcome
+    return verdict
 
 
 def _engine(settings: "Settings", endpoint: str) -> None:

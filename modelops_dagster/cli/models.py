@@ -23,13 +23,14 @@ def list_models(as_json: bool) -> None:
     """Every model that was judged, with its latest verdict."""
     from modelops_dagster.clients.routes import RouteStore
     from modelops_dagster.clients.scores import ScoreStore
+    from modelops_dagster.domain.lanes import lane_alias
     from modelops_dagster.settings import Settings
 
     home = Settings.load().home
     routes = {r.alias: r for r in RouteStore(home / "gateway").list()}
     rows = []
     for verdict in ScoreStore(home / "scores").latest_verdicts():
-        route = routes.get(verdict.repo_id)
+        route = routes.get(lane_alias(verdict.repo_id, verdict.lane))
         tags = sorted({tag for t in route.targets for tag in t.tags}) if route else []
         row = verdict.model_dump(
             mode="json", include={"repo_id", "commit_hash", "lane", "outcome", "endpoint", "reason"}
@@ -50,15 +51,21 @@ def list_models(as_json: bool) -> None:
 @click.argument("repo_id")
 @json_option
 def show(repo_id: str, as_json: bool) -> None:
-    """One model: its endpoint and the ladder, its verdict with every criterion, what changed since the revision before,
-    its route."""
+    """One model: lanes, quantized copies, endpoints, verdicts beside those of the revision before, routes, and why."""
     from modelops_dagster.clients.lineage import latest_values
     from modelops_dagster.clients.routes import RouteStore
     from modelops_dagster.clients.scores import ScoreStore, previous_comparison
     from modelops_dagster.domain.comparison import comparison_table
     from modelops_dagster.domain.errors import UserError
     from modelops_dagster.domain.hub import require_repo_id
-    from modelops_dagster.domain.summary import ladder_table, verdict_table
+    from modelops_dagster.domain.lanes import LANES, lane_alias
+    from modelops_dagster.domain.summary import (
+        checkpoint_line,
+        ladder_table,
+        plan_table,
+        recovery_table,
+        verdict_table,
+    )
     from modelops_dagster.settings import Settings
 
     home = Settings.load().home
@@ -66,10 +73,11 @@ def show(repo_id: str, as_json: bool) -> None:
     values = latest_values(home / "lineage", repo_id)
     if not values:
         raise UserError(f"nothing is known of {repo_id!r} here: `modelops onboard {repo_id} --wait` takes it through.")
-    route = RouteStore(home / "gateway").get(repo_id)
     verdicts = {key: value for key, value in values.items() if key.endswith("/verdict")}
     scores = ScoreStore(home / "scores")
     compared = {v.lane: previous_comparison(scores, repo_id, v.lane, v.commit_hash) for v in verdicts.values()}
+    store = RouteStore(home / "gateway")
+    routes = {alias: store.get(alias) for alias in (lane_alias(repo_id, lane.name) for lane in LANES)}
 
     def render() -> None:
         for key, value in values.items():
@@ -102,7 +110,23 @@ def show(repo_id: str, as_json: bool) -> None:
                 click.echo(f"{value.revision.repo_id}@{value.revision.commit_hash} from {value.hub_url}{stopped}")
                 if value.preflight is not None:
                     show_preflight(value.preflight)
-        targets = [(t.endpoint, t.weight, ", ".join(t.tags), t.url) for t in route.targets] if route else []
-        table(f"route {repo_id}" if route else "no route", ["endpoint", "weight", "tags", "url"], targets)
+            elif key == "lane_plan":
+                rows = plan_table(value)
+                table("lanes", list(rows[0]), [list(r.values()) for r in rows])
+            elif key.endswith("_weights"):
+                click.echo(f"{key}: {checkpoint_line(value)}")
+            elif key.endswith("/recovery"):
+                rows = recovery_table(value)
+                table(f"{key}: {value.outcome}", list(rows[0]), [list(r.values()) for r in rows])
+                click.echo(value.reason)
+        for alias, route in routes.items():
+            if route is None and alias != repo_id:
+                continue
+            targets = [(t.endpoint, t.weight, ", ".join(t.tags), t.url) for t in route.targets] if route else []
+            table(f"route {alias}" if route else "no route", ["endpoint", "weight", "tags", "url"], targets)
 
-    emit({"values": values, "route": route, "compared_with_previous": compared}, as_json, render)
+    emit(
+        {"values": values, "route": routes[repo_id], "routes": routes, "compared_with_previous": compared},
+        as_json,
+        render,
+    )

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from modelops_dagster.cli.output import emit, json_option
+from modelops_dagster.domain.lanes import LANES
 
 if TYPE_CHECKING:
     from modelops_dagster.clients.dagster_api import DagsterClient, LogEvent, RunState
@@ -45,7 +46,13 @@ def follow_run(dagster: "DagsterClient", run_id: str) -> "RunState":
 @click.command(name="onboard")
 @click.argument("repo_id")
 @click.option("--ref", default="main", show_default=True, help="Branch, tag or 40-digit commit hash.")
-@click.option("--lane", default="raw", show_default=True, type=click.Choice(["raw"]), help="Lane to run.")
+@click.option(
+    "--lane",
+    default="raw",
+    show_default=True,
+    type=click.Choice([lane.name for lane in LANES]),
+    help="Lane to run; a quantized one starts from the weights that `raw` fetched.",
+)
 @click.option("--accept", multiple=True, metavar="CODE", help="A preflight finding that is not to block this time.")
 @click.option("--wait/--no-wait", default=False, help="Follow the run until its verdict.")
 @json_option
@@ -76,7 +83,7 @@ def command(
             f"Dagster at {settings.dagster_url} is not ready: {problem}; wait for `modelops up` to say ready."
         )
     dagster.add_model(repo_id)
-    run_id = dagster.launch_onboard(repo_id, ref, accept)
+    run_id = dagster.launch_onboard(repo_id, ref, accept) if lane == "raw" else dagster.launch_lane(repo_id, lane)
     page = f"{settings.dagster_url}/runs/{run_id}"
     if not wait:
         emit({"repo_id": repo_id, "run_id": run_id, "url": page}, as_json, lambda: click.echo(f"queued: {page}"))

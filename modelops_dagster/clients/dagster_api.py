@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import httpx
 
 from modelops_dagster.domain.errors import InvalidSpec, ModelOpsError, NotRunning
+from modelops_dagster.domain.lanes import lane_job
 
 LOCATION = "modelops_dagster"
 REPOSITORY = {"repositoryName": "__repository__", "repositoryLocationName": LOCATION}
@@ -157,9 +158,17 @@ class DagsterClient:
 
     def launch_onboard(self, repo_id: str, ref: str, accept: Sequence[str] = ()) -> str:
         """Queue the onboard run of one revision and return its run id; `accept`: findings that are not to block it."""
+        config = {"ref": ref, "accept": list(accept)}
+        return self._launch(repo_id, lane_job("raw"), {"ops": {"release": {"config": config}}})
+
+    def launch_lane(self, repo_id: str, lane: str) -> str:
+        """Queue the run of a quantized lane, on the weights that are there, and return its run id."""
+        return self._launch(repo_id, lane_job(lane), {})
+
+    def _launch(self, repo_id: str, job: str, config: dict[str, Any]) -> str:
         params = {
-            "selector": {**REPOSITORY, "jobName": "onboard"},
-            "runConfigData": {"ops": {"release": {"config": {"ref": ref, "accept": list(accept)}}}},
+            "selector": {**REPOSITORY, "jobName": job},
+            "runConfigData": config,
             "executionMetadata": {
                 "tags": [
                     {"key": "dagster/partition", "value": repo_id},
@@ -173,7 +182,7 @@ class DagsterClient:
         if result["__typename"] == "LaunchRunSuccess":
             return str(result["run"]["runId"])
         detail = result.get("message") or "; ".join(e["message"] for e in result.get("errors", []))
-        raise InvalidSpec(f"Dagster did not accept the onboard run of {repo_id!r}: {detail or result['__typename']}")
+        raise InvalidSpec(f"Dagster did not accept the run of {job} for {repo_id!r}: {detail or result['__typename']}")
 
     def run(self, run_id: str) -> RunState | None:
         """One run, or None when the instance does not know it."""

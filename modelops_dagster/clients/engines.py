@@ -250,6 +250,21 @@ class EngineRegistry:
         environ = {name: _fill(value, values) for name, value in manifest.environment.items()}
         return clean_environment(os.environ, env) | environ
 
+    def program(self, name: str, *arguments: str, environ: Mapping[str, str] | None = None) -> Launch:
+        """The command and the environment of an engine that does not serve but does one task. Starts nothing.
+
+        Raises:
+            EngineMissing: the engine is unknown or not installed.
+        """
+        manifest, env = self.manifest(name), self.environment(name)
+        if env is None:
+            raise EngineMissing(f"Engine {name} is not installed; run `modelops engines install {name}`.")
+        values: dict[str, str | None] = {"env": str(env), "workers": str(WORKERS), "cpus": str(_usable_cpus())}
+        process_environ = clean_environment(os.environ if environ is None else environ, env)
+        process_environ |= {key: _fill(value, values) for key, value in manifest.environment.items()}
+        argv = (*(_fill(item, values) for item in manifest.command), *arguments)
+        return Launch(argv=argv, environ=process_environ, version=manifest.version)
+
 
 def has_gpu() -> bool:
     """Whether the NVIDIA driver is loaded and has a device."""

@@ -7,6 +7,7 @@ from modelops_dagster.clients.routes import RouteStore
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.errors import Conflict
 from modelops_dagster.domain.gateway import route_diff
+from modelops_dagster.domain.lanes import lane_alias
 from modelops_dagster.domain.registration import Registration, next_route, retired_endpoints
 from modelops_dagster.domain.verdicts import Verdict
 
@@ -32,7 +33,7 @@ def apply_registration(
         Conflict: the document kept changing under us.
         NotRunning: the gateway does not follow the route.
     """
-    alias = endpoint.checkpoint.revision.repo_id
+    alias = lane_alias(endpoint.checkpoint.revision.repo_id, verdict.lane)
     for attempt in range(ATTEMPTS):
         before = routes.get(alias)
         wanted = next_route(before, verdict, endpoint, at, usd_per_hour)

@@ -7,6 +7,7 @@ from modelops_dagster.clients.gateway import GatewayClient
 from modelops_dagster.clients.routes import RouteStore
 from modelops_dagster.domain.endpoints import EndpointStatus
 from modelops_dagster.domain.errors import Conflict
+from modelops_dagster.domain.lanes import LANES, lane_alias
 
 ATTEMPTS = 5
 VISIBLE_TIMEOUT_S = 10.0
@@ -28,7 +29,7 @@ class Withdrawal(NamedTuple):
 
 
 def withdraw(routes: RouteStore, gateway: GatewayClient, endpoints: Endpoints, repo_id: str) -> Withdrawal:
-    """Withdraw the route of a model, then stop its endpoints. Doing it again changes nothing.
+    """Withdraw the routes of a model, those of its lanes too, then stop its endpoints. Doing it again changes nothing.
 
     An endpoint that another alias still uses goes on. Checkpoints, scores and verdicts are left as they are.
 
@@ -36,16 +37,18 @@ def withdraw(routes: RouteStore, gateway: GatewayClient, endpoints: Endpoints, r
         Conflict: the route kept changing under us.
         NotRunning: the gateway or the controller does not answer.
     """
-    version = _delete_route(routes, repo_id)
-    if version is not None:
-        gateway.visible(repo_id, None, timeout_s=VISIBLE_TIMEOUT_S)
+    versions = {}
+    for alias in (lane_alias(repo_id, lane.name) for lane in LANES):
+        versions[alias] = _delete_route(routes, alias)
+        if versions[alias] is not None:
+            gateway.visible(alias, None, timeout_s=VISIBLE_TIMEOUT_S)
     in_use = {target.endpoint for route in routes.list() for target in route.targets}
     # the served name starts with the repository, so endpoints are found when the route is gone already
     ours = [s for s in endpoints.list() if s.spec.served_model_name.startswith(f"{repo_id}@")]
     names = [s.spec.name for s in ours if s.desired == "Running" and s.spec.name not in in_use]
     for name in names:
         endpoints.stop(name)
-    return Withdrawal(version, tuple(names))
+    return Withdrawal(versions[repo_id], tuple(names))
 
 
 def _delete_route(routes: RouteStore, alias: str) -> int | None:

@@ -10,6 +10,26 @@ from modelops_dagster.domain.schemes import Scheme
 from modelops_dagster.domain.values import Value
 
 
+class Derivation(Value):
+    """How a quantized checkpoint was made: what went in, and what it took."""
+
+    source_digest: str = Field(description="manifest digest of the checkpoint it was made from")
+    recipe: str
+    recipe_digest: str
+    calibration_digest: str | None = Field(default=None, description="of the texts; None where none were used")
+    calibration_samples: int = 0
+    calibration_tokens: int = 0
+    made_by: str = Field(description="engine, version and lock digest")
+    path: str = Field(description="entry point of llm-compressor: oneshot or model_free_ptq")
+    group_size: int | None = Field(
+        default=None, description="inputs that share a scale; None where the scheme has none"
+    )
+    notes: tuple[str, ...] = Field(default=(), description="where it departed from the recipe, one sentence each")
+    wall_s: float
+    cpu_s: float = Field(description="seconds of all threads together")
+    peak_rss_bytes: int
+
+
 class ManifestFile(Value):
     path: str = Field(description="relative to the checkpoint directory, POSIX separators")
     size_bytes: int
@@ -22,6 +42,7 @@ class Manifest(Value):
     revision: ModelRevision
     scheme: Scheme = "raw"
     source: str = Field(description="where the bytes came from: a Hub URL, or the checkpoint they were made from")
+    derivation: Derivation | None = Field(default=None, description="None for a checkpoint as released")
     files: tuple[ManifestFile, ...]
     remote_code: bool = Field(default=False, description="holds code of the repository that an operator allowed")
 
@@ -44,6 +65,7 @@ class Checkpoint(Value):
     directory: str = Field(description="absolute path on the shared filesystem")
     digest: str = Field(description="the manifest's digest")
     size_bytes: int
+    derivation: Derivation | None = Field(default=None, description="None for a checkpoint as released")
     max_context: int | None = Field(default=None, description="tokens")
     architectures: tuple[str, ...] = ()
     has_chat_template: bool = True

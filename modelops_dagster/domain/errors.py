@@ -18,6 +18,7 @@ ModelOpsError
 ├── HubUnavailable            the Hub did not answer, or answered partially; nothing changed, try again
 ├── SourceUnavailable         a list of framework releases could not be read; nothing changed, try again
 ├── AlertNotSent              a channel did not take a message; it is sent again later
+├── QuantizationFailed        a checkpoint could not be quantized or compared; carries the classified reason
 ├── EngineFailed              an engine could not serve a checkpoint; carries the classified reason
 ├── ModelParked               no rung of the ladder could serve the model; carries every reason
 ├── EndpointFailed            an endpoint did not become, or stay, ready
@@ -145,6 +146,17 @@ class EngineFailed(ModelOpsError):
     """`reason` is one of `domain.engines.FailureReason`; `log_tail` holds the engine's last lines."""
 
     code = "engine_failed"
+
+    def __init__(self, message: str, *, reason: str, log_tail: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.log_tail = log_tail
+
+
+class QuantizationFailed(ModelOpsError):
+    """`reason` is one of `domain.quantization.QuantizationFailure`; `log_tail` holds the quantizer's last lines."""
+
+    code = "quantization_failed"
 
     def __init__(self, message: str, *, reason: str, log_tail: str = "") -> None:
         super().__init__(message)

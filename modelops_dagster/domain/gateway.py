@@ -11,7 +11,7 @@ from modelops_dagster.domain.canary import Bounds
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.values import Value
 
-ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?(:[a-z0-9]{1,16})?")
 TAG = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 PREVIEW = "preview"
 SHADOW = "shadow"
@@ -113,7 +113,7 @@ class Route(Value):
     @classmethod
     def _alias(cls, value: str) -> str:
         if not is_alias(value):
-            raise ValueError(f"{value!r} is not an alias: use name or org/name")
+            raise ValueError(f"{value!r} is not an alias: use name, org/name or org/name:lane")
         return value
 
     @model_validator(mode="after")
@@ -159,12 +159,12 @@ class KeyRecord(Value):
     def _models(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for alias in value:
             if not is_alias(alias):
-                raise ValueError(f"{alias!r} is not an alias: use name or org/name")
+                raise ValueError(f"{alias!r} is not an alias: use name, org/name or org/name:lane")
         return value
 
 
 def is_alias(text: str) -> bool:
-    """Whether `text` can name a route: `name` or `org/name`, at most 160 characters."""
+    """Whether `text` can name a route: `name`, `org/name` or `org/name:lane`, at most 160 characters."""
     return bool(ALIAS.fullmatch(text)) and ".." not in text and len(text) <= 160
 
 

@@ -19,7 +19,27 @@ class Lane(Value):
     description: str
 
 
-LANES = (Lane(name="raw", checkpoint_asset="raw_weights", description="The checkpoint as released, on its first day."),)
+RAW = Lane(name="raw", checkpoint_asset="raw_weights", description="The checkpoint as released, on its first day.")
+QUANTIZED_LANES = (
+    Lane(name="fp8", checkpoint_asset="fp8_weights", description="Eight-bit floats, for GPUs that multiply them."),
+    Lane(name="awq", checkpoint_asset="awq_weights", description="Four-bit weights, for what would not fit otherwise."),
+    Lane(name="int8", checkpoint_asset="int8_weights", description="Eight-bit integers, for CPUs and older GPUs."),
+)
+LANES = (RAW, *QUANTIZED_LANES)
+
+
+def lane_alias(repo_id: str, lane: str) -> str:
+    """What clients call the model of a lane: the repository for `raw`, `org/name:fp8` for the others.
+
+    No repository can have that name, so a quantized copy that passed never takes the place of what stands behind the
+    repository's own alias; moving traffic over is a decision of its own.
+    """
+    return repo_id if lane == RAW.name else f"{repo_id}:{lane}"
+
+
+def lane_job(lane: str) -> str:
+    """The job that takes a model down a lane."""
+    return "onboard" if lane == RAW.name else f"{lane}_lane"
 
 
 def endpoint_name(revision: ModelRevision, lane: str) -> str:

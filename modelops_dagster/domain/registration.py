@@ -6,6 +6,7 @@ from pydantic import Field
 
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.gateway import PREVIEW, SHADOW, Grant, Route, RouteTarget, with_targets
+from modelops_dagster.domain.lanes import lane_alias
 from modelops_dagster.domain.values import Value
 from modelops_dagster.domain.verdicts import Outcome, Verdict
 
@@ -39,7 +40,9 @@ def next_route(
         return None
     granted_by = verdict.verdict_id if verdict.outcome == "pass" else (route.verdict_id if route else None)
     reason = f"verdict {verdict.verdict_id}: {verdict.outcome}"
-    return with_targets(route, revision.repo_id, targets, at=at, verdict_id=granted_by, reason=reason)
+    return with_targets(
+        route, lane_alias(revision.repo_id, verdict.lane), targets, at=at, verdict_id=granted_by, reason=reason
+    )
 
 
 def passed_target(verdict: Verdict, endpoint: Endpoint, usd_per_hour: float = 0.0) -> RouteTarget:

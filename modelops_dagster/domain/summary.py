@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
+from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint, Parked
 from modelops_dagster.domain.gauntlet.report import Metric, SuiteReport
+from modelops_dagster.domain.plan import ReleasePlan
 from modelops_dagster.domain.policies import shown
 from modelops_dagster.domain.preflight import Finding, Preflight
+from modelops_dagster.domain.recovery import Recovery
 from modelops_dagster.domain.verdicts import Verdict
 
 TableRow = dict[str, str | None]
@@ -80,6 +83,45 @@ def findings_table(findings: Sequence[Finding]) -> list[TableRow]:
 def support_table(preflight: Preflight) -> list[TableRow]:
     """What each rung of the ladder would do with the architecture, highest first."""
     return [{"rung": s.rung, "support": s.kind.replace("_", " "), "detail": s.sentence} for s in preflight.supports]
+
+
+def checkpoint_line(checkpoint: Checkpoint) -> str:
+    """What a checkpoint is and, when it was made here, how."""
+    size = f"{checkpoint.scheme}, {checkpoint.size_bytes / 1e6:,.1f} MB"
+    made = checkpoint.derivation
+    if made is None:
+        return size
+    notes = "".join(f"; {note}" for note in made.notes)
+    spent = f"{made.wall_s:.0f} s, at most {made.peak_rss_bytes / 1e9:.1f} GB of memory"
+    return f"{size}, by {made.recipe} with {made.made_by} in {spent}{notes}"
+
+
+def plan_table(plan: ReleasePlan) -> list[TableRow]:
+    """One row per lane."""
+    return [{"lane": p.lane, "taken": "yes" if p.selected else "no", "why": p.reason} for p in plan.lanes]
+
+
+def recovery_table(recovery: Recovery) -> list[TableRow]:
+    """One row per figure, with its bars; where no bar holds, every figure with none."""
+    if recovery.criteria:
+        return [
+            {
+                "outcome": c.outcome,
+                "figure": c.figure,
+                "value": f"{c.value:.4f}",
+                "noise floor": f"{c.noise:.4f}",
+                "warn": f"{c.warn:g}",
+                "block": f"{c.block:g}",
+            }
+            for c in recovery.criteria
+        ]
+    measured, noise = recovery.findings.measured, recovery.findings.noise
+    if measured is None or noise is None:
+        return [{"outcome": recovery.outcome, "figure": "not measured", "value": None, "noise floor": None}]
+    return [
+        {"outcome": None, "figure": name, "value": f"{value:.4f}", "noise floor": f"{getattr(noise, name):.4f}"}
+        for name, value in measured.model_dump().items()
+    ]
 
 
 def markdown(rows: Sequence[Mapping[str, str | None]]) -> str:

@@ -30,7 +30,9 @@ class OrgWatch(Value):
     )
     include: tuple[str, ...] = Field(default=("*",), description="patterns of names (the part after the slash)")
     exclude: tuple[str, ...] = Field(default=(), description="patterns of names; they win over `include`")
-    lanes: tuple[str, ...] = Field(default=("raw",), min_length=1, description="lanes a release is sent down")
+    lanes: tuple[str, ...] | None = Field(
+        default=None, min_length=1, description="lanes a release is sent down; None: those the hardware wants"
+    )
     policy: str | None = Field(default=None, description="promotion policy; None: the platform's own")
 
     @field_validator("tasks")
@@ -45,9 +47,9 @@ class OrgWatch(Value):
 
     @field_validator("lanes")
     @classmethod
-    def _lanes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _lanes(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         known = [lane.name for lane in LANES]
-        for lane in value:
+        for lane in value or ():
             if lane not in known:
                 raise ValueError(f"{lane!r} is not a lane; choose of {', '.join(known)}")
         return value

@@ -16,6 +16,7 @@ from modelops_dagster.domain.errors import ModelParked, PreflightBlocked
 from modelops_dagster.domain.hub import Release
 from modelops_dagster.domain.preflight import Preflight
 from modelops_dagster.domain.retries import Waiting, remembered, waiting
+from modelops_dagster.domain.values import Value
 
 STOPPED = "release/stopped"  # what a release is kept as that its preflight blocked
 
@@ -54,6 +55,10 @@ class LineageResource(dg.ConfigurableResource[Path]):
     def value(self, asset: str, partition_key: str, run_id: str | None = None) -> Any | None:
         """What a run made of an asset, else the latest, else None."""
         return read_value(Path(self.root), asset, partition_key, run_id)
+
+    def keep(self, asset: str, partition_key: str, run_id: str, value: Value) -> None:
+        """Keep a value of the chain that no asset returns, such as what a check measured."""
+        write_value(Path(self.root), asset, partition_key, run_id, value)
 
     def known_ladder(self, lane: str, checkpoint: Checkpoint) -> tuple[RungResult, ...]:
         """What the rungs did with this checkpoint when they were tried last; empty when they never were."""

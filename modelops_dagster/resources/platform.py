@@ -26,6 +26,7 @@ from modelops_dagster.domain.retention import RetentionPolicy
 from modelops_dagster.domain.verdicts import Policy
 from modelops_dagster.resources.hub_watch import HubWatchResource
 from modelops_dagster.resources.lineage import LineageIOManager, LineageResource
+from modelops_dagster.resources.quantization import QuantizerResource
 from modelops_dagster.resources.watch import AlertResource, FrameworkResource
 from modelops_dagster.settings import Settings, hub_token
 
@@ -179,6 +180,19 @@ def build_resources(settings: Settings) -> Mapping[str, Any]:
             gpus=settings.gpus,
             sequences=settings.planned_sequences,
             licenses=list(settings.licenses),
+        ),
+        "quantizer": QuantizerResource(
+            engines=str(settings.engines),
+            cache=str(settings.cache),
+            recipes_root=str(settings.quantization),
+            lane_recipes=list(settings.lane_recipes),
+            policy_name=settings.recovery_policy,
+            work=str(home / "quantizer"),
+            checkpoints=str(home / "checkpoints"),
+            accelerator=settings.accelerator,
+            lanes=list(settings.lanes),
+            memory_limit_gb=settings.quantize_memory_gb,
+            timeout_s=settings.quantize_timeout_s,
         ),
         "controller": ControllerResource(),
         "gateway": GatewayResource(

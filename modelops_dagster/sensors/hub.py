@@ -10,6 +10,7 @@ from modelops_dagster.assets.partitions import models
 from modelops_dagster.clients.watcher import Position
 from modelops_dagster.clients.watcher.detections import LoggedDetection
 from modelops_dagster.domain.errors import ModelOpsError
+from modelops_dagster.domain.plan import LANES_TAG
 from modelops_dagster.domain.values import Value
 from modelops_dagster.domain.watcher import Detection
 from modelops_dagster.domain.watchlist import POLICY_TAG, OrgWatch, Watchlist
@@ -110,11 +111,13 @@ def _request(found: Detection, watch: OrgWatch) -> dg.RunRequest:
     tags = {"dagster/priority": "3", "modelops/commit_hash": found.commit_hash, "modelops/source": "hub"}
     if watch.policy is not None:
         tags[POLICY_TAG] = watch.policy
+    if watch.lanes is not None:
+        tags[LANES_TAG] = ",".join(watch.lanes)
     return dg.RunRequest(
         partition_key=found.repo_id,
         run_key=f"{found.repo_id}@{found.commit_hash}",
         run_config={"ops": {"release": {"config": {"ref": found.commit_hash}}}},
-        tags={**tags, "modelops/lanes": ",".join(watch.lanes)},
+        tags=tags,
     )
 
 

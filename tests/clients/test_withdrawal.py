@@ -76,3 +76,13 @@ def test_a_withdrawal_that_was_cut_short_is_completed(tmp_path: Path):
     with pytest.raises(NotRunning):
         withdraw(routes, FollowingGateway(away=True), endpoints, "acme/a")
     assert withdraw(routes, FollowingGateway(), endpoints, "acme/a").stopped == ("one",)
+
+
+def test_the_routes_of_quantized_lanes_go_too(tmp_path: Path):
+    routes, gateway = RouteStore(tmp_path), FollowingGateway()
+    endpoints = Endpoints(raw="acme/a@c-raw", eight="acme/a@c-int8")
+    routes.put(with_targets(None, "acme/a", [target("raw")], at=AT), 0)
+    routes.put(with_targets(None, "acme/a:int8", [target("eight")], at=AT), 0)
+    assert withdraw(routes, gateway, endpoints, "acme/a").stopped == ("raw", "eight")
+    assert routes.aliases() == ()
+    assert gateway.told == [("acme/a", None), ("acme/a:int8", None)]

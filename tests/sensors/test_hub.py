@@ -195,14 +195,15 @@ def test_a_deleted_repository_is_owed_a_withdrawal_until_the_platform_answers(ti
 def test_filters_lanes_and_policy(ticks: Ticks, tmp_path: Path):
     (ticks.home / "policies").mkdir()
     (ticks.home / "policies" / "strict.yaml").write_text("")
-    (ticks.home / "watch.yaml").write_text("organisations:\n  acme: {exclude: ['*-base'], policy: strict}\n")
+    wish = "{exclude: ['*-base'], policy: strict, lanes: [raw, int8]}"
+    (ticks.home / "watch.yaml").write_text(f"organisations:\n  acme: {wish}\n")
     assert ticks() == []
     wanted = ticks.publish("one", tmp_path, b"1111")
     ticks.publish("one-base", tmp_path, b"2222")
     assert ticks() == [wanted]
     request = ticks.last.run_requests[0]  # type: ignore[union-attr,index]
     assert request.tags["modelops/policy"] == "strict"
-    assert request.tags["modelops/lanes"] == "raw"
+    assert request.tags["modelops/lanes"] == "raw,int8"
 
 
 def test_a_whitelist_with_a_mistake_is_told_in_one_sentence(ticks: Ticks):

@@ -95,6 +95,7 @@ class CheckpointStore:
             directory=str(directory),
             digest=manifest.digest,
             size_bytes=manifest.size_bytes,
+            derivation=manifest.derivation,
             max_context=config.max_context,
             architectures=config.architectures,
             has_chat_template=has_chat_template(

@@ -43,7 +43,7 @@ def shown_headers(headers: Headers) -> list[tuple[bytes, bytes]]:
     for name, value in headers:
         lowered = name.lower()
         if lowered == b"x-litellm-model-id":
-            value = value.rpartition(b":")[0]
+            value = value.partition(b":")[0]
         if lowered in SHOWN_HEADERS or not lowered.startswith(HIDDEN_PREFIXES):
             shown.append((name, value))
     return shown

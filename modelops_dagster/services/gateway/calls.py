@@ -120,7 +120,7 @@ class Call:
 
     def row(self, *, finished: bool = True) -> dict[str, object]:
         """The call as it is logged. `failures` are attempts that failed before the answer, or instead of one."""
-        deployment = self.router_id.rsplit(":", 1)[0] if self.router_id else None
+        deployment = self.router_id.split(":", 1)[0] if self.router_id else None
         endpoint, _, commit = deployment.partition("@") if deployment else (None, "", None)
         return {
             "time": self.at,

@@ -71,7 +71,7 @@ class GatewayLogger(CustomLogger):  # type: ignore[misc]
 
 
 def _note_failure(call: Call, router_id: str | None, error: str | None, status: str | None) -> None:
-    deployment = router_id.rsplit(":", 1)[0] if router_id else None
+    deployment = router_id.split(":", 1)[0] if router_id else None
     call.failures.append({"deployment": deployment, "error": error, "status": str(status) if status else None})
     if call.cost_usd is None:
         call.error = error

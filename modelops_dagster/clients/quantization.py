@@ -1,0 +1,303 @@
+"""The quantizer's worker as a process: started, watched, ended, and its result read back. No Dagster here."""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from modelops_dagster.clients import processes
+from modelops_dagster.clients.checkpoints import CheckpointStore
+from modelops_dagster.clients.checkpoints.derived import ensure_derived
+from modelops_dagster.clients.engines import EngineRegistry
+from modelops_dagster.clients.machine import out_of_memory_kills
+from modelops_dagster.clients.quantization_recipes import RecipeFolder
+from modelops_dagster.domain.checkpoints import Checkpoint, Derivation
+from modelops_dagster.domain.errors import EngineMissing, InvalidSpec, QuantizationFailed, UserError
+from modelops_dagster.domain.model_config import ModelConfig
+from modelops_dagster.domain.quantization import Recipe, derived_name, gib
+from modelops_dagster.domain.recovery import Findings, Recovery, RecoveryPolicy, judge_recovery
+
+ENGINE = "llmcompressor"
+POLL_S = 0.25
+GRACE_S = 2.0
+LAST_LINES = 15
+SIGKILLED = -9
+Say = Callable[[str], None]
+
+
+class Quantizer:
+    """Quantizes checkpoints, and compares them with their originals, in the environment of `llmcompressor`.
+
+    Args:
+        registry: where that environment is.
+        recipes: recipes, texts and policies.
+        work: folder for requests, logs and results; one subfolder a task, removed when it succeeded.
+        memory_limit_bytes: resident memory of the worker at which it is ended; None for no limit of ours.
+        timeout_s: longest a task may take.
+    """
+
+    def __init__(
+        self,
+        registry: EngineRegistry,
+        recipes: RecipeFolder,
+        work: Path,
+        *,
+        memory_limit_bytes: int | None = None,
+        timeout_s: float = 6 * 3600,
+    ) -> None:
+        self._registry, self._recipes, self._work = registry, recipes, work
+        self._memory_limit_bytes, self._timeout_s = memory_limit_bytes, timeout_s
+
+    def missing(self) -> str | None:
+        """Why nothing can be quantized here, as half a sentence; None when it can."""
+        if ENGINE not in self._registry.manifests():
+            return f"there is no engine {ENGINE}"
+        if self._registry.environment(ENGINE) is None:
+            return f"the engine {ENGINE} is not installed; run `modelops engines install {ENGINE}`"
+        return None
+
+    def accelerator(self) -> Literal["cpu", "cuda"]:
+        """What the quantizer's environment computes on."""
+        known = self._registry.manifests()
+        return "cuda" if ENGINE in known and "cuda" in known[ENGINE].accelerators else "cpu"
+
+    def quantize(
+        self,
+        source: Checkpoint,
+        recipe: Recipe,
+        store: CheckpointStore,
+        say: Say,
+        environ: Mapping[str, str] | None = None,
+    ) -> Checkpoint:
+        """Make the checkpoint that `recipe` makes of `source`, unless the store has it.
+
+        Args:
+            source: a whole checkpoint, as released.
+            recipe: how.
+            store: where it is kept.
+            say: receives lines of progress.
+            environ: more variables for the worker, such as those of a Dagster Pipes session.
+
+        Raises:
+            UserError: the source is no longer there, or is quantized already.
+            EngineMissing: the quantizer is not installed.
+            QuantizationFailed: it could not be made; says why. The store is as it was.
+        """
+        if store.read(Path(source.directory)) is None:
+            repo_id = source.revision.repo_id
+            raise UserError(f"{source.directory} is gone: fetch it again with `modelops onboard {repo_id}`.")
+        _require_unquantized(source)
+        made_by = self._made_by()
+        path, digest = None, None
+        if recipe.calibration is not None:
+            path, digest = self._recipes.texts(recipe.calibration.file)
+
+        def make(folder: Path) -> Derivation:
+            request = {
+                "task": "quantize",
+                "checkpoint": source.directory,
+                "output": str(folder),
+                "recipe": recipe.model_dump(mode="json"),
+                "calibration": str(path) if path else None,
+                "samples": recipe.calibration.samples if recipe.calibration else 0,
+                "max_tokens": recipe.calibration.max_tokens if recipe.calibration else 0,
+                "seed": recipe.calibration.seed if recipe.calibration else 1,
+            }
+            result = self._run(f"{source.revision} by {recipe.name}", request, say, environ or {})
+            return Derivation(
+                source_digest=source.digest,
+                recipe=recipe.name,
+                recipe_digest=recipe.digest,
+                calibration_digest=digest,
+                calibration_samples=result["samples"],
+                calibration_tokens=result["tokens"],
+                made_by=made_by,
+                path=result["path"],
+                group_size=result["group_size"],
+                notes=tuple(result["notes"]),
+                wall_s=result["wall_s"],
+                cpu_s=result["cpu_s"],
+                peak_rss_bytes=result["peak_rss_bytes"],
+            )
+
+        name = derived_name(source, recipe, digest, made_by)
+        return ensure_derived(
+            store, source, name, recipe.scheme, make, lambda: say("another process quantizes it; waiting")
+        )
+
+    def compare(
+        self,
+        source: Checkpoint,
+        candidate: Checkpoint,
+        policy: RecoveryPolicy,
+        lane: str,
+        say: Say,
+        environ: Mapping[str, str] | None = None,
+        known: Recovery | None = None,
+    ) -> Recovery:
+        """Compare a quantized checkpoint with its original on the policy's held-out texts, and judge it.
+
+        `known` is returned as it is when it judged the same bytes by the same policy on the same texts.
+
+        Raises:
+            EngineMissing, QuantizationFailed: the comparison itself broke; says nothing about the checkpoint.
+        """
+        begun = time.monotonic()
+        path, texts_digest = self._recipes.texts(policy.texts)
+        same = (candidate.digest, source.digest, policy.digest, texts_digest)
+        if known is not None and (known.digest, known.source_digest, known.policy_digest, known.texts_digest) == same:
+            return known
+        request = {
+            "task": "compare",
+            "original": source.directory,
+            "candidate": candidate.directory,
+            "scheme": candidate.scheme,
+            "texts": str(path),
+            "window_tokens": policy.window_tokens,
+            "max_windows": policy.max_windows,
+        }
+        self._made_by()
+        result = self._run(f"{candidate.revision} {candidate.scheme}", request, say, environ or {})
+        findings = Findings.model_validate({k: v for k, v in result.items() if k in Findings.model_fields})
+        outcome, reason, criteria = judge_recovery(policy, findings, candidate.scheme)
+        return Recovery(
+            revision=candidate.revision,
+            lane=lane,
+            scheme=candidate.scheme,
+            digest=candidate.digest,
+            source_digest=source.digest,
+            outcome=outcome,
+            reason=reason,
+            criteria=criteria,
+            findings=findings,
+            policy=policy.name,
+            policy_digest=policy.digest,
+            texts_digest=texts_digest,
+            judged_at=datetime.now(UTC),
+            seconds=round(time.monotonic() - begun, 1),
+        )
+
+    def _made_by(self) -> str:
+        """Engine, version and digest of its lock. Raises: EngineMissing when it is not installed."""
+        environment = self._registry.environment(ENGINE)
+        if environment is None:
+            raise EngineMissing(f"Engine {ENGINE} is not installed; run `modelops engines install {ENGINE}`.")
+        version = self._registry.manifest(ENGINE).version
+        return f"{ENGINE} {version}+{environment.name.rpartition('-')[2]}"
+
+    def _run(self, what: str, request: dict[str, Any], say: Say, environ: Mapping[str, str]) -> dict[str, Any]:
+        """One task in a process with a session of its own; returns its result. No process is left, however it ends."""
+        self._work.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="task-", dir=self._work))
+        progress, result, log = folder / "progress.jsonl", folder / "result.json", folder / "log"
+        body = {**request, "parent_pid": os.getpid(), "progress": str(progress), "result": str(result)}
+        (folder / "request.json").write_text(json.dumps(body, indent=1))
+        launch = self._registry.program(ENGINE, str(folder / "request.json"))
+        # in a Pipes session the worker tells the step itself
+        tell: Say = _nothing if "DAGSTER_PIPES_CONTEXT" in environ else say
+        kills = out_of_memory_kills()
+        worker = processes.spawn(launch.argv, {**launch.environ, **environ}, log, folder)
+        watch = _Watch(self._memory_limit_bytes, time.monotonic() + self._timeout_s)
+        try:
+            code = watch.wait(worker, log, _new_lines(progress), tell)
+        finally:
+            processes.stop_group(worker, GRACE_S, log)
+        answer = json.loads(result.read_text()) if result.is_file() else None
+        if answer is not None and answer["ok"] and watch.ended is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            return dict(answer)
+        log_tail = "\n".join(log.read_text(errors="replace").splitlines()[-LAST_LINES:])
+        reason, sentence = watch.why(code, answer, out_of_memory_kills() - kills, self._timeout_s)
+        raise QuantizationFailed(f"{what}: {sentence}; the whole log is {log}.", reason=reason, log_tail=log_tail)
+
+
+class _Watch:
+    """Waits for the worker, within a limit of memory and time. `ended` says which of them was reached."""
+
+    def __init__(self, memory_limit_bytes: int | None, deadline: float) -> None:
+        self._limit, self._deadline = memory_limit_bytes, deadline
+        self._peak = 0
+        self.ended: str | None = None
+
+    def wait(self, worker: processes.ProcessIdentity, log: Path, lines: Iterator[list[str]], say: Say) -> int | None:
+        """Return the exit code, None when we ended it; pass its progress on."""
+        while True:
+            code = processes.exit_code(worker)
+            for line in next(lines):
+                say(line)
+            if code is not None:
+                return code
+            self._peak = max(self._peak, _resident(processes.session_members(worker)))
+            if self._limit is not None and self._peak > self._limit:
+                self.ended = "out_of_memory"
+            elif time.monotonic() > self._deadline:
+                self.ended = "timeout"
+            if self.ended is not None:
+                processes.stop_group(worker, 0.0, log)
+                return None
+            time.sleep(POLL_S)
+
+    def why(
+        self, code: int | None, answer: dict[str, Any] | None, kernel_kills: int, timeout_s: float
+    ) -> tuple[str, str]:
+        """The classified reason, and a sentence without its full stop."""
+        if self.ended == "out_of_memory":
+            return (
+                "out_of_memory",
+                f"killed for memory at {gib(self._peak)}, above the limit of {gib(self._limit or 0)}",
+            )
+        if self.ended == "timeout":
+            return "timeout", f"not done after {timeout_s:.0f} s, and ended; raise MODELOPS_QUANTIZE_TIMEOUT_S"
+        if answer is not None and not answer["ok"]:
+            detail = " ".join(str(answer["detail"]).split()).rstrip(".")
+            if answer["reason"] == "out_of_memory":
+                detail = f"out of memory at {gib(self._peak)} ({detail})"
+            return str(answer["reason"]), detail[:600]
+        if code == SIGKILLED:
+            by = "by the kernel" if kernel_kills > 0 else "by the kernel, or by somebody,"
+            return "out_of_memory", f"killed for memory at {gib(self._peak)} {by} with SIGKILL"
+        how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        return "crash", f"the worker ended with {how} and no result"
+
+
+def _nothing(line: str) -> None:
+    del line
+
+
+def _resident(pids: frozenset[int]) -> int:
+    """Resident memory of these processes together, in bytes; what has ended counts as none."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            total += psutil.Process(pid).memory_info().rss
+    return total
+
+
+def _new_lines(path: Path) -> Iterator[list[str]]:
+    """For each `next`, the progress lines that were written since the last one."""
+    offset = 0
+    while True:
+        text = path.read_bytes()[offset:] if path.is_file() else b""
+        whole = text[: text.rfind(b"\n") + 1]
+        offset += len(whole)
+        found = [json.loads(line) for line in whole.splitlines()]
+        yield [f"{f['text']} {f['done']}/{f['total']}" if f["total"] else str(f["text"]) for f in found]
+
+
+def _require_unquantized(source: Checkpoint) -> None:
+    config = json.loads((Path(source.directory) / "config.json").read_text())
+    by = ModelConfig.from_json(config).quantization or ("unknown" if "quantization_config" in config else None)
+    if source.scheme != "raw" or by is not None:
+        raise InvalidSpec(
+            f"{source.revision} is quantized already ({by or source.scheme}), and quantizing it again would lose more; "
+            "serve it as it is.",
+            field="checkpoint",
+        )
