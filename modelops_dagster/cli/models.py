@@ -5,7 +5,7 @@ import click
 from modelops_dagster.cli.allowances import allow, allowed, disallow
 from modelops_dagster.cli.checkpoints import pin, prune, unpin, verify
 from modelops_dagster.cli.output import emit, json_option, table
-from modelops_dagster.cli.preflight import show_preflight
+from modelops_dagster.cli.values import show_route, show_value
 
 
 @click.group(name="models")
@@ -55,17 +55,9 @@ def show(repo_id: str, as_json: bool) -> None:
     from modelops_dagster.clients.lineage import latest_values
     from modelops_dagster.clients.routes import RouteStore
     from modelops_dagster.clients.scores import ScoreStore, previous_comparison
-    from modelops_dagster.domain.comparison import comparison_table
     from modelops_dagster.domain.errors import UserError
     from modelops_dagster.domain.hub import require_repo_id
     from modelops_dagster.domain.lanes import LANES, lane_alias
-    from modelops_dagster.domain.summary import (
-        checkpoint_line,
-        ladder_table,
-        plan_table,
-        recovery_table,
-        verdict_table,
-    )
     from modelops_dagster.settings import Settings
 
     home = Settings.load().home
@@ -81,49 +73,10 @@ def show(repo_id: str, as_json: bool) -> None:
 
     def render() -> None:
         for key, value in values.items():
-            if key.endswith("/endpoint"):
-                rows = ladder_table(value)
-                table(
-                    f"{key}: {value.rung}, {value.tokens_per_second:.1f} tokens/s",
-                    list(rows[0]),
-                    [list(r.values()) for r in rows],
-                )
-            elif key.endswith("/parked"):
-                rows = ladder_table(value)
-                at = f"{value.checkpoint.revision.commit_hash[:12]}, {value.parked_at:%Y-%m-%d %H:%M} UTC"
-                table(f"{key}: no rung held {at}", list(rows[0]) if rows else [], [list(r.values()) for r in rows])
-            elif key.endswith("/verdict"):
-                rows = verdict_table(value)
-                table(f"{key}: {value.outcome}", list(rows[0]), [list(r.values()) for r in rows])
-                click.echo(value.reason)
-                comparison = compared[value.lane]
-                if comparison is not None:
-                    rows = comparison_table(comparison)
-                    click.echo(
-                        f"{value.commit_hash[:12]} beside {comparison.previous_commit[:12]}, the revision before:"
-                    )
-                    table("", list(rows[0]) if rows else [], [list(r.values()) for r in rows])
-                    for line in filter(None, [comparison.note, *comparison.refused]):
-                        click.echo(line)
-            elif key in ("release", "release/stopped"):
-                stopped = " was stopped before any weight was fetched" if key != "release" else ""
-                click.echo(f"{value.revision.repo_id}@{value.revision.commit_hash} from {value.hub_url}{stopped}")
-                if value.preflight is not None:
-                    show_preflight(value.preflight)
-            elif key == "lane_plan":
-                rows = plan_table(value)
-                table("lanes", list(rows[0]), [list(r.values()) for r in rows])
-            elif key.endswith("_weights"):
-                click.echo(f"{key}: {checkpoint_line(value)}")
-            elif key.endswith("/recovery"):
-                rows = recovery_table(value)
-                table(f"{key}: {value.outcome}", list(rows[0]), [list(r.values()) for r in rows])
-                click.echo(value.reason)
+            show_value(key, value, compared)
         for alias, route in routes.items():
-            if route is None and alias != repo_id:
-                continue
-            targets = [(t.endpoint, t.weight, ", ".join(t.tags), t.url) for t in route.targets] if route else []
-            table(f"route {alias}" if route else "no route", ["endpoint", "weight", "tags", "url"], targets)
+            if route is not None or alias == repo_id:
+                show_route(alias, route)
 
     emit(
         {"values": values, "route": routes[repo_id], "routes": routes, "compared_with_previous": compared},

@@ -101,16 +101,7 @@ class Quantizer:
             path, digest = self._recipes.texts(recipe.calibration.file)
 
         def make(folder: Path) -> Derivation:
-            request = {
-                "task": "quantize",
-                "checkpoint": source.directory,
-                "output": str(folder),
-                "recipe": recipe.model_dump(mode="json"),
-                "calibration": str(path) if path else None,
-                "samples": recipe.calibration.samples if recipe.calibration else 0,
-                "max_tokens": recipe.calibration.max_tokens if recipe.calibration else 0,
-                "seed": recipe.calibration.seed if recipe.calibration else 1,
-            }
+            request = _request(source, recipe, path, folder)
             result = self._run(f"{source.revision} by {recipe.name}", request, say, environ or {})
             return Derivation(
                 source_digest=source.digest,
@@ -301,3 +292,18 @@ def _require_unquantized(source: Checkpoint) -> None:
             "serve it as it is.",
             field="checkpoint",
         )
+
+
+def _request(source: Checkpoint, recipe: Recipe, texts: Path | None, output: Path) -> dict[str, Any]:
+    """What the worker is given to quantize."""
+    calibration = recipe.calibration
+    return {
+        "task": "quantize",
+        "checkpoint": source.directory,
+        "output": str(output),
+        "recipe": recipe.model_dump(mode="json"),
+        "calibration": str(texts) if texts else None,
+        "samples": calibration.samples if calibration else 0,
+        "max_tokens": calibration.max_tokens if calibration else 0,
+        "seed": calibration.seed if calibration else 1,
+    }

@@ -160,6 +160,33 @@ def build_resources(settings: Settings) -> Mapping[str, Any]:
             interval_s=settings.hub_poll_interval_s,
         ),
         "checkpoints": CheckpointResource(root=str(home / "checkpoints"), allow_list=str(settings.allow_list)),
+        **_engine_resources(settings),
+        "controller": ControllerResource(),
+        "gateway": GatewayResource(
+            url=settings.gateway_url,
+            root=str(home / "gateway"),
+            endpoint_usd_per_hour=settings.endpoint_usd_per_hour,
+        ),
+        "gauntlet": GauntletResource(
+            eval_datasets=str(settings.eval_datasets), policy_name=settings.policy, work=str(home / "gauntlet")
+        ),
+        "scores": ScoreResource(root=str(home / "scores")),
+        "io_manager": LineageIOManager(root=str(home / "lineage")),
+        "lineage": LineageResource(root=str(home / "lineage")),
+        "alerts": AlertResource(folder=str(home / "alerts"), config_path=str(home / CONFIG_NAME)),
+        "frameworks": FrameworkResource(
+            repos=list(settings.frameworks),
+            api_url=settings.github_api_url,
+            web_url=settings.github_url,
+            index_url=settings.package_index_url,
+        ),
+    }
+
+
+def _engine_resources(settings: Settings) -> Mapping[str, Any]:
+    """What loads models, and what looks at them before and after: ladder, preflight, quantizer."""
+    home = settings.home
+    return {
         "engines": EngineResource(
             engines=str(settings.engines),
             own_engines=str(settings.own_engines),
@@ -193,24 +220,5 @@ def build_resources(settings: Settings) -> Mapping[str, Any]:
             lanes=list(settings.lanes),
             memory_limit_gb=settings.quantize_memory_gb,
             timeout_s=settings.quantize_timeout_s,
-        ),
-        "controller": ControllerResource(),
-        "gateway": GatewayResource(
-            url=settings.gateway_url,
-            root=str(home / "gateway"),
-            endpoint_usd_per_hour=settings.endpoint_usd_per_hour,
-        ),
-        "gauntlet": GauntletResource(
-            eval_datasets=str(settings.eval_datasets), policy_name=settings.policy, work=str(home / "gauntlet")
-        ),
-        "scores": ScoreResource(root=str(home / "scores")),
-        "io_manager": LineageIOManager(root=str(home / "lineage")),
-        "lineage": LineageResource(root=str(home / "lineage")),
-        "alerts": AlertResource(folder=str(home / "alerts"), config_path=str(home / CONFIG_NAME)),
-        "frameworks": FrameworkResource(
-            repos=list(settings.frameworks),
-            api_url=settings.github_api_url,
-            web_url=settings.github_url,
-            index_url=settings.package_index_url,
         ),
     }

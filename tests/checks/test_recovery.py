@@ -59,7 +59,9 @@ class Chain:
         )
         return {
             "quantizer": quantizer,
-            "checkpoints": CheckpointResource(root=str(self.home / "checkpoints")),
+            "checkpoints": CheckpointResource(
+                root=str(self.home / "checkpoints"), allow_list=str(self.home / "allow.yaml")
+            ),
             "lineage": LineageResource(root=str(self.lineage)),
             "io_manager": LineageIOManager(root=str(self.lineage)),
         }
