@@ -67,7 +67,7 @@ def test_greedy_leaves_no_sampling_argument():
     assert chat(top_p=0.5, top_k=-1).sampling(defaults)["top_k"] == 0
 
 
-@pytest.mark.parametrize("fields", [{"n": 2}, {"tools": [{}]}, {"logit_bias": {"1": 2}}, {"guided_json": {}}])
+@pytest.mark.parametrize("fields", [{"truncate_prompt_tokens": 4}, {"tools": [{}]}, {"guided_json": {}}])
 def test_what_would_be_ignored_is_refused(fields: dict[str, object]):
     with pytest.raises(Refused) as caught:
         chat(**fields).refuse_unsupported()
