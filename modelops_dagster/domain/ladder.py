@@ -164,7 +164,7 @@ _PREFIX = re.compile(
     r"([\d-]{10} [\d:,]{8,12} (ERROR|INFO|WARNING) [\w.]+:\s*)?"
 )
 _EXCEPTION = re.compile(r"^([A-Za-z_][\w.]*\.)?[A-Z]\w*(Error|Exception|Refused|Unsound|Exit|Interrupt)\b(:|$)")
-_ECHO = re.compile(r"See (the )?root cause above|Failed core proc|Engine core initialization failed")
+_ECHO = re.compile(r"See (the )?root cause above|EngineDeadError|Failed core proc|Engine core initialization failed")
 _REPEATED = re.compile(r"(\S{1,8}?)\1{15,}")
 _NOISE = re.compile(r"^(nanobind|\s*- |warnings\.warn|INFO:)|resource_tracker|leaked|\[shutdown\]")
 

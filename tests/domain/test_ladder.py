@@ -191,6 +191,7 @@ def test_the_root_cause_is_told_and_not_its_echo():
         "(EngineCore pid=9) ERROR 11-21 03:43:59 [core.py:12] KeyError: 'layers.0.odd'\n"
         "(APIServer pid=8) Traceback (most recent call last):\n"
         "(APIServer pid=8) RuntimeError: Engine core initialization failed. See root cause above.\n"
+        "(APIServer pid=8) vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue.\n"
         "nanobind: leaked 4 instances!\n"
         ' - leaked instance 0x7f of type "x"\n'
     )
