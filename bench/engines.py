@@ -21,7 +21,7 @@ from modelops_dagster.domain.engines import CPU_LADDER, Rung
 from modelops_dagster.settings import Settings
 from tests.fakes.zoo import PATIENCE_S, Zoo, zoo
 
-REPEATS = 3
+REPEATS = 4
 
 
 def run() -> Iterator[Figure]:
@@ -36,13 +36,21 @@ def run() -> Iterator[Figure]:
         with zoo(folder, settings) as place:
             for rung in reversed(CPU_LADDER):
                 spec = _spec(rung, model)
-                pairs = [(_bare_s(place, spec, folder), _ours_s(place, spec)) for _ in range(REPEATS)]
+                pairs = [_pair(place, spec, folder, bare_first=number % 2 == 0) for number in range(REPEATS)]
                 bare_s, ours_s = (statistics.median(column) for column in zip(*pairs, strict=True))
                 name = rung.label.replace(":", "_").replace("-", "_")
                 print(f"bench engines: {rung.label}: bare and ours {pairs}", file=sys.stderr)
                 yield Figure("engines", f"ready_ratio_{name}", ours_s / bare_s, "ratio", "<= 1.05")
                 yield Figure("engines", f"ready_s_{name}", ours_s, "s", "")
                 yield Figure("engines", f"bare_ready_s_{name}", bare_s, "s", "")
+
+
+def _pair(place: Zoo, spec: EndpointSpec, folder: Path, *, bare_first: bool) -> tuple[float, float]:
+    """Bare and ours. Whoever comes first warms the disk's cache for the other, so they take turns at it."""
+    if bare_first:
+        return _bare_s(place, spec, folder), _ours_s(place, spec)
+    ours_s = _ours_s(place, spec)
+    return _bare_s(place, spec, folder), ours_s
 
 
 def _spec(rung: Rung, model: Path) -> EndpointSpec:
