@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export MODELOPS_HOME ?= $(CURDIR)/.modelops
 
-.PHONY: demo up test test-fast check format bench lock clean
+.PHONY: demo up test test-long test-fast check format bench lock clean
 
 demo: $(VENV)/.runtime  ## the main job end to end on the embedded model
 	@$(BIN)/modelops demo $(ARGS)
@@ -14,8 +14,11 @@ up: $(VENV)/.runtime  ## controller, gateway and Dagster in one foreground comma
 test: check  ## every test, real engines included
 	@$(BIN)/pytest
 
+test-long: check  ## what takes many minutes of real engines, and is left out of `make test`
+	@$(BIN)/pytest -m long
+
 test-fast: check
-	@$(BIN)/pytest -m "not slow and not engine and not browser"
+	@$(BIN)/pytest -m "not long and not slow and not engine and not browser"
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff format --check -q .

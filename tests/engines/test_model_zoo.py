@@ -1,7 +1,7 @@
 """Tiny models of many architectures, each climbing the real ladder: where it lands, and why not higher.
 
 `tests/golden/model_zoo.txt` is written by `python -m tests.fakes.zoo`, which takes half an hour where two cores are all
-there is. By default the rows that need few starts are checked; the whole table is the test marked slow.
+there is. By default the rows that need few starts are checked; the whole table is the test marked long.
 """
 
 from collections.abc import Iterator
@@ -62,7 +62,7 @@ def test_what_cannot_be_served_is_parked_for_the_reason_in_the_table(
     assert place.line(models[name]) == golden()[name]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", WRITERS)
 def test_the_whole_ladder(place: Zoo, models: dict[str, Checkpoint], name: str):
     assert place.line(models[name]) == golden()[name]

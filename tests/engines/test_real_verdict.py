@@ -23,7 +23,7 @@ from modelops_dagster.domain.hub import ModelRevision
 from modelops_dagster.domain.verdicts import Verdict, judge
 from tests.fakes.real_engine import MAX_CONTEXT, NAME, Running, Start
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.engine, pytest.mark.long]
 SHIPPED = Path(__file__).resolve().parents[2] / "eval_datasets"
 
 
