@@ -130,6 +130,12 @@ class DagsterClient:
             raise NotRunning(
                 f"Dagster does not answer at {self._url}: start the platform with `modelops up`."
             ) from error
+        if not isinstance(body, dict) or not (body.get("data") or body.get("errors")):
+            # a UI that is still starting, or another program that took the port
+            raise NotRunning(
+                f"What answers at {self._url} is not Dagster yet (HTTP {answer.status_code}): wait until `modelops up` "
+                "says that everything is ready, then try again."
+            )
         if body.get("errors"):
             raise ModelOpsError(f"Dagster refused a query: {body['errors'][0]['message']}")
         data: dict[str, Any] = body["data"]

@@ -1,0 +1,51 @@
+"""What a UI that is not ready yet, or is not Dagster's, looks like to the client."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from modelops_dagster.clients.dagster_api import DagsterClient
+from modelops_dagster.domain.errors import ModelOpsError, NotRunning
+
+
+@contextmanager
+def answering(status: int, body: Any) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, template: str, *args: object) -> None:
+            del template, args
+
+        def do_POST(self) -> None:
+            text = (body if isinstance(body, str) else json.dumps(body)).encode()
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(500, {"message": "starting"}), (200, {"data": None}), (200, []), (200, {}), (503, "<html>busy</html>")],
+)
+def test_what_is_no_answer_of_dagster_yet_is_not_running(status: int, body: Any):
+    with answering(status, body) as url, pytest.raises(NotRunning, match="modelops up"):
+        DagsterClient(url).problem()
+
+
+def test_a_refused_query_is_said_in_dagsters_words():
+    body = {"errors": [{"message": "Unknown field"}]}
+    with answering(400, body) as url, pytest.raises(ModelOpsError, match="Unknown field"):
+        DagsterClient(url).problem()
