@@ -37,6 +37,34 @@ FAILED_STATES = frozenset({EndpointState.BUILDING_FAILED, EndpointState.DEPLOY_F
 Condition = Literal["Degraded", "Preempted", "Updating", "Unreachable"]
 
 
+AutoscaleMetric = Literal["cpu", "gpu", "ram", "gram", "latency", "throughput", "concurrency", "queue_length"]
+
+
+class Priority(StrEnum):
+    """Who yields when accelerators are scarce: research before preview; production never does."""
+
+    PRODUCTION = "production"
+    PREVIEW = "preview"
+    RESEARCH = "research"
+
+
+class AutoscaleTarget(Value):
+    """One figure to keep, per replica."""
+
+    metric: AutoscaleMetric
+    target: float = Field(
+        gt=0, allow_inf_nan=False, description="percent (cpu, gpu, ram, gram), ms (latency), requests/s or requests"
+    )
+    percentile: Literal[50, 75, 90, 95] | None = Field(default=None, description="of latency")
+
+
+class AutoscaleConfig(Value):
+    """When replicas come and go."""
+
+    targets: tuple[AutoscaleTarget, ...] = Field(min_length=1)
+    cooldown_period: int = Field(default=300, ge=1, description="seconds without a request before it sleeps")
+
+
 class EndpointSpec(Value):
     """Desired state. The controller makes it true; nobody else starts an engine."""
 
@@ -54,6 +82,13 @@ class EndpointSpec(Value):
     start_timeout_s: float | None = Field(
         default=None, gt=0, allow_inf_nan=False, description="overrides the engine's own"
     )
+
+    min_replicas: int = Field(default=1, ge=0, le=100)
+    max_replicas: int = Field(default=1, ge=1, le=100)
+    scale_to_zero: bool = Field(default=False, description="sleep when nobody asks, wake on the first request")
+    autoscale_config: AutoscaleConfig | None = None
+    gpus: int = Field(default=0, ge=0, le=1024, description="accelerators of one replica")
+    priority: Priority = Priority.PREVIEW
 
     @field_validator("name")
     @classmethod
