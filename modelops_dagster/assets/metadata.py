@@ -14,6 +14,7 @@ from modelops_dagster.domain.recovery import Recovery
 from modelops_dagster.domain.summary import (
     findings_table,
     ladder_table,
+    load_summary,
     plan_table,
     recovery_table,
     report_table,
@@ -67,8 +68,10 @@ def preflight_metadata(preflight: Preflight) -> Metadata:
 def report_metadata(report: SuiteReport) -> Metadata:
     """Every metric as a number of its own, then the table with intervals."""
     numbers: Metadata = {m.name: m.value for m in report.metrics if m.value is not None}
+    load: Metadata = {"load": table(load_summary(report))} if report.kind == "performance" else {}
     return {
         **numbers,
+        **load,
         "n_samples": report.n_samples,
         "n_unscored": report.n_unscored,
         "inference_seconds": round(report.inference_seconds, 2),

@@ -1,4 +1,4 @@
-"""`modelops scores`: the score history as a table, or by SQL."""
+"""`modelops scores`: the score history as a table, by SQL, and level by level of load."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +8,9 @@ from modelops_dagster.cli.output import emit, json_option, table
 
 if TYPE_CHECKING:
     from modelops_dagster.clients.scores import ScoreStore
+    from modelops_dagster.domain.gauntlet.load_times import Tool
+
+TOOL_NAMES = ("modelops", "vllm", "guidellm", "aiperf")
 
 LATEST = """
     select s.repo_id, s.lane, s.suite, s.metric, s.value, s.ci_low, s.ci_high, s.n, s.unit, s.n_samples, s.n_unscored,
@@ -19,11 +22,12 @@ LATEST = """
 """
 
 
-@click.command("scores")
+@click.group("scores", invoke_without_command=True)
 @click.option("--repo-id", help="Only this model.")
 @click.option("--sql", help="Run one SELECT over the history, read-only, and print its rows.")
 @json_option
-def command(repo_id: str | None, sql: str | None, as_json: bool) -> None:
+@click.pass_context
+def command(ctx: click.Context, repo_id: str | None, sql: str | None, as_json: bool) -> None:
     """The latest scores of every model, with 95 % intervals and the verdict; or any question in SQL.
 
     Tables: samples, scores, perf_requests, verdicts.
@@ -32,6 +36,10 @@ def command(repo_id: str | None, sql: str | None, as_json: bool) -> None:
     from modelops_dagster.clients.scores import ScoreStore
     from modelops_dagster.settings import Settings
 
+    if ctx.invoked_subcommand is not None:
+        if sql is not None or repo_id is not None or as_json:
+            raise click.UsageError(f"Options of `scores {ctx.invoked_subcommand}` go behind its name.")
+        return
     if sql is not None and repo_id is not None:
         raise click.UsageError("--repo-id and --sql exclude each other: put the model into the SQL.")
     store = ScoreStore(Settings.load().home / "scores")
@@ -39,6 +47,37 @@ def command(repo_id: str | None, sql: str | None, as_json: bool) -> None:
         _answer(store, sql, as_json)
     else:
         _latest(store, repo_id, as_json)
+
+
+@command.command("load")
+@click.option("--run", "run_id", metavar="RUN_ID", help="Of this run; default: the newest that sent load.")
+@click.option("--endpoint", help="Of this endpoint, where a run asked several.")
+@click.option("--as", "tool", type=click.Choice(TOOL_NAMES), default="modelops", show_default=True, help="Whose terms.")
+@json_option
+def load(run_id: str | None, endpoint: str | None, tool: "Tool", as_json: bool) -> None:
+    """Throughput and latency at each level of load, in our terms or in those of another load generator.
+
+    TTFT, TPOT and ITL are defined differently by each; docs/performance.md has the formulas.
+    """
+    from modelops_dagster.clients.scores import ScoreStore
+    from modelops_dagster.clients.scores.answers import load_requests
+    from modelops_dagster.domain.gauntlet.load_times import load_table
+    from modelops_dagster.domain.policies import shown
+    from modelops_dagster.settings import Settings
+
+    found = load_requests(ScoreStore(Settings.load().home / "scores"), run_id, endpoint)
+    shown_runs: list[dict[str, Any]] = [{**who, "as": tool, "levels": load_table(rows, tool)} for who, rows in found]
+
+    def render() -> None:
+        for run in shown_runs:
+            levels = run["levels"]
+            title = (
+                f"{run['repo_id']} on {run['endpoint']}, suite {run['suite']}, run {run['run_id']}, as {tool} has it"
+            )
+            cells = [[shown(v) if isinstance(v, float) else v for v in line.values()] for line in levels]
+            table(title, tuple(levels[0]), cells)
+
+    emit(shown_runs, as_json, render)
 
 
 def _answer(store: "ScoreStore", sql: str, as_json: bool) -> None:

@@ -75,16 +75,26 @@ TABLES: dict[str, tuple[tuple[str, ColumnType], ...]] = {
     # one row per request of a performance run
     "perf_requests": (
         *_IDENTITY,
+        ("suite", "text"),
+        ("instrument", "text"),
+        # closed loop: concurrency; open loop: rate in requests/s
         ("concurrency", "int"),
+        ("rate", "float"),
         ("request", "int"),
         ("status", "text"),
         ("tokens_in", "int"),
         ("tokens_out", "int"),
+        ("tokens_out_source", "text"),
+        ("tokens_per_chunk", "float"),
         ("client_queue_ms", "float"),
         ("first_chunk_ms", "float"),
         ("ttft_ms", "float"),
+        ("ttfot_ms", "float"),
         ("tpot_ms", "float"),
         ("itl_mean_ms", "float"),
+        # both JSON lists of gaps: between chunks with text, between all chunks
+        ("itl_ms", "text"),
+        ("chunk_gaps_ms", "text"),
         ("e2el_ms", "float"),
         ("started_at", "timestamp"),
     ),

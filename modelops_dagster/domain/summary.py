@@ -52,6 +52,28 @@ def report_table(report: SuiteReport) -> list[TableRow]:
     return [metric_row(m) for m in report.metrics]
 
 
+LOAD_COLUMNS = (
+    "requests_per_s", "output_tokens_per_s", "client_queue_p95_ms", "ttft_p50_ms", "ttft_p95_ms", "tpot_p50_ms",
+    "itl_p95_ms", "e2el_p50_ms", "e2el_p95_ms", "goodput",
+)  # fmt: skip
+
+
+def load_summary(report: SuiteReport) -> list[TableRow]:
+    """Throughput and latency, one row per level of load in the order they were sent."""
+    levels: dict[str, dict[str, Metric]] = {}
+    for metric in report.metrics:
+        name, _, level = metric.name.partition("@")
+        is_open = name.startswith("open_")
+        if level:
+            label = f"{level} requests/s" if is_open else f"{level} at a time"
+            levels.setdefault(label, {})[name.removeprefix("open_")] = metric
+    rows: list[TableRow] = []
+    for label, own in levels.items():
+        cells = {c: number(own[c].value, own[c].unit) if c in own else None for c in LOAD_COLUMNS}
+        rows.append({"load": label, **cells})
+    return rows
+
+
 def metric_row(metric: Metric) -> TableRow:
     """A metric with its interval."""
     return {

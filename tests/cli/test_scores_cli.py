@@ -119,3 +119,31 @@ def test_an_empty_history_says_what_to_do(tmp_path: Path) -> None:
         assert "modelops onboard REPO_ID" in done.stdout
     assert modelops(tmp_path, "scores", "--json").stdout.strip() == "[]"
     assert not (tmp_path / "scores").exists(), "reading makes nothing"
+
+
+def test_load_is_shown_in_the_terms_asked_for(tmp_path: Path) -> None:
+    asked = {"run_id": "r9", "repo_id": "org/a", "commit_hash": "a" * 40, "lane": "raw", "endpoint": "e"}
+    asked |= {"suite": "performance", "concurrency": 1, "status": "ok", "tokens_out": 5, "client_queue_ms": 0.0}
+    times = {"first_chunk_ms": 6.0, "ttft_ms": 200.0, "ttfot_ms": 200.0, "e2el_ms": 280.0}
+    gaps = {"itl_ms": "[20.0,20.0,20.0,20.0]", "chunk_gaps_ms": "[194.0,20.0,20.0,20.0,20.0]", "started_at": NOW}
+    failed = {**asked, "request": 1, "status": "timeout", "tokens_out": None, "started_at": NOW}
+    rows = [{**asked, **times, **gaps, "request": 0}, failed]
+    ScoreStore(tmp_path / "scores").land("perf_requests", rows, repo_id="org/a", run_id="r9")
+    done = modelops(tmp_path, "scores", "load", "--as", "vllm")
+    assert done.returncode == 0, done.stderr
+    assert "as vllm has it" in done.stdout
+    levels = {
+        tool: json.loads(modelops(tmp_path, "scores", "load", "--run", "r9", "--as", tool, "--json").stdout)[0][
+            "levels"
+        ]
+        for tool in ("modelops", "vllm")
+    }
+    assert [(lines[0]["requests"], lines[0]["failed"]) for lines in levels.values()] == [(2, 1), (2, 1)]
+    assert levels["modelops"][0]["ttft_p50_ms"] == 200
+    assert (levels["vllm"][0]["ttft_p50_ms"], levels["vllm"][0]["tpot_p50_ms"]) == (6, 68.5)
+    missing = modelops(tmp_path, "scores", "load", "--run", "nope")
+    assert missing.returncode == 2
+    assert "there are no load requests of run 'nope'" in missing.stderr
+    mixed = modelops(tmp_path, "scores", "--json", "load")
+    assert mixed.returncode == 2
+    assert "go behind its name" in mixed.stderr

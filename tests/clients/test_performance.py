@@ -12,11 +12,14 @@ from typing import Any
 import psutil
 import pytest
 
-from modelops_dagster.clients.gauntlet.performance import prompt
+from modelops_dagster.clients.gauntlet.load_run import prompt
 from modelops_dagster.clients.gauntlet.runner import ask_suite, run_suite
 from modelops_dagster.clients.scores import ScoreStore
+from modelops_dagster.clients.scores.answers import answers
 from modelops_dagster.domain.errors import EvaluationFailed
+from modelops_dagster.domain.gauntlet.load_times import load_table
 from modelops_dagster.domain.gauntlet.suite import Suite, SuiteSpec
+from modelops_dagster.domain.summary import load_summary
 from tests.clients.gauntlet_parts import endpoint
 from tests.fakes.openai_server import OpenAIServer
 
@@ -112,6 +115,63 @@ def test_a_lagging_client_voids_the_run(tmp_path: Path) -> None:
     assert report.n_unscored == report.n_samples
 
 
+def test_an_open_loop_sends_when_requests_are_due_and_counts_their_waiting(tmp_path: Path) -> None:
+    # 20 requests/s at a server that needs 0.2 s for one, with one slot: work for 2.4 s arrives within 0.6 s
+    slow = OpenAIServer(answer=lambda body: "a b c d e f g h", first_token_s=0.2)
+    store = ScoreStore(tmp_path / "scores")
+    open_loop = {"rates": [20], "requests": 12, "max_in_flight": 1}
+    suite = load(concurrencies=[1], requests=1, open_loop=open_loop, goodput={"ttft_ms": 700})
+    with slow.in_thread() as server:
+        report = run_suite(suite, endpoint(server), lane="raw", run_id="r", work=tmp_path, land=store.land)
+    assert report.failing == ()
+    assert report.n_samples == 13
+    assert value(report, "open_ttft_p95_ms@20") > 1000, "what waited for a slot was late all the same"
+    assert value(report, "open_client_queue_p95_ms@20") > 800
+    assert value(report, "open_goodput@20") < 0.6
+    sent = "select count(*), max(ttft_ms) < 700, count(distinct started_at) from perf_requests where rate = 20"
+    assert store.query(sent)[1] == [(12, True, 12)], "rows keep times since sending, and when each was due"
+    (closed,), (opened,) = (
+        [row for row in load_summary(report) if row["load"] == label] for label in ("1 at a time", "20 requests/s")
+    )
+    assert closed["goodput"] == "1.00"
+    assert opened["ttft_p95_ms"] != closed["ttft_p95_ms"]
+
+
+def test_an_open_loop_does_not_wait_for_answers(tmp_path: Path) -> None:
+    slow = OpenAIServer(answer=lambda body: "a b", first_token_s=0.5)
+    suite = load(concurrencies=[1], requests=1, output_tokens=2, open_loop={"rates": [40], "requests": 20})
+    with slow.in_thread() as server:
+        report = run_suite(suite, endpoint(server), lane="raw", run_id="r", work=tmp_path)
+    assert server.most_at_once > 3
+    assert value(report, "open_ttft_p50_ms@40") >= 500
+
+
+def test_without_usage_a_chunk_counts_as_a_token_and_the_row_says_so(tmp_path: Path) -> None:
+    silent = OpenAIServer(answer=lambda body: "a b c d", ignores=frozenset({"usage_in_stream"}))
+    store = ScoreStore(tmp_path / "scores")
+    with silent.in_thread() as server:
+        run_suite(load(output_tokens=4), endpoint(server), lane="raw", run_id="r", work=tmp_path, land=store.land)
+    told = "select distinct tokens_out, tokens_out_source, suite from perf_requests"
+    assert store.query(told)[1] == [(4, "chunks", "performance")]
+
+
+def test_stored_requests_give_every_tool_s_numbers(tmp_path: Path) -> None:
+    slow = OpenAIServer(answer=lambda body: "a b c d e f g h", role_chunk_first=True, first_token_s=0.2)
+    store = ScoreStore(tmp_path / "scores")
+    with slow.in_thread() as server:
+        report = run_suite(load(), endpoint(server), lane="raw", run_id="r", work=tmp_path, land=store.land)
+    rows = answers(store, "r", "performance", "org-model", "perf_requests")
+    ours, vllm = load_table(rows, "modelops"), load_table(rows, "vllm")
+    assert [(line["loop"], line["level"], line["requests"]) for line in ours] == [
+        ("closed", "1", 6),
+        ("closed", "3", 6),
+    ]
+    assert ours[0]["ttft_p50_ms"] == pytest.approx(value(report, "ttft_p50_ms@1"))
+    assert ours[0]["tpot_p50_ms"] == pytest.approx(value(report, "tpot_p50_ms@1"))
+    assert ours[0]["requests_per_s"] == pytest.approx(value(report, "requests_per_s@1"), rel=0.3)
+    assert vllm[0]["ttft_p50_ms"] < ours[0]["ttft_p50_ms"] - 100, "a role is no token"
+
+
 def children() -> list[psutil.Process]:
     return [p for p in psutil.Process().children(recursive=True) if MODULE in p.cmdline()]
 
@@ -159,3 +219,6 @@ def test_prompts_share_no_prefix() -> None:
     prompts = [prompt(48) for _ in range(50)]
     assert len({p[:10] for p in prompts}) == 50
     assert all(40 <= len(p.split()) <= 56 for p in prompts)
+    cached = [prompt(48, shared=100) for _ in range(50)]
+    assert len({tuple(p.split()[:100]) for p in cached}) == 1
+    assert len({p.split()[100] for p in cached}) == 50

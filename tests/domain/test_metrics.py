@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from modelops_dagster.domain.gauntlet.aggregates import dataset_metrics, is_good, lag_fault, load_metrics
 from modelops_dagster.domain.gauntlet.completion import Completion
+from modelops_dagster.domain.gauntlet.load import Goodput, Load
 from modelops_dagster.domain.gauntlet.metrics import (
     Scoring,
     clustered_error,
@@ -17,7 +18,7 @@ from modelops_dagster.domain.gauntlet.metrics import (
     percentile,
     percentile_interval,
 )
-from modelops_dagster.domain.gauntlet.suite import Goodput, Load, Sample, SuiteSpec
+from modelops_dagster.domain.gauntlet.suite import Sample, SuiteSpec
 from modelops_dagster.domain.statistics.distributions import binomial_cdf, student_t
 from modelops_dagster.domain.statistics.proportions import exact_lower, exact_upper, wilson
 
@@ -172,8 +173,9 @@ def test_tpot_is_vllm_s_formula() -> None:
 
 def request(number: int, **more: Any) -> dict[str, Any]:
     return {
-        "concurrency": 2, "request": number, "error": None, "error_detail": "", "tokens_in": 10, "tokens_out": 5,
-        "client_queue_ms": 0.1, "first_chunk_ms": 5.0, "ttft_ms": 100.0 + number, "tpot_ms": 20.0,
+        "concurrency": 2, "rate": None, "request": number, "error": None, "error_detail": "", "tokens_in": 10,
+        "tokens_out": 5, "client_queue_ms": 0.1, "first_chunk_ms": 5.0, "ttft_ms": 100.0 + number,
+        "ttfot_ms": 100.0 + number, "tokens_per_chunk": 1.0, "tpot_ms": 20.0,
         "itl_ms": [20.0] * 4, "e2el_ms": 180.0, **more,
     }  # fmt: skip
 
@@ -182,12 +184,13 @@ def test_load_metrics_and_goodput() -> None:
     load = Load(concurrencies=(2,), goodput=Goodput(ttft_ms=102, e2el_ms=200))
     requests = [*(request(i) for i in range(4)), request(4, error="timeout", ttft_ms=None, itl_ms=[])]
     result = {
-        "levels": [{"concurrency": 2, "duration_s": 2.0, "requests": requests}],
+        "levels": [{"concurrency": 2, "rate": None, "duration_s": 2.0, "requests": requests}],
         "lag_p99_ms": 1.0,
         "inference_seconds": 2.0,
     }
     metrics = {m.name: m for m in load_metrics(load, result)}
     assert metrics["ttft_p50_ms@2"].value == pytest.approx(101.5)
+    assert metrics["good_requests_per_s@2"].value == pytest.approx(1.5)
     assert metrics["output_tokens_per_s@2"].value == pytest.approx(10)
     assert metrics["requests_per_s@2"].value == pytest.approx(2)
     assert metrics["goodput@2"].value == pytest.approx(3 / 5)
@@ -198,7 +201,7 @@ def test_load_metrics_and_goodput() -> None:
 def test_a_lagging_client_voids_the_run_and_keeps_its_rows() -> None:
     load = Load(concurrencies=(2,), max_lag_ms=5, max_lag_share=0.25)
     result: dict[str, Any] = {
-        "levels": [{"concurrency": 2, "duration_s": 1.0, "requests": [request(0)]}],
+        "levels": [{"concurrency": 2, "rate": None, "duration_s": 1.0, "requests": [request(0)]}],
         "lag_p99_ms": 24.0,
         "inference_seconds": 1.0,
     }
@@ -208,3 +211,15 @@ def test_a_lagging_client_voids_the_run_and_keeps_its_rows() -> None:
     metrics = {m.name: m for m in load_metrics(load, result)}
     assert metrics["ttft_p50_ms@2"].value is None
     assert metrics["scored_share"].value == 0
+
+
+def test_an_open_loop_s_request_is_late_from_the_moment_it_was_due() -> None:
+    load = Load(concurrencies=(1,), goodput=Goodput(ttft_ms=500))
+    requests = [request(i, concurrency=None, rate=4.0, client_queue_ms=1000.0 * i) for i in range(3)]
+    level = {"concurrency": None, "rate": 4.0, "duration_s": 3.0, "requests": requests}
+    metrics = {m.name: m for m in load_metrics(load, {"levels": [level], "lag_p99_ms": 1.0})}
+    assert metrics["open_ttft_p50_ms@4"].value == pytest.approx(101 + 1000)
+    assert metrics["open_e2el_p95_ms@4"].value == pytest.approx(180 + 1900)
+    assert metrics["open_tpot_p50_ms@4"].value == pytest.approx(20)
+    assert metrics["open_goodput@4"].value == pytest.approx(1 / 3)
+    assert "ttft_p50_ms@4" not in metrics

@@ -2,9 +2,10 @@
 
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from itertools import pairwise
 from typing import Any
 
 import aiohttp
@@ -18,15 +19,16 @@ MOST_BYTES = 32 * 1024 * 1024
 
 
 @dataclass(slots=True)
-class _Stream:
-    """What is gathered while chunks arrive. Times are absolute seconds of the monotonic clock."""
+class Stream:
+    """What is gathered while chunks arrive. Times are seconds of one clock."""
 
-    text: list[str]
-    reasoning: list[str]
-    arrivals: list[float]
-    first_chunk: float | None = None
+    text: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    arrivals: list[float] = field(default_factory=list)
+    """Of chunks with content or reasoning."""
+    chunks: list[float] = field(default_factory=list)
+    """Of all chunks with choices."""
     first_content: float | None = None
-    last_chunk: float | None = None
     finish_reason: str | None = None
     usage: Mapping[str, Any] | None = None
     is_done: bool = False
@@ -41,8 +43,7 @@ class _Stream:
         choices = event.get("choices") or ()
         if not choices:
             return
-        self.last_chunk = now
-        self.first_chunk = self.first_chunk or now
+        self.chunks.append(now)
         choice = choices[0]
         delta = choice.get("delta") or choice
         content = delta.get("content") or choice.get("text") or ""
@@ -55,6 +56,42 @@ class _Stream:
         if thought:
             self.reasoning.append(thought)
         self.finish_reason = choice.get("finish_reason") or self.finish_reason
+
+    def completion(self, started: float) -> Completion:
+        """The completion, at the end of the stream; its times count from `started`."""
+
+        def since(moment: float | None) -> float | None:
+            return None if moment is None else (moment - started) * 1000
+
+        error: ErrorClass | None = None
+        detail = ""
+        if self.error is not None:
+            error, detail = "server_error", self.error
+        elif not self.chunks:
+            error, detail = "empty_choices", "the stream held no choices"
+        elif self.finish_reason is None and not self.is_done:
+            error, detail = "cut_stream", f"the stream ended after {len(self.arrivals)} chunks without a finish reason"
+        usage = self.usage or {}
+        return Completion(
+            text=_whole_characters("".join(self.text)),
+            reasoning=_whole_characters("".join(self.reasoning)),
+            finish_reason=self.finish_reason,
+            status=200,
+            error=error,
+            error_detail=detail,
+            tokens_in=_count(usage.get("prompt_tokens")),
+            tokens_out=_count(usage.get("completion_tokens")),
+            first_chunk_ms=since(self.chunks[0]) if self.chunks else None,
+            ttft_ms=since(self.arrivals[0]) if self.arrivals else None,
+            ttfot_ms=since(self.first_content),
+            itl_ms=_gaps_ms(self.arrivals),
+            chunk_gaps_ms=_gaps_ms(self.chunks),
+            e2el_ms=since(self.chunks[-1]) if self.chunks else None,
+        )
+
+
+def _gaps_ms(moments: Sequence[float]) -> tuple[float, ...]:
+    return tuple((b - a) * 1000 for a, b in pairwise(moments))
 
 
 def brief(text: str) -> str:
@@ -198,7 +235,7 @@ async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[tuple[bytes
 
 async def read_stream(response: aiohttp.ClientResponse, started: float) -> Completion:
     """Read server-sent events to their end. An answer that is no stream is read as a whole."""
-    seen = _Stream([], [], [])
+    seen = Stream()
     other: list[bytes] = []
     async for line, now in _events(response):
         if not line.startswith(b"data:"):
@@ -212,36 +249,6 @@ async def read_stream(response: aiohttp.ClientResponse, started: float) -> Compl
         event = parsed_json(payload)
         if isinstance(event, dict):
             seen.take(event, now)
-    if seen.first_chunk is None and seen.error is None and other:
+    if not seen.chunks and seen.error is None and other:
         return read_whole(b"\n".join(other), started)
-    return _streamed(seen, started)
-
-
-def _streamed(seen: _Stream, started: float) -> Completion:
-    def since(moment: float | None) -> float | None:
-        return None if moment is None else (moment - started) * 1000
-
-    error: ErrorClass | None = None
-    detail = ""
-    if seen.error is not None:
-        error, detail = "server_error", seen.error
-    elif seen.first_chunk is None:
-        error, detail = "empty_choices", "the stream held no choices"
-    elif seen.finish_reason is None and not seen.is_done:
-        error, detail = "cut_stream", f"the stream ended after {len(seen.arrivals)} chunks without a finish reason"
-    usage = seen.usage or {}
-    return Completion(
-        text=_whole_characters("".join(seen.text)),
-        reasoning=_whole_characters("".join(seen.reasoning)),
-        finish_reason=seen.finish_reason,
-        status=200,
-        error=error,
-        error_detail=detail,
-        tokens_in=_count(usage.get("prompt_tokens")),
-        tokens_out=_count(usage.get("completion_tokens")),
-        first_chunk_ms=since(seen.first_chunk),
-        ttft_ms=since(seen.arrivals[0]) if seen.arrivals else None,
-        ttfot_ms=since(seen.first_content),
-        itl_ms=tuple((b - a) * 1000 for a, b in zip(seen.arrivals, seen.arrivals[1:], strict=False)),
-        e2el_ms=since(seen.last_chunk),
-    )
+    return seen.completion(started)

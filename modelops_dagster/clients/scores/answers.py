@@ -4,13 +4,18 @@ from datetime import datetime
 from typing import Literal
 
 from modelops_dagster.clients.scores.store import ScoreStore
+from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.gauntlet.report import Incumbent, Metric
 from modelops_dagster.domain.gauntlet.rows import Row
 
 Table = Literal["samples", "perf_requests"]
 _COLUMNS: dict[Table, str] = {"samples": "* replace (coalesce(weight, 1) as weight)", "perf_requests": "*"}
-_SUITE: dict[Table, str] = {"samples": "and suite = $suite", "perf_requests": ""}
-_ORDER: dict[Table, str] = {"samples": "epoch, sample_id", "perf_requests": "concurrency, request"}
+# load requests of older layouts do not say of which suite they are
+_SUITE: dict[Table, str] = {
+    "samples": "and suite = $suite",
+    "perf_requests": "and coalesce(suite, $suite) = $suite",
+}
+_ORDER: dict[Table, str] = {"samples": "epoch, sample_id", "perf_requests": "concurrency, rate, request"}
 
 
 def answers(store: ScoreStore, run_id: str, suite: str, endpoint: str, table: Table = "samples") -> list[Row]:
@@ -19,7 +24,7 @@ def answers(store: ScoreStore, run_id: str, suite: str, endpoint: str, table: Ta
         f"select {_COLUMNS[table]} from {table} where run_id = $run_id and endpoint = $endpoint {_SUITE[table]} "  # noqa: S608
         f"order by {_ORDER[table]}"
     )
-    given = {"run_id": run_id, "endpoint": endpoint} | ({"suite": suite} if table == "samples" else {})
+    given = {"run_id": run_id, "endpoint": endpoint, "suite": suite}
     columns, rows = store.query(sql, given)
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
@@ -58,3 +63,36 @@ def latest_answers(
             asked_at=asked_at,
         )
     return None
+
+
+def load_requests(
+    store: ScoreStore, run_id: str | None = None, endpoint: str | None = None
+) -> list[tuple[dict[str, str], list[Row]]]:
+    """The load requests of a run, or of the newest that sent any, one entry per endpoint and suite.
+
+    Returns:
+        (who: `run_id`, `repo_id`, `endpoint`, `suite`; rows in a fixed order).
+
+    Raises:
+        InvalidSpec: there are none.
+    """
+    sql = """
+        select * replace (coalesce(suite, 'performance') as suite) from perf_requests
+        where run_id = coalesce($run_id, (select arg_max(run_id, started_at) from perf_requests))
+          and coalesce(endpoint = $endpoint, true)
+        order by endpoint, suite, rate nulls first, concurrency, request
+    """
+    columns, found = store.query(sql, {"run_id": run_id, "endpoint": endpoint})
+    rows = [dict(zip(columns, row, strict=True)) for row in found]
+    if not rows:
+        of = f" of run {run_id!r}" if run_id else ""
+        on = f" on {endpoint!r}" if endpoint else ""
+        raise InvalidSpec(
+            f"there are no load requests{of}{on}; `modelops scores --sql` shows what the table perf_requests holds.",
+            field="run_id",
+        )
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["endpoint"], row["suite"]), []).append(row)
+    named = ("run_id", "repo_id", "endpoint", "suite")
+    return [({name: own[0][name] for name in named}, own) for own in groups.values()]

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelops_dagster.domain.gauntlet.contract import ADVISORY
+from modelops_dagster.domain.gauntlet.load import Goodput, Load
+from modelops_dagster.domain.gauntlet.load_times import level_of
 from modelops_dagster.domain.gauntlet.metrics import (
     Scoring,
     event_metric,
@@ -14,7 +16,7 @@ from modelops_dagster.domain.gauntlet.metrics import (
 )
 from modelops_dagster.domain.gauntlet.report import Metric
 from modelops_dagster.domain.gauntlet.rows import Row
-from modelops_dagster.domain.gauntlet.suite import Goodput, Load, MetricSpec
+from modelops_dagster.domain.gauntlet.suite import MetricSpec
 
 
 def dataset_metrics(specs: Sequence[MetricSpec], rows: Sequence[Row]) -> tuple[Metric, ...]:
@@ -75,20 +77,38 @@ def lag_fault(load: Load, result: Mapping[str, Any]) -> str | None:
 
 
 def load_metrics(load: Load, result: Mapping[str, Any]) -> tuple[Metric, ...]:
-    """Percentiles and rates at each concurrency. A void run keeps its rows and gives no values."""
+    """Percentiles and rates at each level of load. A void run keeps its rows and gives no values.
+
+    Names end in `@C`, the concurrency of a closed loop; those of an open loop begin with `open_` and end in `@R`, the
+    rate in requests/s. A request of an open loop is late from the moment it was due: `client_queue_ms`, what it waited
+    in the client for a slot or for the event loop, is part of its times. Leaving that out is the coordinated omission
+    that makes an overloaded server look fast.
+    """
     void = lag_fault(load, result) is not None
     out: list[Metric] = []
     sent = ok_total = 0
     for level in result["levels"]:
-        good = [r for r in level["requests"] if not r["error"]]
-        sent, ok_total = sent + len(level["requests"]), ok_total + len(good)
-        out += _level_metrics(load, level, [] if void else good)
+        is_open = level["rate"] is not None
+        requests = [_from_due(r) if is_open else r for r in level["requests"]]
+        good = [r for r in requests if not r["error"]]
+        sent, ok_total = sent + len(requests), ok_total + len(good)
+        metrics = _level_metrics(load, level, requests, [] if void else good)
+        out += [m.model_copy(update={"name": f"open_{m.name}"}) for m in metrics] if is_open else metrics
     share = share_metric("scored_share", 0 if void else ok_total, sent)
     return (*out, share, Metric(name="client_lag_p99_ms", value=float(result["lag_p99_ms"]), n=sent, unit="ms"))
 
 
-def _level_metrics(load: Load, level: Mapping[str, Any], good: Sequence[Mapping[str, Any]]) -> list[Metric]:
-    at = level["concurrency"]
+def _from_due(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The request with its times counted from when it was due, not from when it was sent."""
+    late = request["client_queue_ms"]
+    names = ("first_chunk_ms", "ttft_ms", "ttfot_ms", "e2el_ms")
+    return {**request, **{name: request[name] + late for name in names if request[name] is not None}}
+
+
+def _level_metrics(
+    load: Load, level: Mapping[str, Any], requests: Sequence[Mapping[str, Any]], good: Sequence[Mapping[str, Any]]
+) -> list[Metric]:
+    at = level_of(level)
 
     def values(name: str) -> list[float]:
         return [r[name] for r in good if r[name] is not None]
@@ -98,18 +118,24 @@ def _level_metrics(load: Load, level: Mapping[str, Any], good: Sequence[Mapping[
         for name in ("ttft", "tpot", "e2el")
         for q in (50, 95)
     ]
+    out += [percentile_metric(f"{name}_p50_ms@{at}", values(f"{name}_ms"), 0.5) for name in ("first_chunk", "ttfot")]
+    out.append(percentile_metric(f"client_queue_p95_ms@{at}", values("client_queue_ms"), 0.95))
     gaps = [gap for r in good for gap in r["itl_ms"]]
     # gaps of one request are not independent: the percentile is reported without an interval
     out.append(Metric(name=f"itl_p95_ms@{at}", value=percentile(gaps, 0.95) if gaps else None, n=len(gaps), unit="ms"))
+    per_chunk = values("tokens_per_chunk")
+    mean = sum(per_chunk) / len(per_chunk) if per_chunk else None
+    out.append(Metric(name=f"tokens_per_chunk@{at}", value=mean, n=len(per_chunk), unit="tokens"))
     tokens, seconds = sum(r["tokens_out"] or 0 for r in good), level["duration_s"]
+    met = sum(is_good(r, load.goodput) for r in good)
     for name, amount, unit in (
         ("output_tokens_per_s", tokens, "tokens/s"),
         ("requests_per_s", len(good), "requests/s"),
+        ("good_requests_per_s", met, "requests/s"),
     ):
         value = amount / seconds if good and seconds > 0 else None
         out.append(Metric(name=f"{name}@{at}", value=value, n=len(good), unit=unit))
-    n = len(level["requests"]) if good else 0
-    out.append(share_metric(f"goodput@{at}", sum(is_good(r, load.goodput) for r in good), n))
+    out.append(share_metric(f"goodput@{at}", met, len(requests) if good else 0))
     return out
 
 

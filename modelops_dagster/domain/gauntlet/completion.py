@@ -31,6 +31,8 @@ class Completion:
     ttft_ms: float | None = None
     ttfot_ms: float | None = None
     itl_ms: tuple[float, ...] = ()
+    chunk_gaps_ms: tuple[float, ...] = ()
+    """Between all chunks with choices, those without text included: what vLLM calls ITL."""
     e2el_ms: float | None = None
     attempts: int = 1
     logprobs: tuple[float, ...] = ()
@@ -48,7 +50,7 @@ class Completion:
 
     @property
     def tpot_ms(self) -> float | None:
-        """Time per output token after the first, by vLLM's formula: (e2el - ttft) / (tokens_out - 1)."""
+        """Time per output token after the first: (e2el - ttft) / (tokens_out - 1), vLLM's formula on our TTFT."""
         if self.e2el_ms is None or self.ttft_ms is None or self.tokens_out is None or self.tokens_out <= 1:
             return None
         return (self.e2el_ms - self.ttft_ms) / (self.tokens_out - 1)

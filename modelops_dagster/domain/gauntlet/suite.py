@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from modelops_dagster.domain.errors import InvalidSpec
+from modelops_dagster.domain.gauntlet.load import Load
 from modelops_dagster.domain.values import Value
 
 Expected = Literal["answer", "refuse", "abstain", "clarify", "format"]
@@ -192,32 +193,6 @@ class ContractSettings(Value):
         default=0.95, gt=0, lt=1, description="of the context that a prompt must be able to fill"
     )
     max_probe_context: int = Field(default=32768, gt=0, description="tokens; longer contexts are not filled")
-
-
-class Goodput(Value):
-    """A request is good when it meets every limit that is set."""
-
-    ttft_ms: float | None = Field(default=None, gt=0)
-    tpot_ms: float | None = Field(default=None, gt=0)
-    e2el_ms: float | None = Field(default=None, gt=0)
-
-
-class Load(Value):
-    """What the performance suite sends: a closed loop at each concurrency, one after the other."""
-
-    concurrencies: tuple[int, ...] = Field(default=(1, 4), min_length=1)
-    requests: int = Field(default=8, ge=1, description="per concurrency, at least; rounded up to a multiple of it")
-    warmups: int = Field(default=3, ge=0, description="requests whose times are thrown away")
-    input_words: int = Field(default=64, ge=1, description="random words per prompt, about as many tokens")
-    output_tokens: int = Field(default=32, ge=1)
-    ignore_eos: bool = Field(default=True, description="ask for exactly output_tokens, where the engine knows how")
-    goodput: Goodput = Goodput()
-    max_lag_ms: float = Field(
-        default=5, gt=0, description="p99 event-loop lag of the client above which a run is void…"
-    )
-    max_lag_share: float = Field(
-        default=0.25, ge=0, lt=1, description="…unless it is below this share of the median time to first token"
-    )
 
 
 class Subset(Value):
