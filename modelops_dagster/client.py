@@ -25,6 +25,7 @@ from modelops_dagster.domain.errors import (
 from modelops_dagster.settings import Settings
 
 _POLL_S = 0.3
+_SOONEST_POLL_S = 0.05  # what waits for something short waits in small steps
 _ARGUMENTS_TIMEOUT_S = 200.0
 # How long a wait survives a controller that does not answer: it may be restarting, and the engine runs on without it.
 _ABSENCE_S = 30.0
@@ -223,7 +224,7 @@ class ModelOpsClient:
                     f"Endpoint {name} is not {what} after {timeout_s:g} s, its state is {state}; "
                     f"read `modelops endpoints logs {name}`."
                 )
-            time.sleep(_POLL_S)
+            time.sleep(min(_POLL_S, max(_SOONEST_POLL_S, 0.02 * (time.monotonic() - begun))))
 
     # transport
 
