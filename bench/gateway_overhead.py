@@ -28,8 +28,8 @@ from tests.services.gateway_process import ALIAS, PROMPT, Gateway, target
 
 STOCK_KEY = "sk-stock-proxy-of-the-benchmark"
 PAIRS = 300
-SLICES = 12
-CALLS_PER_SLICE = 120
+SLICES = 20
+CALLS_PER_SLICE = 160
 CONCURRENCY = 8
 START_TIMEOUT_S = 180
 BODY = {"model": ALIAS, "messages": [{"role": "user", "content": PROMPT}]}
@@ -56,7 +56,7 @@ def run(pairs: int = PAIRS, slices: int = SLICES, calls: int = CALLS_PER_SLICE) 
             gateway.stop()
     added_s = statistics.median(a - b for a, b in zip(latencies["ours"], latencies["stock"], strict=True))
     against = "stock LiteLLM of the same version, in turn"
-    ratio = statistics.median(speeds["ours"]) / statistics.median(speeds["stock"])
+    ratio = statistics.median(a / b for a, b in zip(speeds["ours"], speeds["stock"], strict=True))
     yield Figure("gateway_overhead", "throughput_ratio", ratio, "", f">= 0.95 of {against}")
     yield Figure("gateway_overhead", "p50_added_ms", added_s * 1e3, "ms", f"<= 1, {against}")
     for name in proxies:

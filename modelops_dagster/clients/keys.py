@@ -21,13 +21,15 @@ PREFIX = "sk-mo-"
 class KeyStore:
     """`<root>/keys/<key id>.json`, readable by the owner only.
 
-    A key's file is found by its digest, so looking one up reads one small file, needs no cache, and sees a revocation
-    at once, in every process. A store that cannot be read raises: whoever asks must then refuse.
+    A key's file is found by its digest, so looking one up looks at one small file, parses it again only when it was
+    replaced, and sees a revocation at once, in every process. A store that cannot be read raises: whoever asks must
+    then refuse.
     """
 
     def __init__(self, root: Path, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._keys = root / "keys"
         self._now = now
+        self._parsed: dict[str, tuple[tuple[int, ...], KeyRecord]] = {}  # by key id: the file's identity, the record
 
     def prepare(self) -> None:
         """Make the folder, so that a missing one is an error from then on and not an empty store."""
@@ -123,6 +125,11 @@ class KeyStore:
     def _read(self, key_id: str) -> KeyRecord | None:
         path = self._keys / f"{key_id}.json"
         try:
+            there = path.stat()
+            version = (there.st_ino, there.st_mtime_ns, there.st_ctime_ns, there.st_size)
+            known = self._parsed.get(key_id)
+            if known is not None and known[0] == version:
+                return known[1]
             text = path.read_text()
         except FileNotFoundError:
             self._keys.stat()  # no such key is an answer, no such store is an error
@@ -133,6 +140,7 @@ class KeyStore:
             raise IntegrityError(f"{path} is not a key record; remove it, which revokes that key.") from error
         if record.key_id != key_id:
             raise IntegrityError(f"{path} holds the record of key {record.key_id}; remove it.")
+        self._parsed[key_id] = (version, record)
         return record
 
     def _write(self, record: KeyRecord) -> None:
