@@ -10,12 +10,12 @@ import click
 from modelops_dagster.cli.output import emit, json_option, progress_bar, table
 
 if TYPE_CHECKING:
-    from modelops_dagster.clients.gauntlet.inference import Api
     from modelops_dagster.domain.endpoints import Endpoint
     from modelops_dagster.domain.errors import ModelOpsError
     from modelops_dagster.domain.gauntlet.eval_config import EvalPlan
     from modelops_dagster.domain.gauntlet.report import Metric, SuiteReport
     from modelops_dagster.domain.gauntlet.suite import Suite
+    from modelops_dagster.domain.openai_urls import Api
 
 REACH_TIMEOUT_S = 60.0
 REASONING_TOKENS = 4096
@@ -119,7 +119,7 @@ def _plan(
 
 
 def _api(plan: "EvalPlan") -> "Api":
-    from modelops_dagster.clients.gauntlet.inference import api_of
+    from modelops_dagster.domain.openai_urls import api_of
 
     return plan.api or api_of(plan.url) or "chat"
 
@@ -200,11 +200,12 @@ def _reach(plan: "EvalPlan", api_key: str | None, timeout_s: float) -> "Endpoint
     import asyncio
     import hashlib
 
-    from modelops_dagster.clients.gauntlet.inference import InferenceClient, base_url
+    from modelops_dagster.clients.gauntlet.inference import InferenceClient
     from modelops_dagster.domain.checkpoints import Checkpoint
     from modelops_dagster.domain.endpoints import Endpoint
     from modelops_dagster.domain.errors import UserError
     from modelops_dagster.domain.hub import ModelRevision
+    from modelops_dagster.domain.openai_urls import base_url
 
     try:
         base = base_url(plan.url)

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from modelops_dagster.clients.gauntlet.inference import InferenceClient, RetryBudget, base_url
+from modelops_dagster.clients.gauntlet.inference import InferenceClient, RetryBudget
 from modelops_dagster.domain.gauntlet.completion import Completion
+from modelops_dagster.domain.openai_urls import base_url
 from tests.fakes.openai_server import MODEL, Fault, OpenAIServer
 
 BODY = {"model": MODEL, "messages": [{"role": "user", "content": "one two three four"}], "max_tokens": 50}

@@ -10,10 +10,11 @@ import aiohttp
 
 from modelops_dagster.clients.gauntlet.answer_cache import AnswerCache
 from modelops_dagster.clients.gauntlet.exchanges import ExchangeLog, SavedPairs, write_json
-from modelops_dagster.clients.gauntlet.inference import Api, InferenceClient
+from modelops_dagster.clients.gauntlet.inference import InferenceClient
 from modelops_dagster.domain.gauntlet.completion import Completion
 from modelops_dagster.domain.gauntlet.interceptors import Chain, ProgressTracking, amended, answer_key, parted
 from modelops_dagster.domain.gauntlet.response_stats import ReasoningCounts, ResponseCounts
+from modelops_dagster.domain.openai_urls import Api
 
 WEBHOOK_TIMEOUT_S = 5.0
 

@@ -5,8 +5,7 @@ import random
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal, Self
-from urllib.parse import urlsplit, urlunsplit
+from typing import Any, Self
 
 import aiohttp
 
@@ -23,36 +22,14 @@ from modelops_dagster.clients.gauntlet.wire import (
 from modelops_dagster.domain.gauntlet.completion import Completion, ErrorClass
 from modelops_dagster.domain.gauntlet.contract import HttpAnswer
 from modelops_dagster.domain.gauntlet.interceptors import Chain, amended
+from modelops_dagster.domain.openai_urls import PATHS, Api, base_url
 
-Api = Literal["chat", "completions"]
-PATHS: Mapping[Api, str] = {"chat": "/chat/completions", "completions": "/completions"}
 RETRIED: frozenset[ErrorClass] = frozenset({"connection", "rate_limited", "server_error", "cut_stream", "timeout"})
 MOST_TIMEOUTS = 2
 """Attempts of one request that may time out: a hung endpoint costs a full attempt timeout each."""
 BACKOFF_S = 0.25
 JSON_BODY = {"Content-Type": "application/json"}
 LONGEST_WAIT_S = 30.0
-
-
-def base_url(url: str) -> str:
-    """The base URL that ends in /v1 (or what the user gave), from a base URL or a full path to one of the two routes.
-
-    Raises:
-        ValueError: not an http(s) URL.
-    """
-    parts = urlsplit(url.strip())
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{url!r} is not a URL such as http://127.0.0.1:8000/v1")
-    path = parts.path.rstrip("/")
-    for route in PATHS.values():
-        path = path.removesuffix(route)
-    return urlunsplit((parts.scheme, parts.netloc, path or "/v1", "", ""))
-
-
-def api_of(url: str) -> Api | None:
-    """The route a full path names, or None for a base URL."""
-    path = urlsplit(url.strip()).path.rstrip("/")
-    return next((api for api, route in PATHS.items() if path.endswith(route)), None)
 
 
 class RetryBudget:

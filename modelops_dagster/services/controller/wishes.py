@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from modelops_dagster.clients.endpoints import EndpointRecord, RecordStore
+from modelops_dagster.domain.endpoint_spec.this_machine import refusal_here
 from modelops_dagster.domain.endpoints import FAILED_STATES, EndpointSpec, EndpointState
 from modelops_dagster.domain.errors import Conflict, DiskFull, InvalidSpec, NoSuchEndpoint
 from modelops_dagster.domain.lifecycle import Event
@@ -95,9 +96,13 @@ class Wishes:
         """Make `spec` true. An endpoint that already runs it (or is on the way) is left alone; a failed one is retried.
 
         Raises:
+            InvalidSpec: this machine cannot do what the spec asks for.
             Conflict: the endpoint is being deleted.
             DiskFull: the wish cannot be written down.
         """
+        refusal = refusal_here(spec)
+        if refusal is not None:
+            raise refusal
         record = self._ledger.find(spec.name)
         if record is None:
             now = datetime.now(UTC)

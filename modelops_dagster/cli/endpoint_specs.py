@@ -1,0 +1,120 @@
+"""The part of `modelops endpoints` that reads specs: create, and the schema they are checked against."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from modelops_dagster.cli.output import emit, json_option, progress_line
+
+if TYPE_CHECKING:
+    from modelops_dagster.client import ModelOpsClient
+    from modelops_dagster.clients.endpoint_documents import SpecResolver
+    from modelops_dagster.domain.endpoints import EndpointSpec, EndpointStatus
+
+_files = click.option(
+    "-f", "--file", "files", multiple=True, required=True, metavar="SPEC", type=click.Path(path_type=Path),
+    help="A YAML or JSON file with one spec or, between ---, several; repeatable.",
+)  # fmt: skip
+
+
+def open_client() -> "ModelOpsClient":
+    from modelops_dagster.client import ModelOpsClient
+    from modelops_dagster.settings import Settings
+
+    return ModelOpsClient.from_settings(Settings.load())
+
+
+def open_resolver() -> "SpecResolver":
+    """Finds checkpoints and engines of this home."""
+    from modelops_dagster.clients.endpoint_documents import SpecResolver
+    from modelops_dagster.clients.engines import EngineRegistry
+    from modelops_dagster.settings import Settings
+
+    settings = Settings.load()
+    engines = EngineRegistry(settings.engines, settings.cache, settings.own_engines)
+    return SpecResolver(settings.home / "checkpoints", engines, settings.accelerator)
+
+
+@click.command()
+@_files
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until each answers.")
+@click.option("--timeout", "timeout_s", default=900.0, show_default=True, help="Seconds to wait for each at most.")
+@click.option("--dry-run", is_flag=True, help="Only print the complete specs.")
+@json_option
+def create(files: tuple[Path, ...], wait: bool, timeout_s: float, dry_run: bool, as_json: bool) -> None:
+    """Create the endpoint of every spec in the files; what they leave out is found. Exits 1 when one failed."""
+    from modelops_dagster.clients.endpoint_documents import resolved
+    from modelops_dagster.domain.endpoint_spec.this_machine import refusal_here
+    from modelops_dagster.domain.errors import InvalidSpec
+
+    specs = list(resolved(open_resolver(), files))
+    if dry_run:
+        emit(specs, as_json, lambda: click.echo(as_yaml(specs), nl=False))
+        return
+    client = open_client()
+    for spec in specs:
+        refusal = refusal_here(spec)
+        if refusal is not None:
+            raise refusal
+        if client.get(spec.name) is not None:
+            raise InvalidSpec(
+                f"There is an endpoint {spec.name!r} already; choose another name, or delete it first with "
+                f"`modelops endpoints delete {spec.name} --confirm {spec.name}`.",
+                field="name",
+            )
+    statuses = [created(client, spec) for spec in specs]
+    settle(client, statuses, wait, timeout_s, as_json)
+
+
+def created(client: "ModelOpsClient", spec: "EndpointSpec") -> "EndpointStatus":
+    """Ask for the endpoint, and say what this machine does not do for it."""
+    from modelops_dagster.domain.endpoint_spec.this_machine import notices_here
+
+    status = client.apply(spec)
+    for notice in notices_here(spec):
+        click.echo(f"{spec.name}: {notice}", err=True)
+    return status
+
+
+def settle(
+    client: "ModelOpsClient", statuses: "list[EndpointStatus]", wait: bool, timeout_s: float, as_json: bool
+) -> None:
+    """Wait for each if asked to, print them, and exit with 1 when one failed."""
+    if wait:
+        with progress_line("waiting") as say:
+            names = [s.spec.name for s in statuses]
+            statuses = [client.wait_ready(n, timeout_s, lambda s: say(f"{s.spec.name}: {s.state}")) for n in names]
+
+    def render() -> None:
+        for status in statuses:
+            click.echo(f"{status.spec.name}: {status.state} {status.url or status.message}".rstrip())
+
+    emit({"endpoints": statuses}, as_json, render)
+    if any(s.failed for s in statuses):
+        sys.exit(1)
+
+
+@click.command()
+@click.option("--complete", is_flag=True, help="Of the complete spec, as the REST API takes it.")
+def schema(complete: bool) -> None:
+    """Print the JSON schema of spec files, for editors and other programs."""
+    from modelops_dagster.domain.endpoint_spec import EndpointSpec
+    from modelops_dagster.domain.endpoint_spec.document import EndpointDocument
+
+    kind = EndpointSpec if complete else EndpointDocument
+    document = {"$schema": "https://json-schema.org/draft/2020-12/schema", **kind.model_json_schema()}
+    click.echo(json.dumps(document, indent=2))
+
+
+def as_yaml(specs: "list[EndpointSpec]") -> str:
+    """The specs as documents of one YAML file, without what is as it would be anyway."""
+    import yaml
+
+    documents = [s.model_dump(mode="json", exclude_defaults=True) for s in specs]
+    return str(yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True))
+
+
+COMMANDS = (create, schema)

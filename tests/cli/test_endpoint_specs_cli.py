@@ -1,0 +1,107 @@
+"""`modelops endpoints create` and `schema` against the real controller program."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from modelops_dagster.clients.checkpoints.manifests import write_manifest
+from modelops_dagster.domain.checkpoints import Manifest, ManifestFile
+from modelops_dagster.domain.hub import ModelRevision
+from tests.fakes.stack import Stack
+
+COMMIT = "c" * 40
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    stack = Stack(tmp_path_factory.mktemp("stack")).up()
+    directory = stack.home / "checkpoints" / "acme" / "small" / COMMIT
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text("{}")
+    file = ManifestFile(path="config.json", size_bytes=2, sha256="0" * 64)
+    revision = ModelRevision(repo_id="acme/small", commit_hash=COMMIT)
+    write_manifest(directory, Manifest(revision=revision, source="test", files=(file,)))
+    yield stack
+    stack.down()
+
+
+def modelops(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "modelops_dagster.cli", "endpoints", *arguments],
+        env={**os.environ, **stack.settings.environ(), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def written(folder: Path, *documents: dict[str, Any]) -> str:
+    path = folder / "spec.yaml"
+    path.write_text(yaml.safe_dump_all({"engine": "fake", "model": "acme/small", **d} for d in documents))
+    return str(path)
+
+
+def test_create_from_a_file(stack: Stack, tmp_path: Path):
+    path = written(tmp_path, {"name": "one", "cpu_limit": 2}, {"name": "two"})
+    shown = modelops(stack, "create", "-f", path, "--dry-run")
+    assert [d["checkpoint_digest"][:7] for d in yaml.safe_load_all(shown.stdout)] == ["sha256:", "sha256:"]
+    assert stack.client.list() == ()
+
+    done = modelops(stack, "create", "-f", path)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first.startswith("one: Running http://127.0.0.1:")
+    assert second.startswith("two: Running http://127.0.0.1:")
+    assert "one: cpu_limit: noted and not enforced" in done.stderr
+    status = stack.client.get("one")
+    assert status is not None
+    assert status.spec.served_model_name == f"acme/small@{COMMIT[:12]}"
+
+    again = modelops(stack, "create", "-f", path)
+    assert (again.returncode, "There is an endpoint 'one' already" in again.stderr) == (2, True)
+
+
+def test_one_that_fails_exits_with_one(stack: Stack, tmp_path: Path):
+    path = written(tmp_path, {"name": "broken", "engine_args": ["--die"]})
+    done = modelops(stack, "create", "-f", path, "--json")
+    assert done.returncode == 1, done.stdout
+    (status,) = json.loads(done.stdout)["endpoints"]
+    assert status["state"] == "DeployFailed"
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"gpus": -1}, "gpus: Input should be greater than or equal to 0."),
+        ({"cluster": "west"}, "nodegroups is missing"),
+        ({"cluster": "west", "nodegroups": ["a"]}, "needs the Kubernetes backend"),
+        ({"model": "acme/none"}, "The store has no raw checkpoint of acme/none"),
+    ],
+)
+def test_mistakes_are_one_sentence(stack: Stack, tmp_path: Path, fields: dict[str, Any], said: str):
+    done = modelops(stack, "create", "-f", written(tmp_path, {"name": "wrong", **fields}))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert said in done.stderr
+    assert stack.client.get("wrong") is None
+
+
+def test_the_controller_refuses_what_needs_a_cluster(stack: Stack):
+    with pytest.raises(Exception, match="needs the Kubernetes backend") as caught:
+        stack.client.apply(stack.spec(name="wide", nodes=2, gpus=2))
+    assert getattr(caught.value, "field", None) == "nodes"
+
+
+def test_the_schema_is_json(stack: Stack):
+    document = json.loads(modelops(stack, "schema").stdout)
+    assert document["additionalProperties"] is False
+    assert {"model", "engine", "autoscale_config", "target"} <= set(document["properties"])
+    complete = json.loads(modelops(stack, "schema", "--complete").stdout)
+    assert "checkpoint_digest" in complete["properties"]
