@@ -52,8 +52,10 @@ def _show(status: "EndpointStatus") -> None:
         ("url", status.url),
         ("served model name", spec.served_model_name),
         ("engine", " ".join(x for x in (spec.engine, spec.variant, status.engine_version) if x)),
+        ("key", spec.target and spec.target.api_endpoint.api_key_name),
         ("engine arguments", " ".join(spec.engine_args) or None),
-        ("checkpoint", spec.checkpoint),
+        ("model", spec.model),
+        ("checkpoint", spec.checkpoint or None),
         ("maximum context", spec.max_context and f"{spec.max_context} tokens"),
         ("start took", status.start_seconds and f"{status.start_seconds:.1f} s"),
         ("pid", status.pid),
@@ -98,7 +100,14 @@ def list_endpoints(as_json: bool) -> None:
             click.echo("No endpoints yet; `modelops onboard REPO_ID` makes one.")
             return
         rows = [
-            (s.spec.name, _stands(s), s.spec.engine, s.spec.served_model_name, s.url, s.restarts or None)
+            (
+                s.spec.name,
+                _stands(s),
+                s.spec.engine or "(external)",
+                s.spec.served_model_name,
+                s.url,
+                s.restarts or None,
+            )
             for s in statuses
         ]
         table("", ("endpoint", "state", "engine", "served model name", "url", "restarts"), rows)

@@ -217,7 +217,7 @@ def hosted(
     alias: str, model: str, credential: str, url: str, weight: int, tags: str, override: "Grant | None", as_json: bool
 ) -> None:
     """Put a hosted API behind ALIAS; it can be called at once. Needs --override-reason: no verdict is known of it."""
-    from modelops_dagster.clients.credentials import CredentialStore
+    from modelops_dagster.clients.credentials import CredentialStore, credentials_folder
     from modelops_dagster.domain.errors import InvalidSpec
     from modelops_dagster.domain.gateway import RouteTarget, with_targets
     from modelops_dagster.settings import Settings
@@ -225,7 +225,7 @@ def hosted(
     provider, _, name = model.partition("/")
     if not provider or not name:
         raise InvalidSpec(f"{model!r} is not PROVIDER/MODEL, e.g. anthropic/claude-sonnet-4-5.", field="model")
-    known = CredentialStore(Settings.load().home / "secrets" / "credentials").names()
+    known = CredentialStore(credentials_folder(Settings.load().home)).names()
     if credential not in known:
         have = ", ".join(known) or "none"
         raise InvalidSpec(
@@ -258,11 +258,11 @@ def hosted(
 @json_option
 def credential(name: str, as_json: bool) -> None:
     """Keep a provider's key under NAME. It is read from standard input and never shown again."""
-    from modelops_dagster.clients.credentials import CredentialStore
+    from modelops_dagster.clients.credentials import CredentialStore, credentials_folder
     from modelops_dagster.settings import Settings
 
     key = click.prompt("key", hide_input=True) if sys.stdin.isatty() else sys.stdin.readline()
-    CredentialStore(Settings.load().home / "secrets" / "credentials").put(name, key)
+    CredentialStore(credentials_folder(Settings.load().home)).put(name, key)
     emit(
         {"credential": name}, as_json, lambda: click.echo(f"kept as {name}; a route names it with --credential {name}")
     )

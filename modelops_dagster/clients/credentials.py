@@ -1,20 +1,31 @@
 """Keys of hosted APIs: one file each, for the owner of the home only, named in routes and never written there."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from modelops_dagster.clients.keys import write_private
+from modelops_dagster.domain.endpoint_spec.external import key_name_problem
 from modelops_dagster.domain.errors import InvalidSpec
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
-class CredentialStore:
-    """`<home>/secrets/credentials/<name>`."""
+def credentials_folder(home: Path) -> Path:
+    """Where a home keeps them."""
+    return home / "secrets" / "credentials"
 
-    def __init__(self, folder: Path) -> None:
+
+class CredentialStore:
+    """`<home>/secrets/credentials/<name>`, and beside it the variables that may be named as keys.
+
+    Args:
+        variable: the value of a variable of this process; None when it is not set. A key that is kept goes before it.
+    """
+
+    def __init__(self, folder: Path, variable: Callable[[str], str | None] = lambda _: None) -> None:
         self._folder = folder
+        self._variable = variable
 
     def put(self, name: str, key: str) -> None:
         """Keep a provider's key; the gateway takes it with the next route that names it.
@@ -35,5 +46,12 @@ class CredentialStore:
 
     def read(self, names: Iterable[str]) -> dict[str, str]:
         """Keys by name; one that is not there is left out."""
-        found = {name: self._folder / name for name in set(names) if NAME.fullmatch(name)}
-        return {name: path.read_text().strip() for name, path in found.items() if path.is_file()}
+        found = {name: self.get(name) for name in set(names)}
+        return {name: key for name, key in found.items() if key is not None}
+
+    def get(self, name: str) -> str | None:
+        """The key of that name, or None."""
+        path = self._folder / name
+        if NAME.fullmatch(name) and path.is_file():
+            return path.read_text().strip()
+        return self._variable(name) if key_name_problem(name) is None else None

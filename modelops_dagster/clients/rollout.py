@@ -11,7 +11,7 @@ from modelops_dagster.clients.gateway import GatewayClient
 from modelops_dagster.clients.lineage import latest_of
 from modelops_dagster.clients.routes import RouteStore
 from modelops_dagster.domain.canary import Bounds
-from modelops_dagster.domain.endpoints import Endpoint, EndpointStatus
+from modelops_dagster.domain.endpoints import Endpoint, EndpointSpec, EndpointStatus
 from modelops_dagster.domain.errors import Conflict, EndpointFailed, InvalidSpec
 from modelops_dagster.domain.gateway import Grant, Route, RouteTarget, Swap, route_diff, with_targets
 from modelops_dagster.domain.registration import Registration, passed_target
@@ -21,6 +21,7 @@ from modelops_dagster.domain.verdicts import Verdict
 ATTEMPTS = 5
 VISIBLE_TIMEOUT_S = 30.0
 COMMIT = re.compile(r"[0-9a-f]{40}")
+NOT_A_COMMIT = re.compile(r"[^A-Za-z0-9._-]+")
 WAKE_TIMEOUT_S = 900.0
 
 
@@ -256,15 +257,26 @@ def _as_target(status: EndpointStatus, tags: tuple[str, ...]) -> RouteTarget:
             f"endpoint {status.spec.name} is {status.state} and answers nothing; start it with "
             f"`modelops endpoints start {status.spec.name}`."
         )
-    last = status.spec.checkpoint.rstrip("/").rpartition("/")[2]
-    digest = status.spec.checkpoint_digest.removeprefix("sha256:")[:40]
+    spec = status.spec
+    api = spec.target.api_endpoint if spec.target else None
     return RouteTarget(
-        endpoint=status.spec.name,
+        endpoint=spec.name,
         url=status.url,
-        served_model_name=status.spec.served_model_name,
-        commit_hash=last if COMMIT.fullmatch(last) else digest,
+        served_model_name=spec.served_model_name,
+        commit_hash=_commit_hash(spec),
         tags=tags,
+        usd_per_hour=spec.usd_per_hour or 0.0,
+        credential=api.api_key_name if api else None,
+        timeout_s=spec.request_timeout_seconds,
     )
+
+
+def _commit_hash(spec: EndpointSpec) -> str:
+    """Of the checkpoint's folder, else its digest; the model's name where nobody tells one."""
+    if spec.is_external:
+        return NOT_A_COMMIT.sub("-", spec.served_model_name)
+    last = spec.checkpoint.rstrip("/").rpartition("/")[2]
+    return last if COMMIT.fullmatch(last) else spec.checkpoint_digest.removeprefix("sha256:")[:40]
 
 
 def _duties(route: Route) -> tuple[object, ...]:

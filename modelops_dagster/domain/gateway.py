@@ -50,7 +50,12 @@ class RouteTarget(Value):
     )
     usd_per_hour: float = Field(default=0.0, ge=0, description="what its hardware costs, USD per hour it runs")
     provider: str | None = Field(default=None, description="LiteLLM's name of a hosted API, which prices it by token")
-    credential: str | None = Field(default=None, description="name of the provider's key under secrets/credentials/")
+    credential: str | None = Field(
+        default=None, description="name of its key: under secrets/credentials/, or a variable"
+    )
+    timeout_s: float | None = Field(
+        default=None, gt=0, description="longest one attempt may take; the route's goes first"
+    )
     grant: Grant | None = Field(default=None, description="why it may answer calls")
 
 
@@ -218,15 +223,17 @@ def _litellm_params(route: Route, target: RouteTarget, credentials: Mapping[str,
     params: dict[str, Any] = {"weight": target.weight, "tags": list(target.tags) or [OPEN]}
     if target.provider is None:
         # an endpoint of ours asks for no key, and the provider insists on a string
-        params |= {"model": f"hosted_vllm/{target.served_model_name}", "api_base": target.url, "api_key": "none"}
+        key = credentials.get(target.credential or "", "none")
+        params |= {"model": f"hosted_vllm/{target.served_model_name}", "api_base": target.url, "api_key": key}
         params |= {"input_cost_per_token": 0.0, "output_cost_per_token": 0.0}
     else:
         params |= {"model": f"{target.provider}/{target.served_model_name}"}
         params |= {"api_base": target.url} if target.url else {}
         # "none" and not a missing key: LiteLLM would look for one in the gateway's environment
         params |= {"api_key": credentials.get(target.credential or "", "none")}
-    if route.timeout_s is not None:
-        params |= {"timeout": route.timeout_s, "stream_timeout": route.timeout_s}
+    timeout_s = route.timeout_s or target.timeout_s
+    if timeout_s is not None:
+        params |= {"timeout": timeout_s, "stream_timeout": timeout_s}
     return params
 
 
@@ -335,9 +342,14 @@ def _changes(was: RouteTarget, now: RouteTarget) -> list[str]:
         "USD per hour": (f"{was.usd_per_hour:g}", f"{now.usd_per_hour:g}"),
         "provider": (was.provider or "ours", now.provider or "ours"),
         "credential": (was.credential or "none", now.credential or "none"),
+        "timeout": (_seconds(was.timeout_s), _seconds(now.timeout_s)),
         "granted by": (_granted_by(was), _granted_by(now)),
     }
     return [f"{name} {a} -> {b}" for name, (a, b) in pairs.items() if a != b]
+
+
+def _seconds(value: float | None) -> str:
+    return "none" if value is None else f"{value:g} s"
 
 
 def _granted_by(target: RouteTarget) -> str:

@@ -14,7 +14,7 @@ from modelops_dagster.clients.routes import RouteStore
 from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint, EndpointSpec, EndpointState, EndpointStatus
 from modelops_dagster.domain.errors import EndpointFailed, InvalidSpec
-from modelops_dagster.domain.gateway import Grant, Route, RouteTarget, with_targets
+from modelops_dagster.domain.gateway import Grant, Route, RouteTarget, litellm_deployments, with_targets
 from modelops_dagster.domain.hub import ModelRevision
 from modelops_dagster.domain.verdicts import Outcome, Verdict
 
@@ -187,6 +187,38 @@ def test_without_an_old_endpoint_the_new_one_has_the_alias_at_once(tmp_path: Pat
     kept = store.get(ALIAS)
     assert kept is not None
     assert (kept.swap, done.tags) == (None, ("preview",))
+
+
+def test_an_endpoint_of_somebody_elses_brings_its_key_price_and_timeout(rollout: Rollout) -> None:
+    spec = EndpointSpec.model_validate(
+        {
+            "name": "theirs",
+            "deployment": {"type": "none"},
+            "target": {"api_endpoint": {"url": "http://h:1/v1", "model_id": "org/a b", "api_key_name": "A_KEY"}},
+            "usd_per_hour": 2,
+            "request_timeout_seconds": 30,
+        }
+    )
+    status = EndpointStatus(spec=spec, desired="Running", state=EndpointState.RUNNING, url="http://h:1/v1", since=AT)
+
+    class Theirs(Machine):
+        def get(self, name: str) -> EndpointStatus | None:
+            return status
+
+    found = rollout.target(ALIAS, "theirs", Theirs("theirs"))
+    assert (found.url, found.served_model_name, found.commit_hash) == ("http://h:1/v1", "org/a b", "org-a-b")
+    assert (found.credential, found.usd_per_hour, found.timeout_s) == ("A_KEY", 2.0, 30.0)
+    (deployment,) = litellm_deployments(with_targets(None, ALIAS, [found], at=AT), {"A_KEY": "sk-1"})
+    assert deployment["litellm_params"]["api_key"] == "sk-1"
+    assert deployment["litellm_params"]["timeout"] == 30.0
+
+
+def test_a_key_may_be_a_variable_if_its_name_says_so(tmp_path: Path) -> None:
+    variables = {"OPENAI_API_KEY": "sk-variable", "HF_TOKEN": "secret", "HOME": "/root"}
+    store = CredentialStore(tmp_path / "credentials", variables.get)
+    assert store.read(["OPENAI_API_KEY", "HF_TOKEN", "HOME", "OTHER_KEY"]) == {"OPENAI_API_KEY": "sk-variable"}
+    store.put("OPENAI_API_KEY", "sk-kept")
+    assert store.get("OPENAI_API_KEY") == "sk-kept"
 
 
 def test_a_providers_key_is_kept_for_its_owner_only(tmp_path: Path) -> None:

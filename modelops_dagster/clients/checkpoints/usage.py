@@ -39,12 +39,12 @@ def checkpoint_users(home: Path) -> list[User]:
     users = [
         User(name=f"endpoint {r.name}", directory=_resolved(r.spec.checkpoint))
         for r in records.values()
-        if r.desired == "Running" or r.replica is not None
+        if r.spec.checkpoint and (r.desired == "Running" or r.replica is not None)
     ]
     for route in RouteStore(home / "gateway").list():
         for target in route.targets:
             record = records.get(target.endpoint)
-            directory = _resolved(record.spec.checkpoint) if record is not None else None
+            directory = _resolved(record.spec.checkpoint) if record is not None and record.spec.checkpoint else None
             users.append(User(name=f"route {route.alias}", directory=directory, commit_hash=target.commit_hash))
     return users
 

@@ -58,6 +58,11 @@ class Replica(Value):
     start_timeout_s: float
     identity: ProcessIdentity | None = Field(default=None, description="None until the process exists")
 
+    @property
+    def is_external(self) -> bool:
+        """Nothing was started for it: somebody else serves it."""
+        return not self.argv
+
 
 @dataclass(frozen=True)
 class Prepared:

@@ -42,6 +42,9 @@ def describe(
     record: EndpointRecord, seen: Observation | None, timed_out: bool, reason: FailureReason, cause: str
 ) -> str:
     """Why the engine is gone: how it ended, what caused it, and the command that shows the rest."""
+    if record.spec.is_external:
+        detail = (seen.detail if seen else "") or "it does not answer"
+        return f"{detail[0].upper()}{detail[1:]}. Correct it, then `modelops endpoints start {record.name}`."
     if timed_out:
         limit_s = record.replica.start_timeout_s if record.replica else 0.0
         how = f"was not ready within {limit_s:g} s"
@@ -60,6 +63,13 @@ def _ended(exit_code: int | None) -> str:
         return f"was ended by {signal.Signals(-exit_code).name}"
     except ValueError:
         return f"was ended by signal {-exit_code}"
+
+
+def describe_silence(record: EndpointRecord, seen: Observation) -> str:
+    """Why nobody is sent to an endpoint that should be there."""
+    if record.spec.is_external:
+        return f"It does not answer: {seen.detail}. It is asked again."
+    return f"The engine runs but does not answer: {seen.detail or 'its port is closed'}."
 
 
 def describe_loss(replica: Replica, taken_by: str | None) -> str:

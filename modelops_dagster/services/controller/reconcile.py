@@ -222,8 +222,7 @@ class Controller:
             if seen.ready and (record.condition or record.message):
                 changes |= {"condition": None, "message": ""}
             elif count == _UNREACHABLE_AFTER:
-                detail = seen.detail or "its port is closed"
-                changes |= {"condition": "Unreachable", "message": f"The engine runs but does not answer: {detail}."}
+                changes |= {"condition": "Unreachable", "message": outcomes.describe_silence(record, seen)}
         stable_s = (datetime.now(UTC) - record.since).total_seconds()
         if record.failures and stable_s > self._policy.stable_after_s:
             changes["failures"] = 0
@@ -296,6 +295,8 @@ class Controller:
             reason, cause = self._diagnose(tail, seen.exit_code if seen else None, step.timed_out)
             if step.timed_out and seen is not None and seen.wrong_name:
                 reason, cause = "bad_config", f"In all this time {seen.detail}."
+            if record.spec.is_external:
+                reason = "timeout" if step.timed_out else "bad_config"
             message = outcomes.describe(record, seen, step.timed_out, reason, cause)
             self._fail(current, step.event, reason=reason, message=message, log_tail=outcomes.last_lines(tail))
         elif step.event is Event.LOST:

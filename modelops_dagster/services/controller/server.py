@@ -16,13 +16,20 @@ import uvicorn
 
 from modelops_dagster.client import controller_folder, create_token
 from modelops_dagster.clients import processes
-from modelops_dagster.clients.endpoints import Launcher, ProcessBackend, RecordStore
+from modelops_dagster.clients.credentials import CredentialStore, credentials_folder
+from modelops_dagster.clients.endpoints import (
+    ExternalBackend,
+    Launcher,
+    MachineBackend,
+    ProcessBackend,
+    RecordStore,
+)
 from modelops_dagster.domain.errors import DiskFull, PortTaken, UserError
 from modelops_dagster.domain.lifecycle import RestartPolicy
 from modelops_dagster.services.controller.api import create_app
 from modelops_dagster.services.controller.hub_webhook import hub_push
 from modelops_dagster.services.controller.reconcile import Controller, Diagnose
-from modelops_dagster.settings import Settings
+from modelops_dagster.settings import Settings, secret
 
 log = logging.getLogger("modelops.controller")
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -111,7 +118,10 @@ def serve(
         folder = controller_folder(settings.home)
         controller = Controller(
             RecordStore(folder / "endpoints"),
-            ProcessBackend(folder, launcher, grace_s=grace_s),
+            MachineBackend(
+                ProcessBackend(folder, launcher, grace_s=grace_s),
+                ExternalBackend(folder / "logs", CredentialStore(credentials_folder(settings.home), secret).get),
+            ),
             diagnose,
             policy,
             tick_s=tick_s,

@@ -25,6 +25,7 @@ from modelops_dagster.services.gateway.identity import Doorman
 from modelops_dagster.services.gateway.mirror import Mirror
 from modelops_dagster.services.gateway.reconcile import RouteReconciler
 from modelops_dagster.services.gateway.traffic import SharedCounts, Traffic
+from modelops_dagster.settings import secret
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -114,7 +115,7 @@ class Worker:
             store,
             self._paths.workers,
             self._server.llm_router,
-            credentials=CredentialStore(self._paths.credentials),
+            credentials=CredentialStore(self._paths.credentials, secret),
             complain=self._complain,
         )
         follower.follow_once()

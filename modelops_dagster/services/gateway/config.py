@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import yaml
 
+from modelops_dagster.clients.credentials import credentials_folder
 from modelops_dagster.settings import Settings
 
 AUTH = "modelops_dagster.services.gateway.plugin.auth"
@@ -37,7 +38,7 @@ class GatewayPaths(NamedTuple):
             operator_key=settings.home / "secrets" / "gateway_operator_key",
             limits=root / "limits.sqlite",
             trials=root / "trials.sqlite",
-            credentials=settings.home / "secrets" / "credentials",
+            credentials=credentials_folder(settings.home),
         )
 
 
