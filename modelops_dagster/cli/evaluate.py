@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from modelops_dagster.cli.named_endpoints import Named, find_named
 from modelops_dagster.cli.output import emit, json_option, progress_bar, table
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ MAX_UNSCORED_SHARE = 0.02
 @click.option("--model-id", help="The model name the endpoint answers to.")
 @click.option("--config", "config", metavar="FILE", help="A NeMo Evaluator YAML, 0.2 or 0.3, instead of --url.")
 @click.option("-o", "overrides", multiple=True, metavar="A.B=VALUE", help="With --config: set a value; repeatable.")
+@click.option("--endpoint", "name", metavar="NAME", help="An endpoint or an alias of this platform, instead of --url.")
 @click.option("--suite", "suites", multiple=True, metavar="NAME", help="A suite to ask; repeatable. Default: all.")
 @click.option("--subset", metavar="NAME", help="Ask only this subset of the suites that have it, e.g. brief.")
 @click.option("--limit", type=click.IntRange(min=1), help="Ask at most so many samples of each dataset suite.")
@@ -41,6 +43,7 @@ def command(
     model_id: str | None,
     config: str | None,
     overrides: tuple[str, ...],
+    name: str | None,
     suites: tuple[str, ...],
     subset: str | None,
     limit: int | None,
@@ -58,7 +61,8 @@ def command(
     from modelops_dagster.settings import Settings
 
     settings = Settings.load()
-    plan = _plan(url, model_id, config, overrides, api_key_env)
+    named = find_named(name) if name else None
+    plan = _plan(url, model_id, config, overrides, api_key_env, named)
     every = load_suites(settings.eval_datasets, suites)
     asked = tuple(Asked(s) for s in every) if suites else asked_suites(plan, every)
     chosen = _for_route([_chosen(a.suite, subset, limit) for a in asked], plan, is_named=bool(suites))
@@ -68,7 +72,7 @@ def command(
             "instead. It measures the same kind of skill with other questions; published scores are no comparison.",
             err=True,
         )
-    api_key = _api_key(plan.api_key_name, is_optional=config is not None and api_key_env is None)
+    api_key = named.key if named else _api_key(plan.api_key_name, is_optional=bool(config) and not api_key_env)
     deadline = time.monotonic() + budget * 60
     endpoint = _reach(plan, api_key, min(REACH_TIMEOUT_S, budget * 60))
     chosen = [_roomy(suite, plan, endpoint.max_context) for suite in chosen]
@@ -94,7 +98,12 @@ def command(
 
 
 def _plan(
-    url: str | None, model_id: str | None, config: str | None, overrides: tuple[str, ...], api_key_env: str | None
+    url: str | None,
+    model_id: str | None,
+    config: str | None,
+    overrides: tuple[str, ...],
+    api_key_env: str | None,
+    named: "Named | None",
 ) -> "EvalPlan":
     """What is asked of whom, from the options or from the file; options go before the file.
 
@@ -107,6 +116,10 @@ def _plan(
     from modelops_dagster.domain.errors import UserError
     from modelops_dagster.domain.gauntlet.eval_config import EvalPlan
 
+    if named is not None:
+        if url or model_id or api_key_env:
+            raise UserError("--endpoint says whom to ask, under which name and with which key: give it alone.")
+        url, model_id = named.url, named.model_id
     if config is None:
         if overrides:
             raise UserError("-o changes values of a file: name the file with --config.")

@@ -220,16 +220,16 @@ def hosted(
     from modelops_dagster.clients.credentials import CredentialStore, credentials_folder
     from modelops_dagster.domain.errors import InvalidSpec
     from modelops_dagster.domain.gateway import RouteTarget, with_targets
-    from modelops_dagster.settings import Settings
+    from modelops_dagster.settings import Settings, secret
 
     provider, _, name = model.partition("/")
     if not provider or not name:
         raise InvalidSpec(f"{model!r} is not PROVIDER/MODEL, e.g. anthropic/claude-sonnet-4-5.", field="model")
-    known = CredentialStore(credentials_folder(Settings.load().home)).names()
-    if credential not in known:
-        have = ", ".join(known) or "none"
+    store = CredentialStore(credentials_folder(Settings.load().home), secret)
+    if store.get(credential) is None:
+        have = ", ".join(store.names()) or "none"
         raise InvalidSpec(
-            f"there is no credential {credential!r} (there are: {have}); make it with "
+            f"there is no credential {credential!r} (there are: {have}) and no such variable; make it with "
             f"`modelops routes credential {credential}`.",
             field="credential",
         )

@@ -53,6 +53,9 @@ class RouteTarget(Value):
     credential: str | None = Field(
         default=None, description="name of its key: under secrets/credentials/, or a variable"
     )
+    provider_settings: dict[str, str] = Field(
+        default_factory=dict, description="what the provider is told besides the key: api_version, a region, a project"
+    )
     timeout_s: float | None = Field(
         default=None, gt=0, description="longest one attempt may take; the route's goes first"
     )
@@ -230,7 +233,9 @@ def _litellm_params(route: Route, target: RouteTarget, credentials: Mapping[str,
         params |= {"model": f"{target.provider}/{target.served_model_name}"}
         params |= {"api_base": target.url} if target.url else {}
         # "none" and not a missing key: LiteLLM would look for one in the gateway's environment
-        params |= {"api_key": credentials.get(target.credential or "", "none")}
+        # Vertex asks for the content of a service account's file and not for a key
+        key_field = "vertex_credentials" if target.provider == "vertex_ai" else "api_key"
+        params |= {key_field: credentials.get(target.credential or "", "none"), **target.provider_settings}
     timeout_s = route.timeout_s or target.timeout_s
     if timeout_s is not None:
         params |= {"timeout": timeout_s, "stream_timeout": timeout_s}
@@ -342,10 +347,15 @@ def _changes(was: RouteTarget, now: RouteTarget) -> list[str]:
         "USD per hour": (f"{was.usd_per_hour:g}", f"{now.usd_per_hour:g}"),
         "provider": (was.provider or "ours", now.provider or "ours"),
         "credential": (was.credential or "none", now.credential or "none"),
+        "provider settings": (_settings(was), _settings(now)),
         "timeout": (_seconds(was.timeout_s), _seconds(now.timeout_s)),
         "granted by": (_granted_by(was), _granted_by(now)),
     }
     return [f"{name} {a} -> {b}" for name, (a, b) in pairs.items() if a != b]
+
+
+def _settings(target: RouteTarget) -> str:
+    return ", ".join(f"{name} {value}" for name, value in target.provider_settings.items()) or "none"
 
 
 def _seconds(value: float | None) -> str:

@@ -3,8 +3,10 @@
 import asyncio
 import inspect
 import os
+from pathlib import Path
 
 import pytest
+import yaml
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
@@ -19,11 +21,14 @@ from litellm.types.router import Deployment, LiteLLM_Params, ModelInfo, RouterEr
 from litellm.types.utils import all_litellm_params
 
 from modelops_dagster.domain.gateway import RouteTarget
+from modelops_dagster.domain.hosted_models import HostedModels
 from modelops_dagster.services.gateway import plugin
 from modelops_dagster.services.gateway.admission import CALL_PATHS, steering_fields
 from modelops_dagster.services.gateway.answers import NO_TARGET
 from modelops_dagster.services.gateway.calls import CURRENT_CALL, Call
 from modelops_dagster.services.gateway.config import AUTH, LOGGER, litellm_config
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 
 
 def deployment(
@@ -164,3 +169,10 @@ def test_litellm_can_be_forked_after_its_import() -> None:
     code = "import threading, litellm.proxy.proxy_server; print([t.name for t in threading.enumerate()])"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
     assert told.stdout.strip().splitlines()[-1] == "['MainThread']"
+
+
+def test_litellm_knows_every_hosted_provider() -> None:
+    listed = yaml.safe_load((EXAMPLES / "hosted_models.yaml").read_text())
+    for model in HostedModels.model_validate({"models": listed}).models.values():
+        name, provider, *_ = litellm.get_llm_provider(model.model, api_key="sk-1")
+        assert (provider, f"{provider}/{name}") == (model.provider, model.model)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from modelops_dagster.client import ModelOpsClient
 from modelops_dagster.clients.alerts import Outbox
 from modelops_dagster.clients.batches import BatchStore
+from modelops_dagster.clients.hosted_models import HostedModelsFile, hosted_models_path
 from modelops_dagster.clients.keys import KeyStore, operator_key
 from modelops_dagster.clients.processes import who_listens
 from modelops_dagster.clients.routes import RouteStore
@@ -21,6 +22,7 @@ from modelops_dagster.clients.trials import TrialStore
 from modelops_dagster.domain.errors import ModelOpsError, PortTaken, UserError
 from modelops_dagster.services.gateway.batch_runner import BatchRunner
 from modelops_dagster.services.gateway.config import UNSET, GatewayPaths, litellm_environment, write_config
+from modelops_dagster.services.gateway.hosted import follow_hosted_models
 from modelops_dagster.services.gateway.keeper import Keeper
 from modelops_dagster.services.gateway.supervisor import Child, Supervisor
 from modelops_dagster.services.gateway.traffic import SharedCounts
@@ -156,12 +158,15 @@ def _keep(
             complain=complain,
         )
         runner = BatchRunner(store, url, batch_key, complain=complain)
+        hosted = HostedModelsFile(hosted_models_path(settings.home), RouteStore(paths.root))
+        listed = asyncio.create_task(follow_hosted_models(hosted, complain))
         ready()
         with store.running() as mine:
             batches = asyncio.create_task(runner.follow()) if mine else None
             await keeper.follow()
             if batches is not None:
                 batches.cancel()
+            listed.cancel()
 
     asyncio.run(follow())
     return 0
