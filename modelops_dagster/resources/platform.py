@@ -210,6 +210,7 @@ def _engine_resources(settings: Settings) -> Mapping[str, Any]:
         ),
         "quantizer": QuantizerResource(
             engines=str(settings.engines),
+            own_engines=str(settings.own_engines),
             cache=str(settings.cache),
             recipes_root=str(settings.quantization),
             lane_recipes=list(settings.lane_recipes),
