@@ -64,6 +64,9 @@ class EngineManifest(Value):
     remote_code_args: tuple[str, ...] = Field(
         default=(), description="added for a checkpoint whose code an operator allowed; empty where it cannot run any"
     )
+    made_up_weights_args: tuple[str, ...] = Field(
+        default=(), description="added to start it from the small files alone, with weights made up; empty: it cannot"
+    )
     argument_parser: tuple[str, ...] = Field(
         default=(),
         description="entry point (module:function) that parses the engine's arguments, then the words that stand "
