@@ -113,6 +113,11 @@ class Settings(BaseModel):
     min_tokens_per_second: float = Field(
         default=2.0, gt=0, description="slowest generation, one stream, that is still usable; below it a rung is left"
     )
+    rehearsal: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="whether engines are tried with made-up weights during the fetch; auto: on GPUs, for large models",
+    )
+    rehearsal_timeout_s: float = Field(default=600, gt=0, description="longest one engine may take for that")
     recipes: str = Field(
         default="", description="a copy of vLLM's recipes, folder or base URL, that start commands follow; empty: none"
     )

@@ -79,12 +79,15 @@ def _endpoint(lane: Lane) -> dg.AssetsDefinition:
                 client.wait_stopped(name, STOP_TIMEOUT_S)
             repo_id = checkpoint.revision.repo_id
             rungs = registry.rungs(engines.accelerator, checkpoint.architectures, repo_id)
-            seen = lineage.preflight(checkpoint)
+            seen, rehearsed = lineage.preflight(checkpoint), lineage.rehearsal(checkpoint)
+            left = ruled_out(rungs, seen.supports if seen is not None else (), versions)
+            if rehearsed is not None:
+                left = rehearsed.ruled_out(rungs, versions) | left
             with lineage.parking(lane.name, checkpoint, context.run_id, versions):
                 found = climb(
                     checkpoint=checkpoint,
                     rungs=rungs,
-                    ruled_out=ruled_out(rungs, seen.supports if seen is not None else (), versions),
+                    ruled_out=left,
                     parallel=seen.parallel_arguments(registry.manifests()) if seen is not None else {},
                     overlays=engines.overlays(repo_id, rungs),
                     controller=client,

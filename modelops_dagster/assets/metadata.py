@@ -11,12 +11,14 @@ from modelops_dagster.domain.gauntlet.report import SuiteReport
 from modelops_dagster.domain.plan import ReleasePlan
 from modelops_dagster.domain.preflight import Preflight
 from modelops_dagster.domain.recovery import Recovery
+from modelops_dagster.domain.rehearsal import Rehearsal
 from modelops_dagster.domain.summary import (
     findings_table,
     ladder_table,
     load_summary,
     plan_table,
     recovery_table,
+    rehearsal_table,
     report_table,
     support_table,
     verdict_table,
@@ -47,6 +49,12 @@ def ladder_metadata(endpoint: Endpoint) -> Metadata:
         "name": endpoint.name,
         "checkpoint": endpoint.checkpoint.digest,
     }
+
+
+def rehearsal_metadata(rehearsal: Rehearsal) -> Metadata:
+    """What the rungs did with made-up weights, or why none was tried."""
+    rows: Metadata = {"rehearsal": table(rehearsal_table(rehearsal))} if rehearsal.results else {}
+    return {**rows, "rehearsal_seconds": rehearsal.seconds, "rehearsal_note": rehearsal.note or "none"}
 
 
 def preflight_metadata(preflight: Preflight) -> Metadata:

@@ -41,6 +41,9 @@ def show_value(key: str, value: Any, compared: Mapping[str, "Comparison | None"]
         _rows("lanes", summary.plan_table(value))
     elif key.endswith("_weights"):
         click.echo(f"{key}: {summary.checkpoint_line(value)}")
+    elif key == "rehearsal":
+        if value.results:
+            _rows("rehearsal with made-up weights", summary.rehearsal_table(value))
     elif key.endswith("/recovery"):
         _rows(f"{key}: {value.outcome}", summary.recovery_table(value))
         click.echo(value.reason)

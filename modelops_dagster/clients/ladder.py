@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
 import httpx
 
+from modelops_dagster.clients.rung_specs import EnginesPort, rung_specs
 from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint, EndpointSpec, EndpointState, EndpointStatus
 from modelops_dagster.domain.engines import EngineManifest, FailureReason, Rung, RungResult, StartOverlay
@@ -42,16 +42,6 @@ class ControllerPort(Protocol):
     def stop(self, name: str) -> EndpointStatus: ...
 
     def logs(self, name: str, tail: int = 200) -> str: ...
-
-
-class EnginesPort(Protocol):
-    """What the ladder needs to know of engines; `clients.engines.EngineRegistry` is the real one."""
-
-    def manifest(self, name: str) -> EngineManifest: ...
-
-    def environment(self, name: str) -> Path | None: ...
-
-    def unavailable_reason(self, name: str) -> str | None: ...
 
 
 class _LeftRung(Exception):
@@ -96,10 +86,8 @@ def climb(
         EndpointFailed: somebody stopped or deleted the endpoint meanwhile.
         NotRunning: the controller does not answer.
     """
-    length = min(max_context, checkpoint.max_context or max_context)
     given = {rung: (overlays or {}).get(rung.engine, StartOverlay()) for rung in rungs}
-    specs = {rung: _spec(checkpoint, rung, given[rung], endpoint_name, served_model_name, length) for rung in rungs}
-    specs = {rung: _given(spec, checkpoint, registry, parallel) for rung, spec in specs.items()}
+    specs = rung_specs(checkpoint, given, registry, endpoint_name, served_model_name, max_context, parallel)
     progress = _changes(progress)
     climber = _Climber(checkpoint, controller, registry, min_tokens_per_second, progress, any_text)
     results: list[RungResult] = []
@@ -136,34 +124,21 @@ def _result(rung: Rung, given: StartOverlay, begun: float, left: _LeftRung | Non
     )
 
 
-def _spec(
-    checkpoint: Checkpoint,
-    rung: Rung,
-    given: StartOverlay,
-    endpoint_name: str,
-    served_model_name: str,
-    max_context: int,
-) -> EndpointSpec:
-    return EndpointSpec(
-        name=endpoint_name,
-        checkpoint=checkpoint.directory,
-        checkpoint_digest=checkpoint.digest,
-        engine=rung.engine,
-        variant=rung.variant,
-        engine_args=given.engine_args,
-        engine_environment=given.engine_environment,
-        served_model_name=served_model_name,
-        max_context=max_context,
-    )
+def why_it_failed(
+    logs: Callable[[str, int], str], status: EndpointStatus, *, timed_out: bool = False
+) -> tuple[FailureReason, str]:
+    """The reason and a sentence about it. The controller knows the exit code; the sentence comes from the log.
 
-
-def _with_code(spec: EndpointSpec, registry: EnginesPort) -> EndpointSpec:
-    """The same, by an engine that is told that it may run the checkpoint's own code."""
-    try:
-        args = registry.manifest(spec.engine).remote_code_args
-    except EngineMissing:
-        return spec  # the rung says so when it is tried
-    return spec.model_copy(update={"engine_args": (*spec.engine_args, *args)})
+    Args:
+        logs: name and number of lines -> what the engine wrote last.
+        timed_out: it was given up before the controller did.
+    """
+    log_tail = logs(status.spec.name, LOG_LINES) or status.log_tail
+    reason, detail = diagnose(log_tail, timed_out=timed_out or status.reason == "timeout")
+    if status.reason in (None, reason):
+        return reason, detail
+    # the controller saw more than the log: an engine that could not be started, a signal
+    return status.reason or reason, status.message or detail
 
 
 def _endpoint(
@@ -198,21 +173,6 @@ def _untried(rung: Rung, standing: Rung | None, ruled_out: Mapping[Rung, RungRes
         detail = f"The endpoint already runs on {standing.label}; delete it to climb again."
         return RungResult(rung=rung.label, reason="not_tried", detail=detail)
     return ruled_out.get(rung)
-
-
-def _given(
-    spec: EndpointSpec, checkpoint: Checkpoint, registry: EnginesPort, parallel: Mapping[str, Sequence[str]]
-) -> EndpointSpec:
-    """The spec with what the plan and the checkpoint ask for besides."""
-    spec = _cut(spec, parallel.get(spec.engine, ()))
-    return _with_code(spec, registry) if checkpoint.remote_code else spec
-
-
-def _cut(spec: EndpointSpec, arguments: Sequence[str]) -> EndpointSpec:
-    """The spec with these arguments, unless it says by itself into how many parts the model is cut."""
-    if any(name.split("=")[0] in spec.engine_args for name in arguments if name.startswith("--")):
-        return spec
-    return spec.model_copy(update={"engine_args": (*spec.engine_args, *arguments)})
 
 
 class _Climber:
@@ -262,7 +222,7 @@ class _Climber:
 
         status = self._controller.wait_ready(spec.name, timeout_s, on_progress)
         if status.failed:
-            raise self._left(status)
+            raise _LeftRung(*why_it_failed(self._controller.logs, status))
         if status.url is None:
             raise EndpointFailed(
                 f"Endpoint {spec.name} was stopped while it was waited for; run this step again to start it."
@@ -283,15 +243,6 @@ class _Climber:
         if manifest.schemes and scheme not in manifest.schemes:
             raise _LeftRung("unsupported_scheme", f"Engine {rung.engine} does not load {scheme} checkpoints.")
         return manifest
-
-    def _left(self, status: EndpointStatus) -> _LeftRung:
-        """Why it failed. The controller knows the exit code; the sentence comes from the log."""
-        log_tail = self._controller.logs(status.spec.name, tail=LOG_LINES) or status.log_tail
-        reason, detail = diagnose(log_tail, timed_out=status.reason == "timeout")
-        if status.reason in (None, reason):
-            return _LeftRung(reason, detail)
-        # the controller saw more than the log: an engine that could not be started, a signal
-        return _LeftRung(status.reason or reason, status.message or detail)
 
     def _dry_run(self, status: EndpointStatus) -> float:
         """A few short generations; returns tokens per second of one stream.

@@ -18,13 +18,25 @@ from modelops_dagster.domain.hub import Release
 from modelops_dagster.domain.plan import ReleasePlan
 from modelops_dagster.domain.recovery import Recovery
 from modelops_dagster.domain.registration import Registration
+from modelops_dagster.domain.rehearsal import Rehearsal
 from modelops_dagster.domain.values import Value
 from modelops_dagster.domain.verdicts import Verdict
 
 # The stages of the chain. A file that names another type is refused, so nothing but these is ever built from disk.
 STAGES: dict[str, type[Value]] = {
     cls.__name__: cls
-    for cls in (Release, ReleasePlan, Checkpoint, Recovery, Endpoint, Parked, SuiteReport, Verdict, Registration)
+    for cls in (
+        Release,
+        Rehearsal,
+        ReleasePlan,
+        Checkpoint,
+        Recovery,
+        Endpoint,
+        Parked,
+        SuiteReport,
+        Verdict,
+        Registration,
+    )
 }
 LATEST = "latest.json"
 

@@ -34,7 +34,7 @@ Say = Callable[[str], None]
 
 
 class Quantizer:
-    """Quantizes checkpoints, and compares them with their originals, in the environment of `llmcompressor`.
+    """Quantizes checkpoints, and compares them with their originals, in the environment of `engine`.
 
     Args:
         registry: where that environment is.
@@ -56,18 +56,25 @@ class Quantizer:
         self._registry, self._recipes, self._work = registry, recipes, work
         self._memory_limit_bytes, self._timeout_s = memory_limit_bytes, timeout_s
 
+    @property
+    def engine(self) -> str:
+        """An operator's engine that extends `llmcompressor`, where there is one, else that itself."""
+        known = self._registry.manifests()
+        return next((name for name, manifest in known.items() if manifest.extends == ENGINE), ENGINE)
+
     def missing(self) -> str | None:
         """Why nothing can be quantized here, as half a sentence; None when it can."""
-        if ENGINE not in self._registry.manifests():
-            return f"there is no engine {ENGINE}"
-        if self._registry.environment(ENGINE) is None:
-            return f"the engine {ENGINE} is not installed; run `modelops engines install {ENGINE}`"
+        engine = self.engine
+        if engine not in self._registry.manifests():
+            return f"there is no engine {engine}"
+        if self._registry.environment(engine) is None:
+            return f"the engine {engine} is not installed; run `modelops engines install {engine}`"
         return None
 
     def accelerator(self) -> Literal["cpu", "cuda"]:
         """What the quantizer's environment computes on."""
-        known = self._registry.manifests()
-        return "cuda" if ENGINE in known and "cuda" in known[ENGINE].accelerators else "cpu"
+        manifest = self._registry.manifests().get(self.engine)
+        return "cuda" if manifest is not None and "cuda" in manifest.accelerators else "cpu"
 
     def quantize(
         self,
@@ -178,11 +185,11 @@ class Quantizer:
 
     def _made_by(self) -> str:
         """Engine, version and digest of its lock. Raises: EngineMissing when it is not installed."""
-        environment = self._registry.environment(ENGINE)
+        engine = self.engine
+        environment = self._registry.environment(engine)
         if environment is None:
-            raise EngineMissing(f"Engine {ENGINE} is not installed; run `modelops engines install {ENGINE}`.")
-        version = self._registry.manifest(ENGINE).version
-        return f"{ENGINE} {version}+{environment.name.rpartition('-')[2]}"
+            raise EngineMissing(f"Engine {engine} is not installed; run `modelops engines install {engine}`.")
+        return f"{engine} {self._registry.version(engine)}+{environment.name.rpartition('-')[2]}"
 
     def _run(self, what: str, request: dict[str, Any], say: Say, environ: Mapping[str, str]) -> dict[str, Any]:
         """One task in a process with a session of its own; returns its result. No process is left, however it ends."""
@@ -191,7 +198,7 @@ class Quantizer:
         progress, result, log = folder / "progress.jsonl", folder / "result.json", folder / "log"
         body = {**request, "parent_pid": os.getpid(), "progress": str(progress), "result": str(result)}
         (folder / "request.json").write_text(json.dumps(body, indent=1))
-        launch = self._registry.program(ENGINE, str(folder / "request.json"))
+        launch = self._registry.program(self.engine, str(folder / "request.json"))
         # in a Pipes session the worker tells the step itself
         tell: Say = _nothing if "DAGSTER_PIPES_CONTEXT" in environ else say
         kills = out_of_memory_kills()

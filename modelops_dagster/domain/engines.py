@@ -56,8 +56,16 @@ class EngineManifest(Value):
         default=None, description="index asked for wheels that the configured index lacks, e.g. +cpu builds of torch"
     )
     start_timeout_s: float = Field(default=600, gt=0)
+    health_path: str | None = Field(
+        default=None,
+        pattern=r"^/[A-Za-z0-9_./-]*$",
+        description="has to answer 200 too, where listing the model in /v1/models does not show that it can be asked",
+    )
     remote_code_args: tuple[str, ...] = Field(
         default=(), description="added for a checkpoint whose code an operator allowed; empty where it cannot run any"
+    )
+    made_up_weights_args: tuple[str, ...] = Field(
+        default=(), description="added to start it from the small files alone, with weights made up; empty: it cannot"
     )
     argument_parser: tuple[str, ...] = Field(
         default=(),

@@ -9,6 +9,7 @@ from modelops_dagster.domain.plan import ReleasePlan
 from modelops_dagster.domain.policies import shown
 from modelops_dagster.domain.preflight import Finding, Preflight
 from modelops_dagster.domain.recovery import Recovery
+from modelops_dagster.domain.rehearsal import Rehearsal
 from modelops_dagster.domain.verdicts import Verdict
 
 TableRow = dict[str, str | None]
@@ -82,6 +83,14 @@ def metric_row(metric: Metric) -> TableRow:
         "95 % interval": interval(metric.ci_low, metric.ci_high),
         "n": str(metric.n),
     }
+
+
+def rehearsal_table(rehearsal: Rehearsal) -> list[TableRow]:
+    """One row per rung that was tried with made-up weights."""
+    return [
+        {"rung": r.rung, "result": r.reason or "loads", "detail": r.detail, "seconds": f"{r.seconds:.1f}"}
+        for r in rehearsal.results
+    ]
 
 
 def ladder_table(endpoint: Endpoint | Parked) -> list[TableRow]:

@@ -15,6 +15,7 @@ from modelops_dagster.domain.engines import RungResult
 from modelops_dagster.domain.errors import ModelParked, PreflightBlocked
 from modelops_dagster.domain.hub import Release
 from modelops_dagster.domain.preflight import Preflight
+from modelops_dagster.domain.rehearsal import Rehearsal
 from modelops_dagster.domain.retries import Waiting, remembered, waiting
 from modelops_dagster.domain.values import Value
 
@@ -72,6 +73,11 @@ class LineageResource(dg.ConfigurableResource[Path]):
         """What was found of this revision before its weights were fetched; None when another was looked at since."""
         found: Release | None = self.value("release", checkpoint.revision.repo_id)
         return found.preflight if found is not None and found.revision == checkpoint.revision else None
+
+    def rehearsal(self, checkpoint: Checkpoint) -> Rehearsal | None:
+        """What engines did with made-up weights of this revision; None when none were tried."""
+        found: Rehearsal | None = self.value("rehearsal", checkpoint.revision.repo_id)
+        return found if found is not None and found.revision == checkpoint.revision else None
 
     @contextmanager
     def stopping(self, release: Release, run_id: str) -> Iterator[None]:

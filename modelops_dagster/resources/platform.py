@@ -22,6 +22,7 @@ from modelops_dagster.clients.recipes import Recipes, overlays_for
 from modelops_dagster.clients.routes import RouteStore
 from modelops_dagster.clients.scores import ScoreStore
 from modelops_dagster.domain.engines import Rung, StartOverlay
+from modelops_dagster.domain.rehearsal import Wish
 from modelops_dagster.domain.retention import RetentionPolicy
 from modelops_dagster.domain.verdicts import Policy
 from modelops_dagster.resources.hub_watch import HubWatchResource
@@ -64,6 +65,9 @@ class EngineResource(dg.ConfigurableResource[EngineRegistry]):
     min_tokens_per_second: float
     own_engines: str = ""
     recipes: str = ""
+    rehearsal: Wish = "off"
+    rehearsal_timeout_s: float = 600.0
+    rehearsals: str = ""
 
     def registry(self) -> EngineRegistry:
         return EngineRegistry(
@@ -195,6 +199,9 @@ def _engine_resources(settings: Settings) -> Mapping[str, Any]:
             accelerator=settings.accelerator,
             max_context=settings.max_context,
             min_tokens_per_second=settings.min_tokens_per_second,
+            rehearsal=settings.rehearsal,
+            rehearsal_timeout_s=settings.rehearsal_timeout_s,
+            rehearsals=str(home / "rehearsals"),
         ),
         "preflight": PreflightResource(
             engines=str(settings.engines),
@@ -210,6 +217,7 @@ def _engine_resources(settings: Settings) -> Mapping[str, Any]:
         ),
         "quantizer": QuantizerResource(
             engines=str(settings.engines),
+            own_engines=str(settings.own_engines),
             cache=str(settings.cache),
             recipes_root=str(settings.quantization),
             lane_recipes=list(settings.lane_recipes),

@@ -30,6 +30,7 @@ class QuantizerResource(dg.ConfigurableResource[Quantizer]):
     lanes: list[str]
     memory_limit_gb: float | None
     timeout_s: float
+    own_engines: str = ""
 
     def recipes(self) -> RecipeFolder:
         return RecipeFolder(Path(self.recipes_root), self.lane_recipes)
@@ -40,7 +41,7 @@ class QuantizerResource(dg.ConfigurableResource[Quantizer]):
     def quantizer(self) -> Quantizer:
         limit = int(self.memory_limit_gb * 2**30) if self.memory_limit_gb else int(memory_bytes() * MEMORY_SHARE)
         return Quantizer(
-            EngineRegistry(Path(self.engines), Path(self.cache)),
+            EngineRegistry(Path(self.engines), Path(self.cache), Path(self.own_engines) if self.own_engines else None),
             self.recipes(),
             Path(self.work),
             memory_limit_bytes=limit,

@@ -10,8 +10,15 @@ from modelops_dagster.assets.partitions import models
 from modelops_dagster.assets.release import release
 from modelops_dagster.assets.weights import raw_weights
 from modelops_dagster.checks.weights import integrity
+from modelops_dagster.domain.rehearsal import Rehearsal
 from modelops_dagster.resources.lineage import LineageIOManager, LineageResource
-from modelops_dagster.resources.platform import CheckpointResource, HubResource, PreflightResource
+from modelops_dagster.resources.platform import (
+    CheckpointResource,
+    ControllerResource,
+    EngineResource,
+    HubResource,
+    PreflightResource,
+)
 from modelops_dagster.services.hub_server import HubServer, publish
 from tests.fakes.hub import change_byte, downloads, noise, running_hub, write_repo
 
@@ -48,6 +55,16 @@ def onboard(hub: HubServer, home: Path, instance: dg.DagsterInstance) -> dg.Exec
             sequences=1,
             licenses=[],
         ),
+        "engines": EngineResource(
+            engines=str(home / "engines"),
+            cache=str(home / "cache"),
+            accelerator="cpu",
+            max_context=2048,
+            min_tokens_per_second=1.0,
+            rehearsal="on",
+            rehearsals=str(home / "rehearsals"),
+        ),
+        "controller": ControllerResource(),
         "lineage": LineageResource(root=str(home / "lineage")),
         "io_manager": LineageIOManager(root=str(home / "lineage")),
     }
@@ -79,6 +96,18 @@ def test_what_a_fetch_took_is_plotted_and_told(hub: HubServer, instance: dg.Dags
     again = onboard(hub, tmp_path, instance)
     assert numbers(again)["fetched_bytes"] == 0
     assert all(e.passed for e in again.get_asset_check_evaluations())
+
+
+def test_a_rehearsal_that_cannot_begin_is_told_and_holds_nothing_up(
+    hub: HubServer, instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MODELOPS_HOME", str(tmp_path))
+    result = onboard(hub, tmp_path, instance)  # no controller runs in this scene
+    assert result.success
+    note = result.asset_materializations_for_node("raw_weights")[0].metadata["rehearsal_note"].value
+    assert str(note).startswith("It could not begin: No controller has run for")
+    kept = LineageResource(root=str(tmp_path / "lineage")).value("rehearsal", REPO_ID)
+    assert kept == Rehearsal(revision=kept.revision, note=note)
 
 
 def test_the_next_run_repairs_a_changed_byte(hub: HubServer, instance: dg.DagsterInstance, tmp_path: Path):

@@ -16,6 +16,7 @@ import pytest
 from modelops_dagster.clients import processes
 from modelops_dagster.clients.endpoints import EndpointRecord, ProcessBackend, RecordStore, Replica
 from modelops_dagster.domain.endpoints import EndpointSpec, EndpointState
+from modelops_dagster.domain.engines import EngineManifest
 from modelops_dagster.domain.errors import DiskFull, EndpointFailed, EngineMissing, InvalidSpec
 from modelops_dagster.domain.lifecycle import Observation
 from tests.fakes.launcher import FakeLauncher
@@ -47,8 +48,8 @@ def wait_until(look: Callable[[], T], good: Callable[[T], object], timeout_s: fl
 class Machine:
     """A backend, and every replica it started in this test."""
 
-    def __init__(self, root: Path) -> None:
-        self.backend = ProcessBackend(root, FakeLauncher(), grace_s=0.5)
+    def __init__(self, root: Path, launcher: FakeLauncher | None = None) -> None:
+        self.backend = ProcessBackend(root, launcher or FakeLauncher(), grace_s=0.5)
         self.started: list[Replica] = []
 
     def start(self, spec: EndpointSpec) -> Replica:
@@ -117,6 +118,29 @@ def test_stranger_on_the_port_is_named_and_never_taken_for_ready(machine: Machin
     assert seen.ready is False
     assert seen.port_taken_by is not None
     assert f"(pid {os.getpid()})" in seen.port_taken_by
+
+
+class WithHealth(FakeLauncher):
+    """The same engine, with a health path in its manifest."""
+
+    def __init__(self, health_path: str) -> None:
+        self._health_path = health_path
+
+    def manifest(self, name: str) -> EngineManifest:
+        return super().manifest(name).model_copy(update={"health_path": self._health_path})
+
+
+@pytest.mark.parametrize(("path", "ready"), [("/health", True), ("/nowhere", False)])
+def test_a_health_path_has_its_say_beside_the_name(tmp_path: Path, path: str, ready: bool):
+    machine = Machine(tmp_path / "controller", WithHealth(path))
+    spec = spec_of(tmp_path)
+    replica = machine.start(spec)
+    try:
+        seen = machine.seen(spec, replica, lambda o: o.ready or o.detail)
+        assert seen.ready is ready
+        assert ready or seen.detail == f"GET http://127.0.0.1:{replica.port}/nowhere said 404"
+    finally:
+        machine.backend.end(replica)
 
 
 def test_wrong_name_is_said(machine: Machine, tmp_path: Path):

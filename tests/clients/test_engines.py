@@ -345,6 +345,13 @@ def test_every_engine_of_the_repository_holds():
         assert (folder / "requirements.in").is_file()
 
 
+def test_every_serving_engine_can_be_told_that_an_operator_allowed_code():
+    manifests = EngineRegistry(ROOT / "engines", Path("/nonexistent")).manifests()
+    told = {name: m.remote_code_args for name, m in manifests.items() if m.serves}
+    assert told == dict.fromkeys(("transformers", "vllm", "vllm-cpu", "vllm-nightly"), ("--trust-remote-code",))
+    assert not any("--trust-remote-code" in m.command for m in manifests.values())
+
+
 def test_the_vllm_distribution_fits_its_engine():
     registry = EngineRegistry(ROOT / "engines", Path("/nonexistent"))
     project = tomllib.loads((ROOT / "engines/vllm-cpu/vllm-distribution/pyproject.toml").read_text())["project"]

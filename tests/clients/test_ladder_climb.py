@@ -340,7 +340,14 @@ def test_a_planned_cut_is_part_of_the_spec(serve: Callable[..., OpenAIServer]):
     go(controller, parallel={"vllm-cpu": ("--tensor-parallel-size", "4")})
     assert controller.current is not None
     assert controller.current.engine_args == ("--tensor-parallel-size", "4")
-    assert ladder._cut(controller.current, ("--tensor-parallel-size", "2")) == controller.current
+    assert controller.applied == ["vllm-cpu"]
+
+
+def test_what_the_spec_says_about_cutting_counts_more_than_the_plan(serve: Callable[..., OpenAIServer]):
+    controller = Controller({"vllm-cpu": Outcome(serve())})
+    overlay = StartOverlay(engine_args=("--tensor-parallel-size", "2"))
+    go(controller, parallel={"vllm-cpu": ("--tensor-parallel-size", "4")}, overlays={"vllm-cpu": overlay})
+    assert controller.arguments["vllm-cpu"] == ("--tensor-parallel-size", "2")
 
 
 def test_an_overlay_reaches_its_engine_and_is_told(serve: Callable[..., OpenAIServer]):

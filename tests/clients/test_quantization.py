@@ -19,6 +19,7 @@ from modelops_dagster.clients.quantization import Quantizer
 from modelops_dagster.clients.quantization_recipes import RecipeFolder
 from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.errors import EngineMissing, IntegrityError, InvalidSpec, QuantizationFailed, UserError
+from modelops_dagster.resources.quantization import QuantizerResource
 from modelops_dagster.settings import data_folder
 from tests.clients.quantizing import install_quantizer, put_checkpoint
 
@@ -181,6 +182,43 @@ def test_a_quantizer_that_is_not_there_is_missed(store: CheckpointStore, source:
     assert bench.quantizer.missing() == "there is no engine llmcompressor"
     with pytest.raises(EngineMissing):
         bench.make(source)
+
+
+def test_an_engine_of_the_operator_that_extends_the_quantizer_takes_its_place(
+    registry: EngineRegistry, store: CheckpointStore, source: Checkpoint, tmp_path: Path
+):
+    shipped = registry.environment("llmcompressor")
+    assert shipped is not None
+    cache = shipped.parents[1]
+    own = tmp_path / "own" / "quantizer-cuda"
+    own.mkdir(parents=True)
+    (own / "engine.yaml").write_text(
+        "name: quantizer-cuda\nextends: llmcompressor\nsummary: on the GPU\naccelerators: [cpu, cuda]\n"
+    )
+    (own / "requirements.lock").write_text("# another environment\n")
+    settings = {"engines": str(cache.parent / "engines"), "cache": str(cache), "own_engines": str(tmp_path / "own")}
+    resource = QuantizerResource(
+        **settings,
+        recipes_root=str(RECIPES),
+        lane_recipes=[],
+        policy_name="default",
+        work=str(tmp_path / "work"),
+        checkpoints=str(store.root),
+        accelerator="cpu",
+        lanes=[],
+        memory_limit_gb=None,
+        timeout_s=60,
+    )
+    found = resource.quantizer()
+    assert found.accelerator() == "cuda"
+    assert found.missing() == (
+        "the engine quantizer-cuda is not installed; run `modelops engines install quantizer-cuda`"
+    )
+    EngineRegistry(cache.parent / "engines", cache, tmp_path / "own").install("quantizer-cuda", lambda line: None)
+    made = found.quantize(source, found_recipe := resource.recipes().recipe("int8"), store, lambda line: None)
+    assert made.derivation is not None
+    assert made.derivation.made_by.startswith("quantizer-cuda 1.0+")
+    assert made.derivation.recipe == found_recipe.name
 
 
 KILLED = """

@@ -11,8 +11,8 @@ from modelops_dagster.clients.engines import EngineRegistry
 ENGINE = Path(__file__).parents[1] / "fakes" / "engine.py"
 
 
-def write_engine(folder: Path, name: str, *flags: str) -> None:
-    """An engine called `name` that is the fake one with these flags."""
+def write_engine(folder: Path, name: str, *flags: str, **more: object) -> None:
+    """An engine called `name` that is the fake one with these flags; `more` are further fields of its manifest."""
     (folder / name).mkdir(parents=True)
     manifest = {
         "name": name,
@@ -27,6 +27,7 @@ def write_engine(folder: Path, name: str, *flags: str) -> None:
             *("{env}/bin/python", "-S", str(ENGINE), "--host", "{host}", "--port", "{port}"),
             *("--served-model-name", "{served_model_name}", *flags),
         ],
+        **more,
     }
     (folder / name / "engine.yaml").write_text(yaml.safe_dump(manifest))
     (folder / name / "requirements.lock").write_text("# nothing but the interpreter\n")

@@ -15,49 +15,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from modelops_dagster.clients.checkpoints import CheckpointStore
 from modelops_dagster.clients.engines import EngineRegistry
-from modelops_dagster.clients.quantization import Quantizer
-from modelops_dagster.clients.quantization_recipes import RecipeFolder
-from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.errors import QuantizationFailed
 from modelops_dagster.domain.quantization import Recipe
-from modelops_dagster.domain.recovery import Recovery
-from modelops_dagster.settings import Settings, data_folder
-from tests.clients.quantizing import put_checkpoint
-from tests.engines.quantized_models import cut, spoil
+from modelops_dagster.settings import Settings
+from tests.engines.quantized_models import FOUR_BITS, Works, cut, spoil
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
-FOUR_BITS = Recipe.model_validate(
-    {"name": "four", "version": 1, "description": "d", "scheme": "W4A16", "method": "rtn", "group_sizes": [128, 64, 32]}
-)
 SHORT = {"file": "calibration.jsonl", "samples": 4, "max_tokens": 64, "seed": 1}
-
-
-class Works:
-    """A store that holds one released model, and the real quantizer."""
-
-    def __init__(self, folder: Path, registry: EngineRegistry, model: Path, **limits: float) -> None:
-        self.recipes, self.work = RecipeFolder(data_folder("quantization")), folder / "work"
-        self.store = CheckpointStore(folder / "checkpoints")
-        self.source = put_checkpoint(self.store, model)
-        self.quantizer = Quantizer(registry, self.recipes, self.work, **limits)  # type: ignore[arg-type]
-
-    def make(self, recipe: str | Recipe) -> Checkpoint:
-        chosen = self.recipes.recipe(recipe) if isinstance(recipe, str) else recipe
-        made = self.quantizer.quantize(self.source, chosen, self.store, print)
-        print(f"{chosen.name}: {made.size_bytes / 1e6:.1f} MB, {made.derivation}")
-        return made
-
-    def compare(self, candidate: Checkpoint, windows: int = 4) -> Recovery:
-        policy = self.recipes.policy("default").model_copy(update={"max_windows": windows, "min_tokens": 500})
-        found = self.quantizer.compare(self.source, candidate, policy, "int8", lambda line: None)
-        print(f"{candidate.scheme}: {found.outcome}, {found.reason}, {found.findings.measured}")
-        return found
-
-    def left(self) -> list[str]:
-        return [p.name for p in Path(self.source.directory).parent.iterdir() if p.name != "a" * 40]
 
 
 @pytest.fixture(scope="module", autouse=True)

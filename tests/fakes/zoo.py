@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from modelops_dagster.client import ModelOpsClient, controller_folder
 from modelops_dagster.clients.demo_model import ensure_demo_model
@@ -68,10 +69,19 @@ class Zoo:
         self.registry = registry
 
     def line(self, checkpoint: Checkpoint, rungs: Sequence[Rung] | None = None) -> str:
-        """The model's row of the golden table. The endpoint is gone afterwards.
+        """The model's row of the golden table.
 
         Random weights write noise, so what is written is taken as it comes: this asks what loads and answers.
         """
+        name = checkpoint.revision.repo_id.partition("/")[2]
+        landed, ladder = self.land(checkpoint, rungs, min_tokens_per_second=1e-3, any_text=True)
+        left = "; ".join(_left(result) for result in ladder if result.reason is not None) or "-"
+        return " | ".join((name, ", ".join(checkpoint.architectures), landed, left))
+
+    def land(
+        self, checkpoint: Checkpoint, rungs: Sequence[Rung] | None = None, **bars: Any
+    ) -> tuple[str, tuple[RungResult, ...]]:
+        """The rung it lands on, or `parked`, and what every rung did. The endpoint is gone afterwards."""
         name = checkpoint.revision.repo_id.partition("/")[2]
         try:
             found = climb(
@@ -82,17 +92,14 @@ class Zoo:
                 endpoint_name=f"zoo-{name.replace('_', '-')}",
                 served_model_name=f"zoo/{name}",
                 max_context=512,
-                min_tokens_per_second=1e-3,
                 progress=lambda text: print(f"zoo: {name}: {text}", file=sys.stderr, flush=True),
-                any_text=True,
+                **bars,
             )
-            landed, ladder = found.rung, found.ladder
-            self.client.delete(found.name, found.name)
-            self.client.wait_deleted(found.name, 60)
         except ModelParked as parked:
-            landed, ladder = "parked", parked.ladder
-        left = "; ".join(_left(result) for result in ladder if result.reason is not None) or "-"
-        return " | ".join((name, ", ".join(checkpoint.architectures), landed, left))
+            return "parked", parked.ladder
+        self.client.delete(found.name, found.name)
+        self.client.wait_deleted(found.name, 60)
+        return found.rung, found.ladder
 
 
 def _left(result: RungResult) -> str:

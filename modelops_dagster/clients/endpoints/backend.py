@@ -56,6 +56,7 @@ class Replica(Value):
     argv: tuple[str, ...]
     launched_at: datetime
     start_timeout_s: float
+    health_path: str | None = Field(default=None, description="asked before the models are, where the engine has one")
     identity: ProcessIdentity | None = Field(default=None, description="None until the process exists")
 
     @property

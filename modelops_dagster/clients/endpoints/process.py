@@ -59,7 +59,7 @@ class ProcessBackend:
             self._handed_out[launch_id] = port
         try:
             launch = self._launcher.launch(spec, ENGINE_HOST, port)
-            start_timeout_s = spec.start_timeout_s or self._launcher.manifest(spec.engine).start_timeout_s
+            manifest = self._launcher.manifest(spec.engine)
         except Exception:
             self._handed_out.pop(launch_id, None)
             raise
@@ -73,7 +73,8 @@ class ProcessBackend:
             engine_version=launch.version,
             argv=tuple(launch.argv),
             launched_at=datetime.now(UTC),
-            start_timeout_s=start_timeout_s,
+            start_timeout_s=spec.start_timeout_s or manifest.start_timeout_s,
+            health_path=manifest.health_path,
         )
         return Prepared(replica, launch)
 
@@ -95,7 +96,8 @@ class ProcessBackend:
         return replica
 
     def observe(self, spec: EndpointSpec, replica: Replica, *, ask: bool) -> Observation:
-        """Look at the engine. It is ready when one of its own processes listens and lists the served model name."""
+        """Look at the engine. It is ready when one of its own processes listens and lists the served model name, and
+        its health path, where it has one, says so too."""
         identity = replica.identity
         if identity is None:
             return Observation(alive=False, lost=True)
@@ -107,6 +109,8 @@ class ProcessBackend:
         log = Path(replica.log_path)
         if not processes.owns_port(identity, replica.port, ENGINE_HOST, log):
             return Observation(alive=True, ready=False, port_taken_by=self._stranger(replica))
+        if replica.health_path is not None and (trouble := self._unwell(replica.url, replica.health_path)):
+            return Observation(alive=True, ready=False, detail=trouble)
         return self._ask(replica.url, spec.served_model_name)
 
     def _stranger(self, replica: Replica) -> str | None:
@@ -117,6 +121,15 @@ class ProcessBackend:
         if listeners <= processes.session_members(replica.identity, Path(replica.log_path)):
             return None
         return processes.who_listens(replica.port, ENGINE_HOST)
+
+    def _unwell(self, url: str, health_path: str) -> str | None:
+        """What the health path says against it, as a sentence without its end; None: it is well."""
+        where = url.removesuffix("/v1") + health_path
+        try:
+            answer = self._http.get(where)
+        except httpx.HTTPError as error:
+            return f"GET {where} said {str(error) or type(error).__name__}"
+        return None if answer.status_code == 200 else f"GET {where} said {answer.status_code}"
 
     def _ask(self, url: str, served_model_name: str) -> Observation:
         """Whether the engine lists the name, and if not, what it says."""

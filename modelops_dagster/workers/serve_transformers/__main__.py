@@ -35,9 +35,15 @@ def main() -> int:
     parser.add_argument("--served-model-name", required=True, help="the name clients send")
     parser.add_argument("--max-context", type=int, help="tokens; the model's own length when left out")
     parser.add_argument("--trust-remote-code", action="store_true", help="run the checkpoint's own Python files")
+    parser.add_argument("--made-up-weights", action="store_true", help="random ones; the directory holds none")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    engine = Engine(arguments.checkpoint, arguments.max_context, trust_remote_code=arguments.trust_remote_code)
+    engine = Engine(
+        arguments.checkpoint,
+        arguments.max_context,
+        trust_remote_code=arguments.trust_remote_code,
+        made_up_weights=arguments.made_up_weights,
+    )
     app = Api(engine, arguments.served_model_name).app()
     config = uvicorn.Config(
         app,

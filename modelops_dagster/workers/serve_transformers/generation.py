@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from . import metrics
+from .loading import FALLBACK_CONTEXT, load
 from .protocol import Refused
 from .steering import Constraint, Grammars, Penalties
 from .text_stream import TextStream
 
 log = logging.getLogger(__name__)
 FinishReason = Literal["stop", "length", "cancelled"]
-FALLBACK_CONTEXT = 2048  # tokens, for a model that names no length
 LOWEST_LOGPROB = -9999.0  # JSON has no infinity
 SCORED_AT_ONCE = 128  # prompt positions
 
@@ -64,13 +64,21 @@ class Job:
 class Engine:
     """Loads one checkpoint and answers jobs in the order they came."""
 
-    def __init__(self, checkpoint: str, max_context: int | None, *, trust_remote_code: bool = False) -> None:
+    def __init__(
+        self,
+        checkpoint: str,
+        max_context: int | None,
+        *,
+        trust_remote_code: bool = False,
+        made_up_weights: bool = False,
+    ) -> None:
         self.checkpoint = checkpoint
         self.max_context = max_context or FALLBACK_CONTEXT
         self.ready = False
         self.failure: str | None = None
         self.defaults: dict[str, Any] = {}
-        self._asked_context, self._trust_remote_code = max_context, trust_remote_code
+        self._asked_context = max_context
+        self._trust_remote_code, self._made_up_weights = trust_remote_code, made_up_weights
         self._model: Any = None
         self._tokenizer: Any = None
         self._eos: list[int] = []
@@ -165,28 +173,14 @@ class Engine:
             return str(self._tokenizer.decode(ids, skip_special_tokens=not special))
 
     def _load(self) -> None:
-        import torch
-        import transformers
-
-        log.info("loading %s with transformers %s", self.checkpoint, transformers.__version__)
-        common: dict[str, Any] = {"trust_remote_code": self._trust_remote_code, "local_files_only": True}
-        config = transformers.AutoConfig.from_pretrained(self.checkpoint, **common)
-        own = getattr(config.get_text_config(), "max_position_embeddings", None)
-        if own and self._asked_context and self._asked_context > own:
-            raise ValueError(f"max_context {self._asked_context} is longer than the model's own {own} tokens")
-        self.max_context = self._asked_context or own or FALLBACK_CONTEXT
-        self._tokenizer = transformers.AutoTokenizer.from_pretrained(self.checkpoint, **common)
-        own_classes = (getattr(config, "auto_map", None) or {}) if self._trust_remote_code else {}
-        text_only = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or "AutoModelForCausalLM" in own_classes
-        auto = transformers.AutoModelForCausalLM if text_only else transformers.AutoModelForImageTextToText
-        where = {"device_map": "auto"} if torch.cuda.is_available() else {}
-        model = auto.from_pretrained(self.checkpoint, dtype="auto", use_safetensors=True, **where, **common)
-        self._model = model.eval()
-        eos = model.generation_config.eos_token_id
-        if eos is None:
-            eos = self._tokenizer.eos_token_id
-        self._eos = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
-        self.defaults = _take_sampling_defaults(model.generation_config)
+        loaded = load(
+            self.checkpoint,
+            self._asked_context,
+            trust_remote_code=self._trust_remote_code,
+            made_up_weights=self._made_up_weights,
+        )
+        self._model, self._tokenizer, self._eos = loaded.model, loaded.tokenizer, loaded.eos
+        self.max_context, self.defaults = loaded.max_context, loaded.defaults
 
     def _warm_up(self) -> None:
         pieces: list[Piece] = []
@@ -323,15 +317,3 @@ def _score(logprobs: Any, chosen: int, top: int) -> Token:
         logprob=max(float(logprobs[chosen]), LOWEST_LOGPROB),
         top=tuple((i, max(value, LOWEST_LOGPROB)) for i, value in alternatives),
     )
-
-
-def _take_sampling_defaults(config: Any) -> dict[str, Any]:
-    """What the model's authors recommend; taken out of `config`, so that greedy requests stay greedy."""
-    found: dict[str, Any] = {"temperature": 1.0}
-    for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty"):
-        value = getattr(config, name, None)
-        if value is not None and (config.do_sample or name == "repetition_penalty"):
-            found[name] = value
-        setattr(config, name, None)
-    config.do_sample = False
-    return found
