@@ -17,6 +17,7 @@ import uvicorn
 from modelops_dagster.client import controller_folder, create_token
 from modelops_dagster.clients import processes
 from modelops_dagster.clients.endpoints import Launcher, ProcessBackend, RecordStore
+from modelops_dagster.clients.keys import AccessStore
 from modelops_dagster.domain.errors import DiskFull, PortTaken, UserError
 from modelops_dagster.domain.lifecycle import RestartPolicy
 from modelops_dagster.services.controller.api import create_app
@@ -109,6 +110,8 @@ def serve(
     """
     with _sole_owner(settings.home), bind(settings.host, settings.controller_port) as listener:
         folder = controller_folder(settings.home)
+        access = AccessStore(settings.home)
+        access.prepare()
         controller = Controller(
             RecordStore(folder / "endpoints"),
             ProcessBackend(folder, launcher, grace_s=grace_s),
@@ -122,6 +125,7 @@ def serve(
             token=create_token(settings.home),
             home=str(settings.home),
             keep_engines=lambda: keep_engines,
+            access=access.lookup,
             push=hub_push(settings),
         )
         port = listener.getsockname()[1]
