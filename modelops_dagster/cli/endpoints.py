@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from modelops_dagster.cli import monitoring
 from modelops_dagster.cli.output import emit, json_option, progress_line, table
 
 if TYPE_CHECKING:
@@ -80,6 +81,10 @@ def _started(client: "ModelOpsClient", name: str, wait: bool, timeout_s: float, 
 @click.group()
 def command() -> None:
     """List, show, stop, start and delete endpoints."""
+
+
+for part in monitoring.COMMANDS:
+    command.add_command(part)
 
 
 @command.command("list")

@@ -7,10 +7,13 @@ from typing import Any
 
 from fastapi.testclient import TestClient
 
-from modelops_dagster.clients.endpoints import ProcessBackend, RecordStore
+from modelops_dagster.clients.endpoints import ProcessBackend
+from modelops_dagster.clients.endpoints.history import History, WatchedRecords
 from modelops_dagster.clients.keys import AccessStore
 from modelops_dagster.domain.access import Role
 from modelops_dagster.services.controller.api import create_app
+from modelops_dagster.services.controller.hub_webhook import HubPush
+from modelops_dagster.services.controller.monitor import Monitor
 from modelops_dagster.services.controller.reconcile import Controller
 from tests.fakes.launcher import FakeLauncher
 
@@ -18,15 +21,27 @@ KEY = {"Authorization": "Bearer key"}
 
 
 @contextmanager
-def serving(home: Path, launcher: FakeLauncher | None = None) -> Iterator[TestClient]:
+def serving(
+    home: Path, launcher: FakeLauncher | None = None, *, usd_per_hour: float = 0.0, push: HubPush | None = None
+) -> Iterator[TestClient]:
     """The application with its reconcile loop. `KEY` is the home's own."""
     launcher = launcher or FakeLauncher()
     backend = ProcessBackend(home, launcher, grace_s=0.2)
-    controller = Controller(RecordStore(home / "endpoints"), backend, lambda *_: ("crash", "It ended."), tick_s=0.05)
+    history = History(home / "history")
+    records = WatchedRecords(home / "endpoints", history)
+    controller = Controller(records, backend, lambda *_: ("crash", "It ended."), tick_s=0.05)
+    monitor = Monitor(history, backend, home / "gateway" / "calls", usd_per_hour)
     access = AccessStore(home)
     access.prepare()
     app = create_app(
-        controller, launcher, token="key", home=str(home), keep_engines=lambda: False, access=access.lookup
+        controller,
+        launcher,
+        monitor,
+        token="key",
+        home=str(home),
+        keep_engines=lambda: False,
+        access=access.lookup,
+        push=push,
     )
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client

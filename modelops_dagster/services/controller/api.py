@@ -11,9 +11,11 @@ from modelops_dagster.domain.values import Value
 from modelops_dagster.services.controller.answers import ErrorBody, add_error_handlers
 from modelops_dagster.services.controller.doorman import Doorman, Lookup
 from modelops_dagster.services.controller.hub_webhook import HubPush, add_webhook_route
+from modelops_dagster.services.controller.monitor import Monitor
 from modelops_dagster.services.controller.reconcile import Controller
 from modelops_dagster.services.controller.routers.endpoints import endpoints_router
 from modelops_dagster.services.controller.routers.engines import engines_router
+from modelops_dagster.services.controller.routers.monitoring import monitoring_router
 
 SERVICE = "modelops-controller"
 
@@ -29,6 +31,7 @@ class Health(Value):
 def create_app(
     controller: Controller,
     launcher: Launcher,
+    monitor: Monitor,
     *,
     token: str,
     home: str,
@@ -47,9 +50,10 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await controller.open()
-        yield
-        await controller.close(keep_engines=keep_engines())
+        async with monitor.watching():
+            await controller.open()
+            yield
+            await controller.close(keep_engines=keep_engines())
 
     app = FastAPI(
         title="modelops controller",
@@ -68,6 +72,7 @@ def create_app(
 
     app.include_router(engines_router(launcher))
     app.include_router(endpoints_router(controller, launcher))
+    app.include_router(monitoring_router(controller.ledger, monitor))
     if push is not None:
         add_webhook_route(app, push)
     return app

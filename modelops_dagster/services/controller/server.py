@@ -16,12 +16,14 @@ import uvicorn
 
 from modelops_dagster.client import controller_folder, create_token
 from modelops_dagster.clients import processes
-from modelops_dagster.clients.endpoints import Launcher, ProcessBackend, RecordStore
+from modelops_dagster.clients.endpoints import Launcher, ProcessBackend
+from modelops_dagster.clients.endpoints.history import History, WatchedRecords
 from modelops_dagster.clients.keys import AccessStore
 from modelops_dagster.domain.errors import DiskFull, PortTaken, UserError
 from modelops_dagster.domain.lifecycle import RestartPolicy
 from modelops_dagster.services.controller.api import create_app
 from modelops_dagster.services.controller.hub_webhook import hub_push
+from modelops_dagster.services.controller.monitor import Monitor
 from modelops_dagster.services.controller.reconcile import Controller, Diagnose
 from modelops_dagster.settings import Settings
 
@@ -112,9 +114,11 @@ def serve(
         folder = controller_folder(settings.home)
         access = AccessStore(settings.home)
         access.prepare()
+        history = History(folder / "history")
+        backend = ProcessBackend(folder, launcher, grace_s=grace_s)
         controller = Controller(
-            RecordStore(folder / "endpoints"),
-            ProcessBackend(folder, launcher, grace_s=grace_s),
+            WatchedRecords(folder / "endpoints", history),
+            backend,
             diagnose,
             policy,
             tick_s=tick_s,
@@ -122,6 +126,7 @@ def serve(
         app = create_app(
             controller,
             launcher,
+            Monitor(history, backend, settings.home / "gateway" / "calls", settings.endpoint_usd_per_hour),
             token=create_token(settings.home),
             home=str(settings.home),
             keep_engines=lambda: keep_engines,
