@@ -33,6 +33,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--mute", action="store_true", help="listen, accept, never answer")
     parser.add_argument("--wrong-name", action="store_true", help="answer to another model name")
     parser.add_argument("--tokens-per-second", type=float, default=1000.0)
+    parser.add_argument("--longest-prompt", type=int, default=10_000, help="characters; a longer one is refused")
     parser.add_argument("--garbage", action="store_true", help="answer with noise")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -86,6 +87,9 @@ class Handler(BaseHTTPRequestHandler):
             prompt = str(body["messages"][-1]["content"]) if chat else str(body["prompt"])
         except (ValueError, KeyError, IndexError, TypeError):
             self._json(400, {"error": {"message": "bad request", "type": "invalid_request_error"}})
+            return
+        if len(prompt) > self.options.longest_prompt:
+            self._json(400, {"error": {"message": "the prompt is longer than the context", "code": 400}})
             return
         Handler.answers += 1
         words = completion_words(self.options, prompt, int(body.get("max_tokens") or 16))

@@ -16,6 +16,8 @@ from modelops_dagster.services.controller.reconcile import Controller
 from modelops_dagster.services.controller.routers.endpoints import endpoints_router
 from modelops_dagster.services.controller.routers.engines import engines_router
 from modelops_dagster.services.controller.routers.monitoring import monitoring_router
+from modelops_dagster.services.controller.routers.pages import pages_router
+from modelops_dagster.services.controller.routers.playground import playground_router
 
 SERVICE = "modelops-controller"
 
@@ -61,6 +63,7 @@ def create_app(
         summary="Endpoints: what is wanted, and how it stands.",
         lifespan=lifespan,
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would name the host that the caller said it is
         responses={"4XX": {"model": ErrorBody, "description": "what was wrong, and the field"}},
     )
     app.add_middleware(Doorman, token=token, lookup=access)
@@ -73,6 +76,8 @@ def create_app(
     app.include_router(engines_router(launcher))
     app.include_router(endpoints_router(controller, launcher))
     app.include_router(monitoring_router(controller.ledger, monitor))
+    app.include_router(playground_router(controller.ledger))
+    app.include_router(pages_router())
     if push is not None:
         add_webhook_route(app, push)
     return app
