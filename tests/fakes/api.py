@@ -12,11 +12,13 @@ from modelops_dagster.clients.endpoints.history import History, WatchedRecords
 from modelops_dagster.clients.keys import AccessStore
 from modelops_dagster.domain.access import Role
 from modelops_dagster.services.controller.api import create_app
+from modelops_dagster.services.controller.gateway import gateway_documents
 from modelops_dagster.services.controller.hub_webhook import HubPush
 from modelops_dagster.services.controller.monitor import Monitor
 from modelops_dagster.services.controller.reconcile import Controller
 from tests.fakes.launcher import FakeLauncher
 
+NO_GATEWAY = "http://127.0.0.1:9"
 KEY = {"Authorization": "Bearer key"}
 
 
@@ -33,10 +35,12 @@ def serving(
     monitor = Monitor(history, backend, home / "gateway" / "calls", usd_per_hour)
     access = AccessStore(home)
     access.prepare()
+    gateway = gateway_documents(home, NO_GATEWAY, controller.ledger)
     app = create_app(
         controller,
         launcher,
         monitor,
+        gateway,
         token="key",
         home=str(home),
         keep_engines=lambda: False,

@@ -41,7 +41,7 @@ _STATUS_OF: tuple[tuple[type[ModelOpsError], int], ...] = (
     (Conflict, 409),
     (DiskFull, 507),
     (UserError, 400),
-    (EndpointFailed, 502),
+    (EndpointFailed, 409),
     (ModelOpsError, 503),
 )
 

@@ -10,14 +10,17 @@ from modelops_dagster.clients.endpoints import Launcher
 from modelops_dagster.domain.values import Value
 from modelops_dagster.services.controller.answers import ErrorBody, add_error_handlers
 from modelops_dagster.services.controller.doorman import Doorman, Lookup
+from modelops_dagster.services.controller.gateway import GatewayDocuments
 from modelops_dagster.services.controller.hub_webhook import HubPush, add_webhook_route
 from modelops_dagster.services.controller.monitor import Monitor
 from modelops_dagster.services.controller.reconcile import Controller
+from modelops_dagster.services.controller.routers.batches import batches_router
 from modelops_dagster.services.controller.routers.endpoints import endpoints_router
 from modelops_dagster.services.controller.routers.engines import engines_router
 from modelops_dagster.services.controller.routers.monitoring import monitoring_router
 from modelops_dagster.services.controller.routers.pages import pages_router
 from modelops_dagster.services.controller.routers.playground import playground_router
+from modelops_dagster.services.controller.routers.routes import routes_router
 
 SERVICE = "modelops-controller"
 
@@ -34,6 +37,7 @@ def create_app(
     controller: Controller,
     launcher: Launcher,
     monitor: Monitor,
+    gateway: GatewayDocuments,
     *,
     token: str,
     home: str,
@@ -77,6 +81,8 @@ def create_app(
     app.include_router(endpoints_router(controller, launcher))
     app.include_router(monitoring_router(controller.ledger, monitor))
     app.include_router(playground_router(controller.ledger))
+    app.include_router(routes_router(gateway.routes, gateway.moves))
+    app.include_router(batches_router(gateway.batches, gateway.keys))
     app.include_router(pages_router())
     if push is not None:
         add_webhook_route(app, push)

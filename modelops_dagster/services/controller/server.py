@@ -22,6 +22,7 @@ from modelops_dagster.clients.keys import AccessStore
 from modelops_dagster.domain.errors import DiskFull, PortTaken, UserError
 from modelops_dagster.domain.lifecycle import RestartPolicy
 from modelops_dagster.services.controller.api import create_app
+from modelops_dagster.services.controller.gateway import gateway_documents
 from modelops_dagster.services.controller.hub_webhook import hub_push
 from modelops_dagster.services.controller.monitor import Monitor
 from modelops_dagster.services.controller.reconcile import Controller, Diagnose
@@ -127,6 +128,7 @@ def serve(
             controller,
             launcher,
             Monitor(history, backend, settings.home / "gateway" / "calls", settings.endpoint_usd_per_hour),
+            gateway_documents(settings.home, settings.gateway_url, controller.ledger),
             token=create_token(settings.home),
             home=str(settings.home),
             keep_engines=lambda: keep_engines,
