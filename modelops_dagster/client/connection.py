@@ -63,20 +63,27 @@ class Connection:
         self._http.close()
 
     def _call(self, method: str, path: str, **options: Any) -> Any:
+        """The JSON of a success; an error as the exception that it was."""
+        answer = self._send(method, path, **options)
+        if not answer.is_success:
+            raise self._refusal(answer)
+        return self._document(answer)
+
+    def _text(self, path: str, **options: Any) -> str:
+        """The text of a success; an error as the exception that it was."""
+        answer = self._send("GET", path, **options)
+        if answer.is_success:
+            return answer.text
+        raise self._refusal(answer)
+
+    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         if not self._known:
             self._recognise()
         try:
-            answer = self._http.request(method, path, headers={"Authorization": f"Bearer {self._token}"}, **options)
-            body = answer.json()
+            return self._http.request(method, path, headers={"Authorization": f"Bearer {self._token}"}, **options)
         except httpx.TransportError as error:
             self._known = False
             raise self._absent() from error
-        except ValueError as error:
-            self._known = False
-            raise self._stranger() from error
-        if answer.is_success:
-            return body
-        raise self._as_error(answer.status_code, body)
 
     def _recognise(self) -> None:
         """See that a controller answers, and the right one, before the key is sent."""
@@ -104,7 +111,15 @@ class Connection:
             "MODELOPS_CONTROLLER_PORT."
         )
 
-    def _as_error(self, status: int, body: Any) -> ModelOpsError:
+    def _document(self, answer: httpx.Response) -> Any:
+        try:
+            return answer.json()
+        except ValueError as error:
+            self._known = False
+            raise self._stranger() from error
+
+    def _refusal(self, answer: httpx.Response) -> ModelOpsError:
+        status, body = answer.status_code, self._document(answer)
         if not isinstance(body, dict) or not isinstance(body.get("error"), dict):
             return self._stranger()
         error = body["error"]

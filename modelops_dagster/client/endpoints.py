@@ -26,9 +26,16 @@ class EndpointVerbs(Connection):
             InvalidSpec: a field does not hold.
             Conflict: the endpoint is being deleted.
         """
-        # an engine is asked about arguments it was never asked about before
-        more = {"timeout": _ARGUMENTS_TIMEOUT_S} if spec.engine_args else {}
-        return self._status("PUT", endpoint_path(spec.name), json=spec.model_dump(mode="json"), **more)
+        return self._status("PUT", endpoint_path(spec.name), json=spec.model_dump(mode="json"), **_patience(spec))
+
+    def create_endpoint(self, spec: EndpointSpec) -> EndpointStatus:
+        """Make a new endpoint; `apply` also changes one that is there.
+
+        Raises:
+            InvalidSpec: a field does not hold.
+            Conflict: there is an endpoint of that name.
+        """
+        return self._status("POST", "/v1/endpoints", json=spec.model_dump(mode="json"), **_patience(spec))
 
     def get(self, name: str) -> EndpointStatus | None:
         """How the endpoint stands; None when there is none of that name."""
@@ -156,3 +163,8 @@ def endpoint_path(name: str, verb: str = "") -> str:
     if not ENDPOINT_NAME.fullmatch(name):
         raise NoSuchEndpoint(f"There is no endpoint {name!r}; `modelops endpoints list` shows those there are.")
     return f"/v1/endpoints/{name}{verb}"
+
+
+def _patience(spec: EndpointSpec) -> dict[str, float]:
+    """An engine is asked about arguments that it was never asked about before."""
+    return {"timeout": _ARGUMENTS_TIMEOUT_S} if spec.engine_args else {}
