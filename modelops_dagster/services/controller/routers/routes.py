@@ -145,7 +145,7 @@ def _add_moves(router: APIRouter, moves: Moves) -> None:
     @router.post("/{alias:path}/canary", **needs(Role.OPERATOR), summary="Give an endpoint a small share")
     def canary(alias: Alias, start: CanaryStart, caller: Asking) -> RouteChanged:
         """The gateway takes the share back when the endpoint is worse than the others beyond the bounds."""
-        bounds = Bounds(**_given(start, ("max_error_increase", "max_slowdown"), {}))
+        bounds = Bounds(**start.model_dump(include=set(Bounds.model_fields), exclude_none=True))
         done = moves.canary(
             alias,
             start.endpoint,
