@@ -64,3 +64,8 @@ def test_the_command_imports_neither_dagster_nor_torch():
     )
     done = run(sys.executable, "-c", code, cwd=ROOT)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_the_wheel_carries_the_endpoint_pages(site: Path):
+    pages = site / "modelops_dagster" / "services" / "controller" / "pages"
+    assert {path.name for path in pages.iterdir()} >= {"list.html", "endpoint.html", "style.css", "endpoint.js"}

@@ -117,15 +117,9 @@ def _found(store: "BatchStore", batch_id: str) -> "Batch":
 def _key(key_id: str | None) -> str:
     """The id of the key that is charged."""
     from modelops_dagster.clients.keys import KeyStore
-    from modelops_dagster.domain.errors import InvalidSpec
     from modelops_dagster.settings import Settings
 
-    valid = [r for r in KeyStore(Settings.load().home / "gateway").list() if r.revoked_at is None]
-    chosen = [r.key_id for r in valid if key_id in (None, r.key_id)]
-    if len(chosen) != 1:
-        have = ", ".join(f"{r.key_id} ({r.alias})" for r in valid) or "none; `modelops keys create` makes one"
-        raise InvalidSpec(f"say with --key which key the batch is charged to; there are: {have}.", field="key")
-    return chosen[0]
+    return KeyStore(Settings.load().home / "gateway").charged(key_id).key_id
 
 
 def _follow(store: "BatchStore", batch: "Batch") -> "Batch":

@@ -1,12 +1,11 @@
 """Spans of time as people write them: 30s, 15m, 24h, 7d."""
 
-import re
 from datetime import timedelta
 from typing import Any
 
 import click
 
-UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+from modelops_dagster.domain.timespans import parse_span
 
 
 class Duration(click.ParamType[timedelta]):
@@ -18,10 +17,10 @@ class Duration(click.ParamType[timedelta]):
         """The span, or a usage error that says how to write one."""
         if isinstance(value, timedelta):
             return value
-        found = re.fullmatch(r"(\d{1,6})([smhd])", str(value))
-        if found is None:
+        span = parse_span(str(value))
+        if span is None:
             self.fail(f"{value!r} is no duration; write a whole number and s, m, h or d, e.g. 7d.", param, ctx)
-        return timedelta(**{UNITS[found[2]]: int(found[1])})
+        return span
 
 
 DURATION = Duration()

@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "endpoints": ("endpoints", "List, show, stop, start and delete endpoints."),
     "routes": ("routes", "Which endpoints answer for an alias."),
     "keys": ("keys", "Create, list and revoke gateway keys."),
+    "access": ("access", "Create, list and revoke the controller's keys: viewers, operators, admins."),
     "spend": ("spend", "Who used what through the gateway, and what it cost."),
     "batch": ("batch", "Many requests from a file, answered after everybody else's."),
     "eval": ("evaluate", "Evaluate any OpenAI-compatible endpoint; deploys nothing."),

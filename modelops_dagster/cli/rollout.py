@@ -13,8 +13,9 @@ from modelops_dagster.cli.output import emit, json_option, progress_line
 
 if TYPE_CHECKING:
     from modelops_dagster.client import ModelOpsClient
-    from modelops_dagster.clients.rollout import Rollout
-    from modelops_dagster.domain.gateway import Grant, Route, RouteTarget
+    from modelops_dagster.clients.moves import Moves
+    from modelops_dagster.clients.rollout import Change, Rollout
+    from modelops_dagster.domain.gateway import Grant, Route
 
 
 def override_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -49,25 +50,22 @@ def open_rollout() -> "Rollout":
     return Rollout(RouteStore(settings.home / "gateway"), gateway, lineage=settings.home / "lineage")
 
 
-def find_targets(alias: str, names: list[str], override: "Grant | None") -> "list[RouteTarget]":
-    """The endpoints as targets of the alias; the controller is asked only for those that are not behind it yet."""
+def open_moves() -> "Moves":
+    """What can be asked of this home's routes; the controller is asked only where it must be."""
+    from modelops_dagster.clients.moves import Moves
     from modelops_dagster.clients.routes import RouteStore
     from modelops_dagster.settings import Settings
 
-    route = RouteStore(Settings.load().home / "gateway").get(alias)
-    behind = {t.endpoint for t in route.targets} if route else set()
-    controller = None if behind.issuperset(names) else _controller()
-    return [open_rollout().target(alias, name, controller, override=override) for name in names]
+    return Moves(open_rollout(), RouteStore(Settings.load().home / "gateway"), _controller)
 
 
-def change_route(alias: str, change: "Callable[[Route | None], Route]", as_json: bool) -> None:
-    """Write the change, wait until a running gateway serves it, and say what it was."""
-    done = open_rollout().change(alias, change)
+def show_change(done: "Change", as_json: bool) -> None:
+    """Say what a change was, and whether it is served already."""
 
     def render() -> None:
         click.echo("\n".join(done.diff) or "unchanged")
         state = "served by the gateway" if done.served else "no gateway runs; the next one serves it"
-        click.echo(f"{alias} version {done.route.version}: {state}")
+        click.echo(f"{done.route.alias} version {done.route.version}: {state}")
 
     emit({"route": done.route, "diff": done.diff, "served": done.served}, as_json, render)
 
@@ -96,18 +94,15 @@ def canary(
     """Give ENDPOINT a small share of ALIAS; the gateway takes it back when it is worse than the others."""
     from modelops_dagster.domain.canary import Bounds
     from modelops_dagster.domain.errors import InvalidSpec
-    from modelops_dagster.domain.rollout import end_canary, start_canary
 
-    current = open_rollout().require(alias)
     if end:
-        change_route(alias, lambda r: end_canary(r or current, at=datetime.now(UTC), reason="canary ended"), as_json)
+        show_change(open_moves().end_canary(alias), as_json)
         return
     if endpoint is None:
         raise InvalidSpec(f"which endpoint shall be the canary of {alias!r}? Name it.", field="endpoint")
     given = {"max_error_increase": max_error_increase, "max_slowdown": max_slowdown}
     bounds = Bounds(**{k: v for k, v in given.items() if v is not None})
-    target = _for_everybody_there(current, find_targets(alias, [endpoint], override)[0])
-    change_route(alias, lambda r: start_canary(r or current, target, percent, bounds, at=datetime.now(UTC)), as_json)
+    show_change(open_moves().canary(alias, endpoint, percent, bounds, override=override), as_json)
 
 
 @click.command(name="promote")
@@ -117,16 +112,7 @@ def canary(
 @json_option
 def promote(alias: str, endpoint: str | None, override: "Grant | None", as_json: bool) -> None:
     """Give ENDPOINT (default: the canary) the whole alias at once; `rollback` puts the others back."""
-    from modelops_dagster.domain.errors import InvalidSpec
-    from modelops_dagster.domain.rollout import split
-
-    current = open_rollout().require(alias)
-    name = endpoint or (current.canary.endpoint if current.canary else None)
-    if name is None:
-        raise InvalidSpec(f"route {alias!r} has no canary; name the endpoint to promote.", field="endpoint")
-    target = _for_everybody_there(current, find_targets(alias, [name], override)[0])
-    at = datetime.now(UTC)
-    change_route(alias, lambda r: split(r or current, target, 100, at=at, reason=f"promoted {name}"), as_json)
+    show_change(open_moves().promote(alias, endpoint, override=override), as_json)
 
 
 @click.command(name="shadow")
@@ -140,7 +126,7 @@ def shadow(alias: str, endpoint: str, percent: int, as_json: bool) -> None:
     from modelops_dagster.domain.gateway import SHADOW, with_targets
 
     current = open_rollout().require(alias)
-    target = find_targets(alias, [endpoint], None)[0]
+    target = open_moves().find(alias, [endpoint])[0]
     if target.weight and SHADOW not in target.tags and endpoint in {t.endpoint for t in current.targets}:
         raise InvalidSpec(f"{endpoint!r} answers calls to {alias!r}, so it cannot be its shadow.", field="endpoint")
     dark = target.model_copy(update={"tags": (SHADOW,), "weight": 1, "mirror_percent": percent})
@@ -153,7 +139,7 @@ def shadow(alias: str, endpoint: str, percent: int, as_json: bool) -> None:
         )
         return changed.model_copy(update={"canary": (route or current).canary, "swap": (route or current).swap})
 
-    change_route(alias, change, as_json)
+    show_change(open_rollout().change(alias, change), as_json)
 
 
 @click.command(name="swap")
@@ -178,6 +164,7 @@ def swap(
     """Move ALIAS to another endpoint, step by step; the gateway goes on by itself and rolls back if it is worse."""
     from pydantic import ValidationError
 
+    from modelops_dagster.clients.moves import for_everybody_there
     from modelops_dagster.domain.canary import Bounds
     from modelops_dagster.domain.errors import InvalidSpec
     from modelops_dagster.domain.gateway import Swap
@@ -200,8 +187,9 @@ def swap(
         )
     except (ValidationError, ValueError) as error:
         raise InvalidSpec(f"--steps {steps!r} must rise and end with 100, e.g. 5,50,100.", field="steps") from error
-    target = _for_everybody_there(current, find_targets(alias, [endpoint], override)[0])
-    change_route(alias, lambda r: start_swap(r or current, target, wanted, Bounds(), at=at), as_json)
+    target = for_everybody_there(current, open_moves().find(alias, [endpoint], override)[0])
+    done = open_rollout().change(alias, lambda r: start_swap(r or current, target, wanted, Bounds(), at=at))
+    show_change(done, as_json)
 
 
 @click.command(name="hosted")
@@ -250,7 +238,7 @@ def hosted(
         reason = f"hosted {model}"
         return with_targets(route, alias, [*others, target], at=datetime.now(UTC), reason=reason)
 
-    change_route(alias, change, as_json)
+    show_change(open_rollout().change(alias, change), as_json)
 
 
 @click.command(name="credential")
@@ -276,10 +264,3 @@ def _controller() -> "ModelOpsClient":
     from modelops_dagster.settings import Settings
 
     return ModelOpsClient.from_settings(Settings.load())
-
-
-def _for_everybody_there(route: "Route", target: "RouteTarget") -> "RouteTarget":
-    """The target with the tags of what serves now: it has to answer the same callers."""
-    from modelops_dagster.domain.rollout import serving_tags
-
-    return target.model_copy(update={"tags": serving_tags(route)})

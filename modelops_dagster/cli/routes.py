@@ -1,13 +1,12 @@
 """`modelops routes`: which endpoints answer for an alias, and with which weight."""
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from modelops_dagster.cli import rollout
 from modelops_dagster.cli.output import emit, json_option, table
-from modelops_dagster.cli.rollout import change_route, find_targets, open_rollout, override_options
+from modelops_dagster.cli.rollout import open_moves, open_rollout, override_options, show_change
 
 if TYPE_CHECKING:
     from modelops_dagster.domain.gateway import Grant, Route, RouteTarget
@@ -105,8 +104,6 @@ def set_route(
 
     An endpoint that answers calls needs a verdict that passed it, or --override-reason.
     """
-    from modelops_dagster.domain.gateway import with_targets
-
     asked = dict(_weight(w) for w in weights)
     settings: dict[str, Any] = {
         "sticky": sticky,
@@ -114,27 +111,15 @@ def set_route(
         "timeout_s": timeout_s,
         "max_in_flight": max_in_flight,
     }
-    found = find_targets(alias, list(asked), override)
-    changes: dict[str, Any] = {} if tags is None else {"tags": _cleared(tuple(tags.split(",")))}
-    changes |= {} if usd_per_hour is None else {"usd_per_hour": usd_per_hour}
+    given = {k: v for k, v in settings.items() if v is not None}
+    given |= {k: None for k in ("timeout_s", "max_in_flight") if given.get(k) == 0}
+    fields: dict[str, Any] = {} if tags is None else {"tags": _cleared(tuple(tags.split(",")))}
+    fields |= {} if usd_per_hour is None else {"usd_per_hour": usd_per_hour}
     reason = override.reason if override else f"set {' '.join(weights)}".strip()
-
-    def change(route: "Route | None") -> "Route":
-        targets = list(route.targets) if route else []
-        for target in found:
-            target = target.model_copy(update={"weight": asked[target.endpoint], **changes})
-            names = [t.endpoint for t in targets]
-            if target.endpoint in names:
-                targets[names.index(target.endpoint)] = target
-            else:
-                targets.append(target)
-        verdict_id = route.verdict_id if route else None
-        made = with_targets(route, alias, targets, at=datetime.now(UTC), verdict_id=verdict_id, reason=reason or "set")
-        given = {k: v for k, v in settings.items() if v is not None}
-        given |= {k: None for k in ("timeout_s", "max_in_flight") if given.get(k) == 0}
-        return type(made).model_validate({**made.model_dump(), **given})
-
-    change_route(alias, change, as_json)
+    done = open_moves().set(
+        alias, asked, target_fields=fields, settings=given, reason=reason or "set", override=override
+    )
+    show_change(done, as_json)
 
 
 @command.command(name="rollback")
@@ -143,19 +128,7 @@ def set_route(
 @json_option
 def rollback(alias: str, to_version: int | None, as_json: bool) -> None:
     """Put back what the route was before its last change."""
-    from modelops_dagster.clients.routes import RouteStore
-    from modelops_dagster.domain.errors import InvalidSpec
-    from modelops_dagster.domain.gateway import rolled_back
-    from modelops_dagster.settings import Settings
-
-    current = open_rollout().require(alias)
-    history = RouteStore(Settings.load().home / "gateway").history(alias)
-    earlier = [r for r in history if r.version < current.version and r.targets]
-    chosen = [r for r in earlier if to_version in (None, r.version)]
-    if not chosen:
-        known = ", ".join(str(r.version) for r in earlier) or "none"
-        raise InvalidSpec(f"route {alias!r} has no such earlier version; the ones to go back to are: {known}.")
-    change_route(alias, lambda r: rolled_back(r or current, chosen[-1], at=datetime.now(UTC)), as_json)
+    show_change(open_moves().rollback(alias, to_version), as_json)
 
 
 def _weight(text: str) -> tuple[str, int]:

@@ -205,5 +205,10 @@ class BatchStore:
             yield
 
 
+def is_batch_id(text: str) -> bool:
+    """Whether `text` can be the id of a batch."""
+    return text.startswith("batch-") and bool(_ID.fullmatch(text))
+
+
 def _new_id(kind: str) -> str:
     return f"{kind}-{secrets.token_hex(12)}"

@@ -50,6 +50,10 @@ SCHEMA = pa.schema(
 )
 MAX_ROWS = 2048
 MAX_AGE_S = 600.0
+CLIENT_LEFT = 499
+UNFINISHED = "Unfinished"
+# what an engine answers when the fault is the client's: it says nothing about the engine
+CLIENTS_FAULT = frozenset({"400", "401", "403", "404", "405", "413", "422"})
 GROUPS = {"team": "team", "key": "key_alias", "alias": "alias", "endpoint": "endpoint", "model": "commit_hash"}
 
 

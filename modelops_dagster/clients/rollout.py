@@ -25,10 +25,14 @@ NOT_A_COMMIT = re.compile(r"[^A-Za-z0-9._-]+")
 WAKE_TIMEOUT_S = 900.0
 
 
-class Endpoints(Protocol):
-    """The part of the controller's client that is needed."""
+class KnownEndpoints(Protocol):
+    """Whoever knows how endpoints stand."""
 
     def get(self, name: str) -> EndpointStatus | None: ...
+
+
+class Endpoints(KnownEndpoints, Protocol):
+    """The part of the controller's client that is needed."""
 
     def start(self, name: str) -> Any: ...
 
@@ -97,7 +101,7 @@ class Rollout:
         return Change(written, diff, served)
 
     def target(
-        self, alias: str, name: str, endpoints: Endpoints | None, *, override: Grant | None = None
+        self, alias: str, name: str, endpoints: KnownEndpoints | None, *, override: Grant | None = None
     ) -> RouteTarget:
         """The endpoint `name` as a target of the alias, with what entitles it to answer, if anything does.
 

@@ -13,6 +13,8 @@ ModelOpsError
 │   ├── EngineMissing         an engine is not installed, or cannot be on this machine
 │   ├── InvalidSpec           a spec, policy, suite or argument does not hold; carries the field
 │   ├── NoSuchEndpoint        the controller knows no endpoint of that name
+│   ├── NotFound              there is no route, batch or the like of that name
+│   ├── Forbidden             the key's role does not include what was asked
 │   └── NotRunning            a part of the platform that is needed does not answer
 ├── IntegrityError            bytes are not what the manifest says
 ├── HubUnavailable            the Hub did not answer, or answered partially; nothing changed, try again
@@ -108,6 +110,14 @@ class InvalidSpec(UserError):
 
 class NoSuchEndpoint(UserError):
     code = "no_such_endpoint"
+
+
+class NotFound(UserError):
+    code = "not_found"
+
+
+class Forbidden(UserError):
+    code = "forbidden"
 
 
 class NotRunning(UserError):

@@ -1,19 +1,19 @@
 """`modelops demo` with real engines, twice, and what a browser then shows."""
 
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from modelops_dagster.cli.demo import REPO_ID
 from modelops_dagster.clients.lineage import latest_values
 from modelops_dagster.settings import Settings
 from tests.e2e.platform import MODELOPS, Platform, left_behind, running_platform
+from tests.fakes.browser import new_page
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1800)]
 ARTIFACTS = Path(__file__).resolve().parents[2] / "artifacts"
@@ -91,13 +91,8 @@ def platform(
 
 @pytest.fixture(scope="module")
 def page(platform: Platform) -> Iterator[Page]:
-    chromium = shutil.which("chromium")
-    assert chromium, "Chromium is missing: apt-get install chromium"
-    flags = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=flags)
-        yield browser.new_page(viewport={"width": 1500, "height": 1000})
-        browser.close()
+    with new_page() as page:
+        yield page
 
 
 @pytest.mark.browser

@@ -33,6 +33,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--mute", action="store_true", help="listen, accept, never answer")
     parser.add_argument("--wrong-name", action="store_true", help="answer to another model name")
     parser.add_argument("--tokens-per-second", type=float, default=1000.0)
+    parser.add_argument("--longest-prompt", type=int, default=10_000, help="characters; a longer one is refused")
     parser.add_argument("--garbage", action="store_true", help="answer with noise")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -46,6 +47,7 @@ def completion_words(options: argparse.Namespace, prompt: str, limit: int) -> li
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     options: argparse.Namespace
+    answers = 0
 
     def log_message(self, template: str, *args: Any) -> None:
         print("INFO:", template % args, flush=True)
@@ -58,8 +60,25 @@ class Handler(BaseHTTPRequestHandler):
             self._json(200, {})
         elif self.path == "/v1/models":
             self._json(200, {"object": "list", "data": [{"id": name, "object": "model"}]})
+        elif self.path == "/metrics":
+            self._metrics()
         else:
             self._json(404, {"error": {"message": "not found"}})
+
+    def _metrics(self) -> None:
+        """As the Transformers server says it; every answer took a quarter of a second."""
+        n = self.answers
+        lines = [
+            "engine_requests_running 0.0",
+            "engine_requests_waiting 2.0",
+            f'engine_requests_total{{reason="stop"}} {n}.0',
+            f"engine_prompt_tokens_total {3 * n}.0",
+            f"engine_generation_tokens_total {5 * n}.0",
+            f'engine_request_seconds_bucket{{le="0.2"}} 0.0\nengine_request_seconds_bucket{{le="0.3"}} {n}.0',
+            f'engine_request_seconds_bucket{{le="+Inf"}} {n}.0\nengine_request_seconds_count {n}.0',
+            f"engine_request_seconds_sum {n / 4}",
+        ]
+        self._send(200, "text/plain; version=0.0.4", "\n".join(lines).encode() + b"\n")
 
     def do_POST(self) -> None:
         try:
@@ -69,6 +88,10 @@ class Handler(BaseHTTPRequestHandler):
         except (ValueError, KeyError, IndexError, TypeError):
             self._json(400, {"error": {"message": "bad request", "type": "invalid_request_error"}})
             return
+        if len(prompt) > self.options.longest_prompt:
+            self._json(400, {"error": {"message": "the prompt is longer than the context", "code": 400}})
+            return
+        Handler.answers += 1
         words = completion_words(self.options, prompt, int(body.get("max_tokens") or 16))
         if body.get("stream"):
             self._stream(words, chat)
@@ -95,9 +118,11 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def _json(self, status: int, body: Any) -> None:
-        data = json.dumps(body).encode()
+        self._send(status, "application/json", json.dumps(body).encode())
+
+    def _send(self, status: int, content_type: str, data: bytes) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)

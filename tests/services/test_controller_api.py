@@ -11,13 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelops_dagster.client import create_token, token_path
-from modelops_dagster.clients.endpoints import ProcessBackend, RecordStore
 from modelops_dagster.domain.endpoints import EndpointSpec
-from modelops_dagster.services.controller.api import create_app
-from modelops_dagster.services.controller.reconcile import Controller
+from tests.fakes.api import KEY, error_of, serving, spec
 from tests.fakes.launcher import FakeLaunch, FakeLauncher
-
-KEY = {"Authorization": "Bearer key"}
 
 
 class BrokenLauncher(FakeLauncher):
@@ -36,37 +32,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def api(home: Path) -> Iterator[TestClient]:
-    """The application with its reconcile loop, in this process."""
-    launcher = BrokenLauncher()
-    backend = ProcessBackend(home, launcher, grace_s=0.2)
-    controller = Controller(RecordStore(home / "endpoints"), backend, lambda *_: ("crash", "It ended."), tick_s=0.05)
-    app = create_app(controller, launcher, token="key", home="/some/home", keep_engines=lambda: False)
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with serving(home, BrokenLauncher()) as client:
         yield client
-
-
-def spec(**changes: Any) -> dict[str, Any]:
-    valid = {
-        "name": "small",
-        "checkpoint": "/no/such/checkpoint",
-        "checkpoint_digest": "sha256:0",
-        "engine": "fake",
-        "served_model_name": "small@abc",
-    }
-    return {**valid, **changes}
 
 
 def put(api: TestClient, body: Any, name: str = "small") -> Any:
     return api.put(f"/v1/endpoints/{name}", json=body, headers=KEY)
-
-
-def error_of(answer: Any, status: int) -> dict[str, Any]:
-    assert answer.status_code == status, answer.text
-    body = answer.json()
-    assert set(body) == {"error"}
-    assert set(body["error"]) == {"code", "message", "field"}
-    assert "Traceback" not in answer.text
-    return dict(body["error"])
 
 
 @pytest.mark.parametrize(
@@ -89,9 +60,9 @@ def test_without_the_key_everything_is_refused(api: TestClient, headers: dict[st
     assert error_of(answer, 401)["code"] == "unauthorized", "the body was read before the key"
 
 
-def test_health_says_who_it_is_without_a_key(api: TestClient):
+def test_health_says_who_it_is_without_a_key(api: TestClient, home: Path):
     body = api.get("/health").json()
-    assert (body["service"], body["home"]) == ("modelops-controller", "/some/home")
+    assert (body["service"], body["home"]) == ("modelops-controller", str(home))
 
 
 def test_openapi_document_names_routes_and_the_key(api: TestClient):
@@ -152,6 +123,20 @@ def test_body_that_is_no_spec_is_refused(api: TestClient, content: bytes, conten
     error_of(answer, answer.status_code)
 
 
+def test_a_name_is_created_once(api: TestClient):
+    """The seeds' duplicate name: creating is refused, and PUT is how a spec is made true again."""
+    assert api.post("/v1/endpoints", json=spec(name="once"), headers=KEY).status_code == 201
+    error = error_of(api.post("/v1/endpoints", json=spec(name="once", max_context=512), headers=KEY), 409)
+    assert (error["code"], "already" in error["message"]) == ("conflict", True)
+    assert api.get("/v1/endpoints/once", headers=KEY).json()["spec"]["max_context"] is None
+    assert put(api, spec(name="once"), "once").status_code == 200
+
+
+def test_body_in_chunks_is_refused_for_it_has_no_end(api: TestClient):
+    answer = api.put("/v1/endpoints/small", content=iter([b"{}"]), headers=KEY)
+    assert error_of(answer, 411)["code"] == "length_required"
+
+
 def test_body_that_is_too_large_is_refused_unread(api: TestClient):
     answer = api.put("/v1/endpoints/small", content=b"x" * (1 << 20) + b"y", headers=KEY)
     assert error_of(answer, 413)["code"] == "too_large"
@@ -172,7 +157,7 @@ def test_unknown_endpoint_route_and_method(api: TestClient):
         error = error_of(answer, 404)
         assert error["code"] in ("no_such_endpoint", "no_such_route"), path
     assert error_of(api.get("/v1/nothing", headers=KEY), 404)["code"] == "no_such_route"
-    assert error_of(api.post("/v1/endpoints", headers=KEY), 405)["code"] == "method_not_allowed"
+    assert error_of(api.delete("/v1/endpoints", headers=KEY), 405)["code"] == "method_not_allowed"
 
 
 def test_log_bounds_and_missing_confirmation(api: TestClient):

@@ -5,17 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from modelops_dagster.clients.endpoints import ProcessBackend, RecordStore
 from modelops_dagster.clients.watcher import WatchStore
 from modelops_dagster.domain.errors import UserError
-from modelops_dagster.services.controller.api import create_app
 from modelops_dagster.services.controller.hub_webhook import WEBHOOK_PATH, hub_push
-from modelops_dagster.services.controller.reconcile import Controller
 from modelops_dagster.settings import Settings
-from tests.fakes.launcher import FakeLauncher
+from tests.fakes.api import serving
 
 PUSHED = {
     "event": {"action": "update", "scope": "repo.content"},
@@ -37,18 +33,7 @@ def settings(home: Path, **more: str) -> Settings:
 
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[TestClient]:
-    launcher = FakeLauncher()
-    backend = ProcessBackend(tmp_path, launcher, grace_s=0.2)
-    controller = Controller(RecordStore(tmp_path / "e"), backend, lambda *_: ("crash", "It ended."), tick_s=0.05)
-    app: FastAPI = create_app(
-        controller,
-        launcher,
-        token="key",
-        home=str(tmp_path),
-        keep_engines=lambda: False,
-        push=hub_push(settings(tmp_path)),
-    )
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with serving(tmp_path, push=hub_push(settings(tmp_path))) as client:
         yield client
 
 

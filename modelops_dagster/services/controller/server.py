@@ -22,12 +22,15 @@ from modelops_dagster.clients.endpoints import (
     Launcher,
     MachineBackend,
     ProcessBackend,
-    RecordStore,
 )
+from modelops_dagster.clients.endpoints.history import History, WatchedRecords
+from modelops_dagster.clients.keys import AccessStore
 from modelops_dagster.domain.errors import DiskFull, PortTaken, UserError
 from modelops_dagster.domain.lifecycle import RestartPolicy
 from modelops_dagster.services.controller.api import create_app
+from modelops_dagster.services.controller.gateway import gateway_documents
 from modelops_dagster.services.controller.hub_webhook import hub_push
+from modelops_dagster.services.controller.monitor import Monitor
 from modelops_dagster.services.controller.reconcile import Controller, Diagnose
 from modelops_dagster.settings import Settings, secret
 
@@ -116,10 +119,14 @@ def serve(
     """
     with _sole_owner(settings.home), bind(settings.host, settings.controller_port) as listener:
         folder = controller_folder(settings.home)
+        access = AccessStore(settings.home)
+        access.prepare()
+        history = History(folder / "history")
+        backend = ProcessBackend(folder, launcher, grace_s=grace_s)
         controller = Controller(
-            RecordStore(folder / "endpoints"),
+            WatchedRecords(folder / "endpoints", history),
             MachineBackend(
-                ProcessBackend(folder, launcher, grace_s=grace_s),
+                backend,
                 ExternalBackend(folder / "logs", CredentialStore(credentials_folder(settings.home), secret).get),
             ),
             diagnose,
@@ -129,9 +136,12 @@ def serve(
         app = create_app(
             controller,
             launcher,
+            Monitor(history, backend, settings.home / "gateway" / "calls", settings.endpoint_usd_per_hour),
+            gateway_documents(settings.home, settings.gateway_url, controller.ledger),
             token=create_token(settings.home),
             home=str(settings.home),
             keep_engines=lambda: keep_engines,
+            access=access.lookup,
             push=hub_push(settings),
         )
         port = listener.getsockname()[1]

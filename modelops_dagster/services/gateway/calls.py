@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from modelops_dagster.clients.calls import CallFile
+from modelops_dagster.clients.calls import CLIENT_LEFT, CLIENTS_FAULT, UNFINISHED, CallFile
 from modelops_dagster.clients.limits import LimitStore, Use, is_limited
 from modelops_dagster.clients.trials import Attempt, TrialStore
 from modelops_dagster.domain.gateway import KeyRecord, RouteTarget, deployment_id
@@ -18,10 +18,6 @@ from modelops_dagster.services.gateway.traffic import ALL, Traffic
 FLUSH_INTERVAL_S = 0.5
 USAGE_WAIT_S = 5.0
 MAX_WAITING_ROWS = 100_000
-CLIENT_LEFT = 499
-UNFINISHED = "Unfinished"
-# what an engine answers when the fault is the client's: it says nothing about the engine
-CLIENTS_FAULT = frozenset({"400", "401", "403", "404", "405", "413", "422"})
 
 Grant = Callable[[], Mapping[str, RouteTarget]]
 

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from modelops_dagster.clients.calls import CLIENT_LEFT
 from modelops_dagster.clients.gateway import SERVICE
 from modelops_dagster.domain.choosing import position
 from modelops_dagster.domain.gateway import KeyRecord, Route, RouteTarget, deployment_id, router_id, serving_targets
 from modelops_dagster.services.gateway.admission import CALL_PATHS, Refusal, admit, visible_aliases
 from modelops_dagster.services.gateway.answers import Message, Send, answer, refuse
 from modelops_dagster.services.gateway.batches import BatchApi
-from modelops_dagster.services.gateway.calls import CLIENT_LEFT, CURRENT_CALL, Call, CallLog
+from modelops_dagster.services.gateway.calls import CURRENT_CALL, Call, CallLog
 from modelops_dagster.services.gateway.capacity import Capacity
 from modelops_dagster.services.gateway.identity import (
     MAX_BODY_BYTES,

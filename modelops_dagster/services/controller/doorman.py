@@ -1,0 +1,115 @@
+"""Who asks, and what they may: a bearer key on every request, a role on every route."""
+
+import hmac
+import logging
+import re
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPBearer
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from modelops_dagster.domain.access import AccessKey, Caller, Role
+from modelops_dagster.domain.errors import Forbidden, IntegrityError
+from modelops_dagster.services.controller.answers import ErrorBody, error_answer
+from modelops_dagster.services.controller.hub_webhook import WEBHOOK_PATH
+
+# they say nothing about endpoints: who answers here, the description of the REST API, and the pages, which are
+# programs that ask for a key before they ask for anything else
+OPEN_PATHS = frozenset({"/health", "/docs", "/openapi.json", "/", "/endpoints"})
+OPEN_PREFIXES = ("/endpoints/", "/assets/")
+MAX_BODY_BYTES = 1 << 20
+MAX_BATCH_BYTES = 64 << 20
+BATCHES_PATH = "/v1/batches"
+HOME = "home"
+_KEY = re.compile(r"Bearer ([\x21-\x7e]{1,200})")
+
+log = logging.getLogger("modelops.controller")
+Lookup = Callable[[str], AccessKey | None]
+
+
+class Doorman:
+    """Refuses a request without a valid key, or with a body that is too large, before a byte of its body is read."""
+
+    def __init__(self, app: ASGIApp, token: str, lookup: Lookup) -> None:
+        self._app = app
+        self._token = token.encode()
+        self._lookup = lookup
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            refusal = self._refusal(scope)
+            if refusal is not None:
+                await error_answer(*refusal)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> tuple[int, str, str] | None:
+        headers = dict(scope["headers"])
+        path = scope["path"]
+        if path == WEBHOOK_PATH:
+            return None  # asks for a secret of its own, since the Hub does not know the controller's keys
+        if path not in OPEN_PATHS and not path.startswith(OPEN_PREFIXES):
+            try:
+                caller = self._caller(headers.get(b"authorization", b"").decode("latin-1"))
+            except (IntegrityError, OSError) as error:
+                log.error("a key could not be looked up: %s", error)
+                return 503, "keys_unreadable", "The controller cannot read its keys; its log says which file."
+            if caller is None:
+                return 401, "unauthorized", "This needs a key of the controller: send `Authorization: Bearer <key>`."
+            scope.setdefault("state", {})["caller"] = caller
+        if b"transfer-encoding" in headers:
+            return 411, "length_required", "Send the body with a Content-Length and not in chunks."
+        most = MAX_BATCH_BYTES if path == BATCHES_PATH else MAX_BODY_BYTES
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit() or int(length[:20]) > most:
+            return 413, "too_large", f"The body is larger than {most} bytes, the most that this route takes."
+        return None
+
+    def _caller(self, header: str) -> Caller | None:
+        found = _KEY.fullmatch(header)
+        if found is None:
+            return None
+        if hmac.compare_digest(found[1].encode(), self._token):
+            return Caller(alias=HOME, role=Role.ADMIN)
+        record = self._lookup(found[1])
+        return Caller(alias=record.alias, role=record.role) if record else None
+
+
+def caller_of(request: Request) -> Caller:
+    """Who asks; the doorman has seen their key."""
+    caller: Caller = request.state.caller
+    return caller
+
+
+Asking = Annotated[Caller, Depends(caller_of)]
+
+
+def require(caller: Caller, needed: Role, what: str) -> None:
+    """Refuse what the caller's role does not include.
+
+    Raises:
+        Forbidden: says which role is needed.
+    """
+    if not caller.role.includes(needed):
+        raise Forbidden(
+            f"{what} needs the role {needed}, and the key of {caller.alias} is a {caller.role}'s; "
+            f"an admin makes one with `modelops access create --role {needed}`."
+        )
+
+
+def needs(role: Role) -> dict[str, Any]:
+    """The options of a route that only this role, and those above it, may ask."""
+
+    def check(request: Request) -> None:
+        require(caller_of(request), role, "This")
+
+    return {
+        "dependencies": [Security(HTTPBearer(auto_error=False)), Depends(check)],
+        "openapi_extra": {"x-required-role": str(role)},
+        "responses": {
+            401: {"model": ErrorBody, "description": "no valid key"},
+            403: {"model": ErrorBody, "description": f"the key's role is below {role}"},
+        },
+    }

@@ -1,0 +1,1 @@
+"""The REST routes by subject. Each module makes one router from what it needs."""

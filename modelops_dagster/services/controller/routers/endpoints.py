@@ -1,0 +1,90 @@
+"""/v1/endpoints: what is wanted and how it stands. Handlers run on the loop's thread, where records may be changed."""
+
+import asyncio
+from functools import partial
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from modelops_dagster.clients.endpoints import Launcher
+from modelops_dagster.domain.access import Role
+from modelops_dagster.domain.endpoints import EndpointSpec, EndpointStatus, LogChunk
+from modelops_dagster.domain.errors import Conflict, InvalidSpec
+from modelops_dagster.domain.values import Value
+from modelops_dagster.services.controller.doorman import needs
+from modelops_dagster.services.controller.reconcile import Controller
+
+
+class EndpointList(Value):
+    endpoints: tuple[EndpointStatus, ...]
+
+
+def endpoints_router(controller: Controller, launcher: Launcher) -> APIRouter:
+    """Every route under /v1/endpoints that reads or changes a record."""
+    router = APIRouter(prefix="/v1/endpoints", tags=["endpoints"])
+    _add_reading(router, controller)
+    _add_wishes(router, controller, launcher)
+    return router
+
+
+def _add_reading(router: APIRouter, controller: Controller) -> None:
+    ledger = controller.ledger
+
+    @router.get("", **needs(Role.VIEWER), summary="Every endpoint")
+    async def list_endpoints() -> EndpointList:
+        return EndpointList(endpoints=tuple(record.status() for record in ledger.all()))
+
+    @router.get("/{name}", **needs(Role.VIEWER), summary="One endpoint")
+    async def show(name: str) -> EndpointStatus:
+        return ledger.get(name).status()
+
+    @router.get("/{name}/logs", **needs(Role.VIEWER), summary="What the engine wrote")
+    async def logs(
+        name: str,
+        tail: Annotated[int, Query(ge=0, le=10_000, description="lines")] = 200,
+        launch_id: Annotated[str | None, Query(description="with `offset`: read on in this launch's log")] = None,
+        offset: Annotated[int, Query(ge=0, le=1 << 60, description="bytes already read")] = 0,
+    ) -> LogChunk:
+        ledger.get(name)
+        read = partial(controller.backend.read_log, name, tail=tail, launch_id=launch_id, offset=offset)
+        return await asyncio.to_thread(read)
+
+
+def _add_wishes(router: APIRouter, controller: Controller, launcher: Launcher) -> None:
+    ledger, wishes = controller.ledger, controller.wishes
+
+    async def check(spec: EndpointSpec) -> None:
+        if spec.engine_args and launcher.environment(spec.engine) is not None:
+            await asyncio.to_thread(launcher.check_arguments, spec.engine, spec.engine_args)
+
+    @router.post("", status_code=201, **needs(Role.OPERATOR), summary="Create an endpoint")
+    async def create(spec: EndpointSpec) -> EndpointStatus:
+        """Refused with 409 when there is one of that name; PUT makes a spec true either way."""
+        await check(spec)
+        if ledger.find(spec.name) is not None:
+            raise Conflict(f"There is an endpoint {spec.name!r} already; choose another name, or PUT the spec to it.")
+        return wishes.apply(spec).status()
+
+    @router.put("/{name}", **needs(Role.OPERATOR), summary="Make a spec true")
+    async def apply(name: str, spec: EndpointSpec) -> EndpointStatus:
+        """The same spec changes nothing, unless the endpoint failed or was stopped; another one replaces the engine."""
+        if spec.name != name:
+            raise InvalidSpec(f"The spec is for endpoint {spec.name} and the path says {name}.", field="name")
+        await check(spec)
+        return wishes.apply(spec).status()
+
+    @router.post("/{name}/start", **needs(Role.OPERATOR), summary="Want it Running")
+    async def start(name: str) -> EndpointStatus:
+        return wishes.start(name).status()
+
+    @router.post("/{name}/stop", **needs(Role.OPERATOR), summary="Want it Stopped")
+    async def stop(name: str) -> EndpointStatus:
+        return wishes.stop(name).status()
+
+    @router.post("/{name}/restart", **needs(Role.OPERATOR), summary="Replace its engine by a new one")
+    async def restart(name: str) -> EndpointStatus:
+        return wishes.restart(name).status()
+
+    @router.delete("/{name}", status_code=202, **needs(Role.ADMIN), summary="End and forget it, logs included")
+    async def delete(name: str, confirm: Annotated[str, Query(description="the endpoint's name")]) -> EndpointStatus:
+        return wishes.delete(name, confirm).status()

@@ -1,0 +1,143 @@
+"""/v1/endpoints/{name}/chat: one conversation with one endpoint, as its page holds it; and /v1/whoami.
+
+Applications call models through the gateway, which counts, charges and balances; this is for looking at one endpoint.
+"""
+
+import json
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Annotated, Any, Literal
+
+import httpx
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import Field
+
+from modelops_dagster.clients.endpoints import EndpointRecord
+from modelops_dagster.domain.access import Caller, Role
+from modelops_dagster.domain.endpoints import EndpointState
+from modelops_dagster.domain.values import Value
+from modelops_dagster.services.controller.answers import error_answer
+from modelops_dagster.services.controller.doorman import Asking, needs
+from modelops_dagster.services.controller.wishes import Ledger
+
+_TIMEOUT = httpx.Timeout(600.0, connect=5.0)
+_SOON_S = 5
+_DONE = b"[DONE]"  # how the stream of an OpenAI-compatible engine ends
+_STARTING = frozenset({EndpointState.BUILDING, EndpointState.DEPLOYING, EndpointState.STARTUP})
+log = logging.getLogger("modelops.controller")
+
+
+class Message(Value):
+    role: Literal["system", "user", "assistant"]
+    content: str = Field(max_length=400_000)
+
+
+class Chat(Value):
+    """A conversation and how it is to go on."""
+
+    messages: tuple[Message, ...] = Field(min_length=1, max_length=500, examples=[[{"role": "user", "content": "Hi"}]])
+    temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
+    top_p: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
+    max_tokens: int = Field(default=256, ge=1, le=32_768)
+    stop: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(default=(), max_length=4)
+    stream: bool = Field(default=True, description="server-sent events as the engine writes them, else one document")
+
+
+def playground_router(ledger: Ledger) -> APIRouter:
+    """What the endpoint page needs and nothing else does."""
+    # trust_env off: a proxy in the environment has no business between us and our own engine
+    engines = httpx.AsyncClient(trust_env=False, timeout=_TIMEOUT)
+
+    @asynccontextmanager
+    async def connected(_: object) -> AsyncIterator[None]:
+        async with engines:
+            yield
+
+    router = APIRouter(prefix="/v1", tags=["playground"], lifespan=connected)
+
+    @router.get("/whoami", **needs(Role.VIEWER), summary="Whose key this is")
+    async def whoami(caller: Asking) -> Caller:
+        return caller
+
+    @router.post("/endpoints/{name}/chat", **needs(Role.OPERATOR), summary="Talk to one endpoint", response_model=None)
+    async def chat(name: str, conversation: Chat) -> Response:
+        """Answers as OpenAI's chat completions do. The call is not in the gateway's log, and costs nobody's budget."""
+        record = ledger.get(name)
+        url = record.status().url
+        if url is None:
+            return _not_answering(record)
+        body = _body(record, conversation)
+        stack = AsyncExitStack()
+        try:
+            answer = await stack.enter_async_context(engines.stream("POST", f"{url}/chat/completions", json=body))
+            if answer.is_success and conversation.stream:
+                return StreamingResponse(_events(name, answer, stack), media_type="text/event-stream")
+            document = await answer.aread()
+        except httpx.HTTPError as error:
+            await stack.aclose()
+            return _broken(name, str(error))
+        await stack.aclose()
+        return _whole(name, answer.status_code, document)
+
+    return router
+
+
+def _body(record: EndpointRecord, conversation: Chat) -> dict[str, Any]:
+    body = conversation.model_dump(exclude_none=True, exclude={"stop"})
+    body |= {"model": record.spec.served_model_name}
+    body |= {"stop": list(conversation.stop)} if conversation.stop else {}
+    return body | ({"stream_options": {"include_usage": True}} if conversation.stream else {})
+
+
+async def _events(name: str, answer: httpx.Response, stack: AsyncExitStack) -> AsyncIterator[bytes]:
+    """The engine's events; when they break off, one that says so. Closing this ends the engine's work."""
+    last, error = b"", "it ended before it was done"
+    async with stack:
+        try:
+            async for piece in answer.aiter_bytes():
+                last = (last + piece)[-len(_DONE) - 4 :]
+                yield piece
+        except httpx.HTTPError as broken:
+            error = str(broken)
+    if _DONE not in last:
+        body = json.loads(bytes(_broken(name, error).body))
+        yield f"\n\ndata: {json.dumps(body)}\n\n".encode()
+
+
+def _whole(name: str, status: int, document: bytes) -> Response:
+    """The engine's document, or its refusal in our shape. No header and no address of the engine goes on."""
+    try:
+        found = json.loads(document)
+    except ValueError:
+        found = None
+    if status < 400 and isinstance(found, dict):
+        return JSONResponse(found)
+    if 400 <= status < 500 and isinstance(found, dict):
+        told = found.get("error")
+        message = told.get("message") if isinstance(told, dict) else found.get("message")
+        return error_answer(422, "engine_refused", f"The engine refused the request: {str(message)[:500]}")
+    log.warning("%s: the engine answered a chat with status %s", name, status)
+    return error_answer(502, "engine_failed", f"The engine failed; `modelops endpoints logs {name}` says more.")
+
+
+def _broken(name: str, error: str) -> JSONResponse:
+    log.warning("%s: a chat broke off: %s", name, error)
+    return error_answer(
+        502, "engine_failed", f"The engine broke the connection; `modelops endpoints logs {name}` says more."
+    )
+
+
+def _not_answering(record: EndpointRecord) -> JSONResponse:
+    name, state = record.name, record.state
+    if record.desired == "Running" and state in _STARTING:
+        wait_s = max(_SOON_S, round(record.start_seconds or 0))
+        return error_answer(
+            503, "endpoint_starting", f"{name} is {state}; ask again in a moment.", retry_after_s=wait_s
+        )
+    return error_answer(
+        409,
+        "endpoint_not_running",
+        f"{name} is {state} and answers nothing; start it with Start, or with `modelops endpoints start {name}`.",
+    )
