@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from modelops_dagster.domain.gauntlet.suite import Expected
+from modelops_dagster.domain.gauntlet.samples import Expected
 from modelops_dagster.domain.values import Value
 
 Tier = Literal["required", "advisory"]

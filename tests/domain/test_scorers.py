@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from modelops_dagster.domain.gauntlet.completion import Completion
+from modelops_dagster.domain.gauntlet.samples import Sample
 from modelops_dagster.domain.gauntlet.scorers import SCORERS, score_completion, scorer_params
 from modelops_dagster.domain.gauntlet.scorers.answers import chosen_letter, items_in, numbers_in
 from modelops_dagster.domain.gauntlet.scorers.refusals import abstains, refuses
-from modelops_dagster.domain.gauntlet.suite import Sample
 
 
 def sample(scorer: str, target: Any = "", *, expected: str = "answer", choices: Any = None, **params: Any) -> Sample:

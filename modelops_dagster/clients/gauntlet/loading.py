@@ -8,8 +8,9 @@ import yaml
 from pydantic import ValidationError
 
 from modelops_dagster.domain.errors import InvalidSpec
+from modelops_dagster.domain.gauntlet.samples import Sample
 from modelops_dagster.domain.gauntlet.scorers import scorer_params
-from modelops_dagster.domain.gauntlet.suite import Sample, Suite, SuiteSpec
+from modelops_dagster.domain.gauntlet.suite import Suite, SuiteSpec
 
 
 def load_suites(folder: Path, names: Sequence[str] = ()) -> tuple[Suite, ...]:

@@ -20,8 +20,9 @@ from modelops_dagster.domain.gauntlet.contract import CONTRACT_VERSION
 from modelops_dagster.domain.gauntlet.interceptors import Chain
 from modelops_dagster.domain.gauntlet.report import Incumbent, Metric, SuiteReport
 from modelops_dagster.domain.gauntlet.rows import Row, RunContext, request_row, score_rows
+from modelops_dagster.domain.gauntlet.samples import Sample, canonical
 from modelops_dagster.domain.gauntlet.scorers import SCORER_VERSIONS
-from modelops_dagster.domain.gauntlet.suite import Sample, Suite, canonical
+from modelops_dagster.domain.gauntlet.suite import Suite
 
 
 class Land(Protocol):

@@ -7,10 +7,10 @@ from pydantic import ValidationError
 
 from modelops_dagster.domain.gauntlet.completion import Completion
 from modelops_dagster.domain.gauntlet.report import OutcomeClass
+from modelops_dagster.domain.gauntlet.samples import Sample
 from modelops_dagster.domain.gauntlet.scorers import answers, code, formats, refusals
 from modelops_dagster.domain.gauntlet.scorers.code import Execute
 from modelops_dagster.domain.gauntlet.scorers.score import Score, Scorer
-from modelops_dagster.domain.gauntlet.suite import Sample
 from modelops_dagster.domain.gauntlet.text import split_reasoning
 from modelops_dagster.domain.values import Value
 
