@@ -180,6 +180,11 @@ class Policy(Value):
         """Every suite a pass depends on, in the order of the policy."""
         return tuple(dict.fromkeys((*self.required_suites, *(r.suite for r in self.criteria if r.tier == "required"))))
 
+    @property
+    def named_suites(self) -> frozenset[str]:
+        """Every suite the policy says anything about."""
+        return self.compared_suites | {*self.required_suites, *(r.suite for r in self.criteria)}
+
     def waiver(self, rule: Rule) -> Waiver | None:
         return next((w for w in self.waivers if (w.suite, w.metric) == (rule.suite, rule.metric)), None)
 

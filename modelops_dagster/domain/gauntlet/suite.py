@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.gauntlet.load import Load
+from modelops_dagster.domain.gauntlet.rubrics import Rubric, rubric_of
 from modelops_dagster.domain.gauntlet.samples import (
     CHOICE_REQUEST,
     Expected,
@@ -118,6 +119,9 @@ class SuiteSpec(Value):
     stands_in_for: tuple[str, ...] = Field(
         default=(), description="public benchmarks in whose place this suite is asked; they are not shipped"
     )
+    rubrics: Mapping[str, Rubric] = Field(
+        default_factory=dict, description="what graders and people look for, by the name that samples give"
+    )
     system_prompt: str | None = None
     sampling: Sampling = Sampling()
     requests: RequestLimits = RequestLimits()
@@ -209,7 +213,20 @@ class Suite(Value):
         """The digest when these samples are asked."""
         rows = ((s.uid, s.metadata.category, s.cluster, s.metadata.weight, s.metadata.severity) for s in samples)
         texts = {"title", "description", "subsets", "stands_in_for"}
+        if not self.spec.rubrics:
+            texts.add("rubrics")  # a suite without any keeps the digest it had before there were rubrics
         return digest({"suite": self.spec.model_dump(mode="json", exclude=texts), "items": digest(sorted(rows))})
+
+    @property
+    def groups_to_grade(self) -> tuple[str, ...]:
+        """Category groups with answers that no code can score, of the samples asked."""
+        return tuple(sorted({s.metadata.group for s in self.asked() if rubric_of(s)}))
+
+    @property
+    def needs_graders(self) -> bool:
+        """Whether no code can score any of the samples asked."""
+        asked = self.asked()
+        return bool(asked) and all(rubric_of(s) for s in asked)
 
     @property
     def n_reserve(self) -> int:
@@ -219,11 +236,16 @@ class Suite(Value):
         return sum(s.metadata.split == "reserve" and s.metadata.retired is None for s in self.samples)
 
     def instrument_parts(
-        self, samples: Sequence[Sample], versions: Mapping[str, int], chain_shape: str | None = None
+        self,
+        samples: Sequence[Sample],
+        versions: Mapping[str, int],
+        chain_shape: str | None = None,
+        graders: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
         """Everything that may change a score but the model and the engine that serves it, by part.
 
-        `versions` are those of the scorers or checks, `chain_shape` is what interceptors change of the answers. The
+        `versions` are those of the scorers or checks, `chain_shape` is what interceptors change of the answers, and
+        `graders` the uid of the grader whose verdicts count, by category: one that only advises changes no score. The
         engine, its version and its variant stand beside the instrument in every row. Time limits and retries are left
         out: they decide whether a sample is scored, not how.
         """
@@ -239,10 +261,16 @@ class Suite(Value):
             "sampling": spec.sampling.model_dump(mode="json"),
             "requests": kept.model_dump(mode="json", include={"api", "stream", "concurrency"}),
             "scorers": {name: versions[name] for name in sorted(used)},
-            "graders": {},
+            "graders": dict(sorted((graders or {}).items())),
             **({"chain": chain_shape} if chain_shape else {}),
         }
 
-    def instrument(self, samples: Sequence[Sample], versions: Mapping[str, int], chain_shape: str | None = None) -> str:
+    def instrument(
+        self,
+        samples: Sequence[Sample],
+        versions: Mapping[str, int],
+        chain_shape: str | None = None,
+        graders: Mapping[str, str] | None = None,
+    ) -> str:
         """Digest of the instrument's parts: two scores may be compared when it is the same."""
-        return digest(self.instrument_parts(samples, versions, chain_shape))
+        return digest(self.instrument_parts(samples, versions, chain_shape, graders))
