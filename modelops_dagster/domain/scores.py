@@ -125,6 +125,25 @@ TABLES: dict[str, tuple[tuple[str, ColumnType], ...]] = {
         ("tokens_out", "int"),
         ("judged_at", "timestamp"),
     ),
+    # one row per label that a person gave; run_id is the run whose answer it is about
+    "labels": (
+        *_IDENTITY,
+        ("suite", "text"),
+        ("item_uid", "text"),
+        ("sample_id", "text"),
+        ("category", "text"),
+        ("reason", "text"),
+        ("label_id", "text"),
+        ("kind", "text"),
+        ("answer_uid", "text"),
+        ("other_uid", "text"),
+        ("value", "float"),
+        ("author", "text"),
+        ("labelled_at", "timestamp"),
+        ("seconds", "float"),
+        ("comment", "text"),
+        ("source", "text"),
+    ),
     # one row per decision; criteria, comparisons, evidence and policy_document are JSON text
     "verdicts": (
         ("verdict_id", "text"),
