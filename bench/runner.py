@@ -31,7 +31,8 @@ from modelops_dagster.clients.gauntlet.runner import ask_suite
 from modelops_dagster.clients.scores import ScoreStore
 from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint
-from modelops_dagster.domain.gauntlet.suite import Sample, Suite, SuiteSpec
+from modelops_dagster.domain.gauntlet.samples import Sample
+from modelops_dagster.domain.gauntlet.suite import Suite, SuiteSpec
 from modelops_dagster.domain.hub import ModelRevision
 
 N, CONCURRENCY = 500, 32

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from modelops_dagster.clients.gauntlet.loading import load_samples
 from modelops_dagster.domain.gauntlet.completion import Completion
+from modelops_dagster.domain.gauntlet.samples import Sample
 from modelops_dagster.domain.gauntlet.scorers import score_completion
-from modelops_dagster.domain.gauntlet.suite import Sample
 
 SHIPPED = Path(__file__).resolve().parents[1] / "eval_datasets"
 

@@ -19,8 +19,8 @@ from modelops_dagster.clients.gauntlet.loading import load_samples, load_suite
 from modelops_dagster.clients.gauntlet.sandbox import run_code
 from modelops_dagster.domain.gauntlet.completion import Completion
 from modelops_dagster.domain.gauntlet.lint import lint
+from modelops_dagster.domain.gauntlet.samples import Message, Sample, SampleMetadata
 from modelops_dagster.domain.gauntlet.scorers import SCORERS, Scored, score_completion
-from modelops_dagster.domain.gauntlet.suite import Message, Sample, SampleMetadata
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "eval_datasets"

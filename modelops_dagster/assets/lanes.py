@@ -12,7 +12,9 @@ from modelops_dagster.assets.failures import clear_failure
 from modelops_dagster.assets.metadata import ladder_metadata, report_metadata, verdict_metadata
 from modelops_dagster.assets.partitions import models
 from modelops_dagster.assets.progress import log_changes, log_tenths
-from modelops_dagster.clients.gauntlet.runner import run_suite
+from modelops_dagster.clients.gauntlet.graders import Known
+from modelops_dagster.clients.gauntlet.panel import Panel
+from modelops_dagster.clients.gauntlet.runner import not_asked, run_suite
 from modelops_dagster.clients.incumbents import FoundIncumbent, find_incumbent, gather_arms
 from modelops_dagster.clients.ladder import climb
 from modelops_dagster.clients.registration import apply_registration
@@ -21,6 +23,7 @@ from modelops_dagster.domain.alerts import DEADLINE
 from modelops_dagster.domain.architectures import ruled_out
 from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint
+from modelops_dagster.domain.gauntlet.report import SuiteReport
 from modelops_dagster.domain.gauntlet.suite import Suite
 from modelops_dagster.domain.incumbents import incumbent_target
 from modelops_dagster.domain.lanes import Lane, endpoint_name, served_model_name
@@ -38,6 +41,9 @@ from modelops_dagster.resources.platform import (
 )
 
 STOP_TIMEOUT_S = 120.0
+NO_GRADER = (
+    "Not asked: only a grader or a person can judge it, graders.yaml names none that answers, and no policy asks."
+)
 
 
 def lane_assets(lane: Lane, suites: Sequence[Suite]) -> list[dg.AssetsDefinition]:
@@ -132,8 +138,13 @@ def _gauntlet(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
                 key: s.subset(policy.subsets[s.name]) if s.name in policy.subsets else s for key, s in by_key.items()
             }
             found = _incumbent(policy, list(asked.values()), endpoint, gateway, controller)
+            panel = _panel(list(asked.values()), gauntlet, gateway, controller)
         for key, suite in asked.items():
             if key not in context.selected_asset_keys:
+                continue
+            if suite.needs_graders and not panel.graders and suite.name not in policy.named_suites:
+                report = not_asked(suite, endpoint, lane=lane.name, run_id=context.run_id, why=NO_GRADER)
+                yield _suite_result(key, report)
                 continue
             with clear_failure():
                 report = run_suite(
@@ -145,18 +156,23 @@ def _gauntlet(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
                     land=store.land,
                     progress=log_tenths(context.log, f"{suite.name}:", "requests"),
                     beside=found.beside if suite.name in policy.compared_suites else None,
+                    panel=panel,
                 )
             if found.note:
                 report = report.model_copy(update={"incumbent_note": found.note})
             context.log.info(f"{suite.name}: {report.n_samples} samples in {report.inference_seconds:.1f} s")
-            yield dg.MaterializeResult(
-                asset_key=key,
-                value=report,
-                metadata=report_metadata(report),
-                data_version=dg.DataVersion(f"{report.instrument.removeprefix('sha256:')[:12]}-{report.run_id[:8]}"),
-            )
+            yield _suite_result(key, report)
 
     return gauntlet
+
+
+def _suite_result(key: dg.AssetKey, report: SuiteReport) -> dg.MaterializeResult[SuiteReport]:
+    return dg.MaterializeResult(
+        asset_key=key,
+        value=report,
+        metadata=report_metadata(report),
+        data_version=dg.DataVersion(f"{report.instrument.removeprefix('sha256:')[:12]}-{report.run_id[:8]}"),
+    )
 
 
 def _suite_out(lane: Lane, key: dg.AssetKey, suite: Suite) -> dg.AssetOut:
@@ -184,6 +200,19 @@ def _incumbent(
     return find_incumbent(gateway.routes(), controller.client().get, endpoint, policy)
 
 
+def _panel(
+    suites: Sequence[Suite],
+    gauntlet: GauntletResource,
+    gateway: GatewayResource,
+    controller: ControllerResource,
+) -> Panel:
+    """The graders that can be asked now, where a suite needs any."""
+    if not any(suite.groups_to_grade for suite in suites):
+        return Panel()
+    known = Known(lambda name: controller.client().get(name), gateway.routes().get, gateway.url)
+    return gauntlet.panel(known)
+
+
 def _verdict(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
     reports = {s.name: dg.AssetIn([lane.name, "gauntlet", s.name]) for s in suites}
 
@@ -207,7 +236,11 @@ def _verdict(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
             revision = endpoint.checkpoint.revision
             policy, store, now = gauntlet.policy(context.run.tags.get(POLICY_TAG)), scores.store(), datetime.now(UTC)
             # a report on another revision says nothing about this one: it counts as missing
-            own = [r for r in reports.values() if r.endpoint.checkpoint.digest == endpoint.checkpoint.digest]
+            own = [
+                r
+                for r in reports.values()
+                if r.endpoint.checkpoint.digest == endpoint.checkpoint.digest and r.was_asked
+            ]
             target = incumbent_target(gateway.routes().get(revision.repo_id), endpoint.name)
             arms, note = gather_arms(store, policy, own, target, now)
             found = judge(

@@ -84,6 +84,7 @@ def report_metadata(report: SuiteReport) -> Metadata:
         "n_unscored": report.n_unscored,
         "inference_seconds": round(report.inference_seconds, 2),
         "metrics": table(report_table(report)),
+        **({"grading": dg.MetadataValue.md("\n".join(f"- {note}" for note in report.notes))} if report.notes else {}),
         "failing": dg.MetadataValue.md("\n".join(f"- {line}" for line in report.failing) or "none"),
         "instrument": report.instrument,
         "suite_digest": report.suite_digest,

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from modelops_dagster.cli.graders import panel_for, render_grading
 from modelops_dagster.cli.named_endpoints import Named, find_named
 from modelops_dagster.cli.output import emit, json_option, progress_bar, table
 
 if TYPE_CHECKING:
+    from modelops_dagster.clients.gauntlet.panel import Panel
     from modelops_dagster.domain.endpoints import Endpoint
     from modelops_dagster.domain.errors import ModelOpsError
     from modelops_dagster.domain.gauntlet.eval_config import EvalPlan
@@ -72,12 +74,15 @@ def command(
             "instead. It measures the same kind of skill with other questions; published scores are no comparison.",
             err=True,
         )
+    panel, chosen = panel_for(chosen, settings, is_named=bool(suites))
     api_key = named.key if named else _api_key(plan.api_key_name, is_optional=bool(config) and not api_key_env)
     deadline = time.monotonic() + budget * 60
     endpoint = _reach(plan, api_key, min(REACH_TIMEOUT_S, budget * 60))
+    if panel is not None:
+        panel.require_others(endpoint)
     chosen = [_roomy(suite, plan, endpoint.max_context) for suite in chosen]
     work = Path(plan.output_dir) if plan.output_dir else settings.cache / "gauntlet"
-    reports, failures = _evaluate(chosen, endpoint, work, api_key, plan, deadline)
+    reports, failures = _evaluate(chosen, endpoint, work, api_key, plan, deadline, panel)
     if plan.chain.hooks or plan.chain.named("request_logging") or plan.chain.named("response_logging"):
         caching = plan.chain.named("caching")
         where = {str(work / "exchanges"), str((caching and caching.cache_dir) or work)}
@@ -298,6 +303,7 @@ def _evaluate(
     api_key: str | None,
     plan: "EvalPlan",
     deadline: float,
+    panel: "Panel | None",
 ) -> "tuple[list[SuiteReport], list[str]]":
     """Every suite in turn; one that cannot be scored does not keep the others from being asked."""
     import uuid
@@ -325,6 +331,7 @@ def _evaluate(
                     progress=bar,
                     api_key=api_key,
                     chain=plan.chain,
+                    panel=panel,
                 )
             except EvaluationFailed as error:
                 failures.append(error.sentence)
@@ -357,6 +364,7 @@ def _render(reports: "Sequence[SuiteReport]") -> None:
         table(title, ("metric", "value", "95 % interval", "n", "unit"), rows)
         for sentence in report.failing:
             click.echo(f"  {sentence}")
+        render_grading(report)
 
 
 def _cells(metric: "Metric") -> tuple[object, ...]:

@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "batch": ("batch", "Many requests from a file, answered after everybody else's."),
     "eval": ("evaluate", "Evaluate any OpenAI-compatible endpoint; deploys nothing."),
     "datasets": ("datasets", "Check and describe the samples that suites ask."),
+    "label": ("label", "Judge answers that no code can check, on a local page or in a file."),
     "scores": ("scores", "The score history, as a table or by SQL."),
     "verdict": ("verdict", "The promotion decision and its numbers."),
     "alerts": ("alerts", "Try the alert channels, and list what was sent."),

@@ -30,7 +30,7 @@ LATEST = """
 def command(ctx: click.Context, repo_id: str | None, sql: str | None, as_json: bool) -> None:
     """The latest scores of every model, with 95 % intervals and the verdict; or any question in SQL.
 
-    Tables: samples, scores, perf_requests, verdicts.
+    Tables: samples, scores, perf_requests, judgements, labels, verdicts.
     Views: leaderboard, score_history, latest_scores, latest_verdicts.
     """
     from modelops_dagster.clients.scores import ScoreStore

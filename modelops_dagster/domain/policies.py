@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from modelops_dagster.domain.gauntlet.suite import Expected
+from modelops_dagster.domain.gauntlet.samples import Expected
 from modelops_dagster.domain.values import Value
 
 Tier = Literal["required", "advisory"]
@@ -179,6 +179,11 @@ class Policy(Value):
     def must_run(self) -> tuple[str, ...]:
         """Every suite a pass depends on, in the order of the policy."""
         return tuple(dict.fromkeys((*self.required_suites, *(r.suite for r in self.criteria if r.tier == "required"))))
+
+    @property
+    def named_suites(self) -> frozenset[str]:
+        """Every suite the policy says anything about."""
+        return self.compared_suites | {*self.required_suites, *(r.suite for r in self.criteria)}
 
     def waiver(self, rule: Rule) -> Waiver | None:
         return next((w for w in self.waivers if (w.suite, w.metric) == (rule.suite, rule.metric)), None)

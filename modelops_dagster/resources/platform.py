@@ -14,6 +14,8 @@ from modelops_dagster.clients.checkpoints.inventory import Pruned
 from modelops_dagster.clients.checkpoints.usage import prune_store
 from modelops_dagster.clients.engines import EngineRegistry
 from modelops_dagster.clients.gateway import GatewayClient
+from modelops_dagster.clients.gauntlet.graders import Known, load_graders, open_panel
+from modelops_dagster.clients.gauntlet.panel import Panel
 from modelops_dagster.clients.hardware import inventory
 from modelops_dagster.clients.hub import HubClient
 from modelops_dagster.clients.policies import load_policy
@@ -135,10 +137,16 @@ class GauntletResource(dg.ConfigurableResource[Policy]):
     eval_datasets: str
     policy_name: str
     work: str
+    home: str = ""
 
     def policy(self, name: str | None = None) -> Policy:
         """The policy of that name; without one, the platform's own."""
         return load_policy(Path(self.eval_datasets) / "policies", name or self.policy_name)
+
+    def panel(self, known: Known) -> Panel:
+        """The graders of `graders.yaml` in the home, else beside the suites, as they answer now."""
+        folders = [Path(folder) for folder in (self.home, self.eval_datasets) if folder]
+        return open_panel(load_graders(*folders), known)
 
 
 class ScoreResource(dg.ConfigurableResource[ScoreStore]):
@@ -172,7 +180,10 @@ def build_resources(settings: Settings) -> Mapping[str, Any]:
             endpoint_usd_per_hour=settings.endpoint_usd_per_hour,
         ),
         "gauntlet": GauntletResource(
-            eval_datasets=str(settings.eval_datasets), policy_name=settings.policy, work=str(home / "gauntlet")
+            eval_datasets=str(settings.eval_datasets),
+            policy_name=settings.policy,
+            work=str(home / "gauntlet"),
+            home=str(home),
         ),
         "scores": ScoreResource(root=str(home / "scores")),
         "io_manager": LineageIOManager(root=str(home / "lineage")),

@@ -4,7 +4,8 @@ from typing import Any
 
 from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint
-from modelops_dagster.domain.gauntlet.suite import Sample, Suite, SuiteSpec
+from modelops_dagster.domain.gauntlet.samples import Sample
+from modelops_dagster.domain.gauntlet.suite import Suite, SuiteSpec
 from modelops_dagster.domain.hub import ModelRevision
 from tests.fakes.openai_server import MODEL, OpenAIServer
 

@@ -26,7 +26,7 @@ def changed(**meta: Any) -> dict[str, Any]:
 
 def test_what_ships_loads() -> None:
     suites = load_suites(data_folder("eval_datasets"))
-    assert [s.name for s in suites] == ["contract", "compliance", "quality", "performance"]
+    assert [s.name for s in suites] == ["contract", "compliance", "quality", "writing", "performance"]
     assert all(s.asked() for s in suites if s.kind == "dataset")
     assert all(s.digest.startswith("sha256:") and s.description for s in suites)
 

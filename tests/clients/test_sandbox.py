@@ -9,9 +9,10 @@ import pytest
 from modelops_dagster.clients.gauntlet.runner import ask_suite
 from modelops_dagster.clients.gauntlet.sandbox import run_code
 from modelops_dagster.domain.gauntlet.completion import Completion
+from modelops_dagster.domain.gauntlet.samples import Sample
 from modelops_dagster.domain.gauntlet.scorers import score_completion, scorer_params
 from modelops_dagster.domain.gauntlet.scorers.code import CodeOrder, Execution, code_in
-from modelops_dagster.domain.gauntlet.suite import Sample, Suite, SuiteSpec
+from modelops_dagster.domain.gauntlet.suite import Suite, SuiteSpec
 from tests.clients.gauntlet_parts import endpoint
 from tests.fakes.openai_server import OpenAIServer
 

@@ -8,8 +8,8 @@ from pydantic import ValidationError
 from modelops_dagster.domain.gauntlet.completion import Completion
 from modelops_dagster.domain.gauntlet.interceptors import Chain, Reasoning, amended, answer_key, parted
 from modelops_dagster.domain.gauntlet.redaction import REDACTED, redacted
+from modelops_dagster.domain.gauntlet.samples import Sample
 from modelops_dagster.domain.gauntlet.scorers import score_completion
-from modelops_dagster.domain.gauntlet.suite import Sample
 
 BODY: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8}
 WHO: dict[str, Any] = {"url": "http://h/v1/chat/completions", "revision": "sha256:1", "sample": "s", "epoch": 0}

@@ -6,8 +6,8 @@ import pytest
 
 from modelops_dagster.domain.gauntlet.detectable import design_effect, most_violations, paired_mde, paired_n
 from modelops_dagster.domain.gauntlet.lint import lint
+from modelops_dagster.domain.gauntlet.samples import Sample
 from modelops_dagster.domain.gauntlet.scorers.code import Execution
-from modelops_dagster.domain.gauntlet.suite import Sample
 
 
 def sample(sample_id: str, text: str, **changes: Any) -> Sample:

@@ -18,7 +18,8 @@ from modelops_dagster.domain.gauntlet.metrics import (
     percentile,
     percentile_interval,
 )
-from modelops_dagster.domain.gauntlet.suite import Sample, SuiteSpec
+from modelops_dagster.domain.gauntlet.samples import Sample
+from modelops_dagster.domain.gauntlet.suite import SuiteSpec
 from modelops_dagster.domain.statistics.distributions import binomial_cdf, student_t
 from modelops_dagster.domain.statistics.proportions import exact_lower, exact_upper, wilson
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from modelops_dagster.domain.gauntlet.completion import Completion
+from modelops_dagster.domain.gauntlet.samples import Sample
 from modelops_dagster.domain.gauntlet.scorers import SCORERS, score_completion, scorer_params
 from modelops_dagster.domain.gauntlet.scorers.answers import chosen_letter, items_in, numbers_in
 from modelops_dagster.domain.gauntlet.scorers.refusals import abstains, refuses
-from modelops_dagster.domain.gauntlet.suite import Sample
 
 
 def sample(scorer: str, target: Any = "", *, expected: str = "answer", choices: Any = None, **params: Any) -> Sample:
@@ -85,8 +85,8 @@ def test_right_and_wrong(item: Sample, right: list[str], wrong: list[str]) -> No
 
 
 def test_every_scorer_has_a_case() -> None:
-    # code is not scored by a function of the answer alone: tests/clients/test_sandbox.py
-    assert {c[0].metadata.scorer for c in CASES} == set(SCORERS) - {"unit_tests"}
+    # neither is scored by a function of the answer alone: tests/clients/test_sandbox.py, tests/domain/test_grading.py
+    assert {c[0].metadata.scorer for c in CASES} == set(SCORERS) - {"unit_tests", "rubric"}
 
 
 def test_partial_set_scores_the_f1_of_its_items() -> None:

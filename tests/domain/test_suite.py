@@ -6,8 +6,9 @@ import pytest
 from pydantic import ValidationError
 
 from modelops_dagster.domain.errors import InvalidSpec
+from modelops_dagster.domain.gauntlet.samples import CHOICE_REQUEST, Sample, item_uid
 from modelops_dagster.domain.gauntlet.scorers import SCORER_VERSIONS
-from modelops_dagster.domain.gauntlet.suite import CHOICE_REQUEST, Sample, Suite, SuiteSpec, item_uid
+from modelops_dagster.domain.gauntlet.suite import Suite, SuiteSpec
 
 
 def sample(name: str = "s1", **changes: Any) -> Sample:

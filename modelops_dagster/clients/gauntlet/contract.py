@@ -13,7 +13,8 @@ from modelops_dagster.domain.gauntlet.contract_checks import CHECKS
 from modelops_dagster.domain.gauntlet.interceptors import Chain
 from modelops_dagster.domain.gauntlet.report import OutcomeClass
 from modelops_dagster.domain.gauntlet.rows import Row, RunContext, completion_columns, suite_columns
-from modelops_dagster.domain.gauntlet.suite import ContractSettings, SuiteSpec, canonical, digest
+from modelops_dagster.domain.gauntlet.samples import canonical, digest
+from modelops_dagster.domain.gauntlet.suite import ContractSettings, SuiteSpec
 
 OUTCOMES: dict[str, OutcomeClass] = {
     "pass": "correct",

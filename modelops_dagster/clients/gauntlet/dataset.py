@@ -14,8 +14,9 @@ from modelops_dagster.clients.gauntlet.turns import Arm
 from modelops_dagster.domain.gauntlet.completion import Completion, ErrorClass
 from modelops_dagster.domain.gauntlet.interceptors import Chain
 from modelops_dagster.domain.gauntlet.rows import Row, RunContext, sample_row
+from modelops_dagster.domain.gauntlet.samples import Sample
 from modelops_dagster.domain.gauntlet.scorers import Scored, runs_code, score_completion
-from modelops_dagster.domain.gauntlet.suite import Sample, SuiteSpec
+from modelops_dagster.domain.gauntlet.suite import SuiteSpec
 
 Progress = Callable[[float, float, str], None]
 FATAL: frozenset[ErrorClass] = frozenset({"unauthorized", "not_found"})

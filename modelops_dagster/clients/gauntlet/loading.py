@@ -8,8 +8,13 @@ import yaml
 from pydantic import ValidationError
 
 from modelops_dagster.domain.errors import InvalidSpec
+from modelops_dagster.domain.gauntlet.rubrics import rubric_of
+from modelops_dagster.domain.gauntlet.samples import Sample
 from modelops_dagster.domain.gauntlet.scorers import scorer_params
-from modelops_dagster.domain.gauntlet.suite import Sample, Suite, SuiteSpec
+from modelops_dagster.domain.gauntlet.suite import Suite, SuiteSpec
+
+GRADERS_NAME = "graders.yaml"
+"""Beside the suites or in the home; no suite."""
 
 
 def load_suites(folder: Path, names: Sequence[str] = ()) -> tuple[Suite, ...]:
@@ -18,7 +23,7 @@ def load_suites(folder: Path, names: Sequence[str] = ()) -> tuple[Suite, ...]:
     Raises:
         InvalidSpec: the folder is missing, a name is unknown, or a file does not hold.
     """
-    files = {p.stem: p for p in sorted(folder.glob("*.yaml"))}
+    files = {p.stem: p for p in sorted(folder.glob("*.yaml")) if p.name != GRADERS_NAME}
     if not files:
         raise InvalidSpec(f"{folder} holds no suites: put at least one NAME.yaml there.", field="eval_datasets")
     unknown = [n for n in names if n not in files]
@@ -52,7 +57,15 @@ def load_suite(path: Path) -> Suite:
         return Suite(spec=spec)
     if Path(spec.samples).name != spec.samples:
         raise InvalidSpec(f"{path}: samples {spec.samples!r} must be a file in the same folder.", field="samples")
-    return Suite(spec=spec, samples=load_samples(path.parent / spec.samples))
+    samples = load_samples(path.parent / spec.samples)
+    lacking = next((s for s in samples if (name := rubric_of(s)) is not None and name not in spec.rubrics), None)
+    if lacking is not None:
+        raise InvalidSpec(
+            f"{path}: the sample {lacking.id!r} names the rubric {rubric_of(lacking)!r}; the suite has "
+            f"{', '.join(spec.rubrics) or 'none'}.",
+            field="rubrics",
+        )
+    return Suite(spec=spec, samples=samples)
 
 
 def load_samples(path: Path) -> tuple[Sample, ...]:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,16 +12,24 @@ from modelops_dagster.clients.gauntlet.beside import Beside, BothArms
 from modelops_dagster.clients.gauntlet.contract import ContractRun
 from modelops_dagster.clients.gauntlet.dataset import DatasetRun, Progress
 from modelops_dagster.clients.gauntlet.journal import Journal
+from modelops_dagster.clients.gauntlet.panel import Graded, Panel
 from modelops_dagster.clients.gauntlet.performance import measure_load
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.errors import EvaluationFailed
-from modelops_dagster.domain.gauntlet.aggregates import contract_metrics, dataset_metrics, lag_fault, load_metrics
+from modelops_dagster.domain.gauntlet.aggregates import (
+    contract_metrics,
+    counted,
+    dataset_metrics,
+    lag_fault,
+    load_metrics,
+)
 from modelops_dagster.domain.gauntlet.contract import CONTRACT_VERSION
 from modelops_dagster.domain.gauntlet.interceptors import Chain
 from modelops_dagster.domain.gauntlet.report import Incumbent, Metric, SuiteReport
 from modelops_dagster.domain.gauntlet.rows import Row, RunContext, request_row, score_rows
+from modelops_dagster.domain.gauntlet.samples import Sample, canonical, digest
 from modelops_dagster.domain.gauntlet.scorers import SCORER_VERSIONS
-from modelops_dagster.domain.gauntlet.suite import Sample, Suite, canonical
+from modelops_dagster.domain.gauntlet.suite import Suite
 
 
 class Land(Protocol):
@@ -42,6 +50,7 @@ def run_suite(
     api_key: str | None = None,
     beside: Beside | None = None,
     chain: Chain | None = None,
+    panel: Panel | None = None,
 ) -> SuiteReport:
     """`ask_suite` for callers without an event loop; returns the report alone."""
     report, _ = asyncio.run(
@@ -56,9 +65,39 @@ def run_suite(
             api_key=api_key,
             beside=beside,
             chain=chain,
+            panel=panel,
         )
     )
     return report
+
+
+def not_asked(suite: Suite, endpoint: Endpoint, *, lane: str, run_id: str, why: str) -> SuiteReport:
+    """The report of a suite that was left out: no rows, no numbers, and a note."""
+    context = _context(suite, suite.asked(), endpoint, lane, run_id, Chain(), {})
+    run = _Run(suite, context, Path(), lambda done, total, text: None, None, Chain())
+    return run.report([], [], (), 0.0, may_be_void=True).model_copy(update={"notes": (why,)})
+
+
+def _context(
+    suite: Suite,
+    samples: Sequence[Sample],
+    endpoint: Endpoint,
+    lane: str,
+    run_id: str,
+    chain: Chain,
+    graders: Mapping[str, str],
+) -> RunContext:
+    versions = SCORER_VERSIONS if suite.kind == "dataset" else {"contract": CONTRACT_VERSION}
+    parts = suite.instrument_parts(samples, versions, chain.shape, graders)
+    return RunContext(
+        run_id=run_id,
+        lane=lane,
+        endpoint=endpoint,
+        suite=suite.name,
+        suite_digest=suite.digest_of(samples),
+        instrument=digest(parts),
+        instrument_parts=canonical(parts),
+    )
 
 
 async def ask_suite(
@@ -73,6 +112,7 @@ async def ask_suite(
     api_key: str | None = None,
     beside: Beside | None = None,
     chain: Chain | None = None,
+    panel: Panel | None = None,
 ) -> tuple[SuiteReport, list[Row]]:
     """Ask every sample, check or load request of the suite, and aggregate.
 
@@ -87,27 +127,23 @@ async def ask_suite(
     incumbent `beside` the candidate: the same samples in one random order, at the same time. Its rows land as well, as
     arm `incumbent`; the rows returned and the metrics are the candidate's alone.
 
+    Answers that code cannot score are put to the `panel`, whose calls land in `judgements`. They become scores where a
+    grader is admitted and count nowhere else; the report's notes say so.
+
     Raises:
         EvaluationFailed: nothing could be scored; says why. Single failures are rows without a score instead.
     """
     contexts = [e.max_context for e in (endpoint, *([beside.endpoint] if beside else ())) if e.max_context]
     samples = suite.asked(min(contexts, default=None))
-    versions = SCORER_VERSIONS if suite.kind == "dataset" else {"contract": CONTRACT_VERSION}
     chain = chain or Chain()
     if suite.kind != "dataset":
         chain = chain.transport
-    context = RunContext(
-        run_id=run_id,
-        lane=lane,
-        endpoint=endpoint,
-        suite=suite.name,
-        suite_digest=suite.digest_of(samples),
-        instrument=suite.instrument(samples, versions, chain.shape),
-        instrument_parts=canonical(suite.instrument_parts(samples, versions, chain.shape)),
-    )
+    panel = panel or Panel()
+    graders = panel.scoring(suite, [endpoint, *([beside.endpoint] if beside else ())])
+    context = _context(suite, samples, endpoint, lane, run_id, chain, graders)
     run = _Run(suite, context, work, progress or (lambda done, total, text: None), api_key, chain)
     if suite.kind == "dataset":
-        return await run.dataset(land, samples, beside)
+        return await run.dataset(land, samples, beside, panel)
     if suite.kind == "contract":
         return await run.contract(land)
     return await run.performance(land)
@@ -128,7 +164,7 @@ class _Run:
         self.started_at = datetime.now(UTC)
 
     async def dataset(
-        self, land: Land | None, samples: Sequence[Sample], beside: Beside | None
+        self, land: Land | None, samples: Sequence[Sample], beside: Beside | None, panel: Panel
     ) -> tuple[SuiteReport, list[Row]]:
         with Journal(self.work, self.context) as journal, contextlib.ExitStack() as stack:
             asking = DatasetRun(self.suite.spec, samples, self.context, self.progress, self.chain)
@@ -139,9 +175,15 @@ class _Run:
                 both = BothArms(asking, beside, self.progress)
                 others = stack.enter_context(Journal(self.work, both.context))
                 rows = await both.ask(journal, others, self.api_key)
+            graded = await self._graded(panel, rows, both, land)
+            rows = graded.rows[: len(rows)]
+            known = counted(rows)
             metrics = dataset_metrics(self.suite.spec.metrics, rows)
-            report = self._report(metrics, rows, _lost(rows), asking.inference_seconds)
-            report = report.model_copy(update={"adapter": asking.adapter_summary})
+            is_waiting = len(known) < len(rows)
+            report = self.report(metrics, known, _lost(known), asking.inference_seconds, may_be_void=is_waiting)
+            report = report.model_copy(
+                update={"adapter": asking.adapter_summary, "notes": graded.notes, "graders": graded.summaries}
+            )
             if both is not None:
                 report = self._with_incumbent(report, both, land)
             report = await self._land(report, rows, land)
@@ -150,12 +192,26 @@ class _Run:
                 others.remove()
         return report, rows
 
+    async def _graded(self, panel: Panel, rows: list[Row], both: BothArms | None, land: Land | None) -> Graded:
+        """The candidate's rows with their verdicts, then the incumbent's: both are judged by the same graders."""
+        contexts = [self.context, *([both.context] if both else ())]
+        others = both.rows if both else []
+        graded = await panel.grade(self.suite, [*rows, *others], [c.endpoint for c in contexts], self.progress)
+        if both is not None:
+            both.rows = graded.rows[len(rows) :]
+        for context in contexts if land is not None else ():
+            mine = [j for j in graded.judgements if (j["endpoint"], j["lane"]) == (context.endpoint.name, context.lane)]
+            if mine and land is not None:
+                repo_id = context.endpoint.checkpoint.revision.repo_id
+                await asyncio.to_thread(land, "judgements", mine, repo_id=repo_id, run_id=context.run_id)
+        return graded
+
     def _with_incumbent(self, report: SuiteReport, both: BothArms, land: Land | None) -> SuiteReport:
         """The report with who answered beside the candidate, or why nobody did."""
         endpoint, rows = both.context.endpoint, both.rows
         if land is not None:
             land("samples", rows, repo_id=endpoint.checkpoint.revision.repo_id, run_id=report.run_id)
-        if all(row["score"] is None for row in rows):
+        if all(row["score"] is None for row in counted(rows)) and counted(rows):
             why = (_lost(rows) or ("nothing was asked",))[0]
             return report.model_copy(update={"incumbent_note": f"{endpoint.name} could not be scored ({why})"})
         incumbent = Incumbent(
@@ -173,7 +229,7 @@ class _Run:
         asking = ContractRun(self.suite.spec, self.context, self.progress, self.api_key, self.chain)
         rows = await asking.ask()
         offered = [r for r in rows if r["outcome_class"] != "not_offered"]
-        report = self._report(contract_metrics(rows), offered, asking.failing, asking.inference_seconds)
+        report = self.report(contract_metrics(rows), offered, asking.failing, asking.inference_seconds)
         return await self._land(report, rows, land), rows
 
     async def performance(self, land: Land | None) -> tuple[SuiteReport, list[Row]]:
@@ -190,9 +246,7 @@ class _Run:
         failing = (fault,) if fault else _lost(scored)
         if not fault and requests and all(r["error"] for r in requests):
             raise self._failed(failing)
-        report = self._report(
-            load_metrics(load, result), scored, failing, result["inference_seconds"], may_be_void=True
-        )
+        report = self.report(load_metrics(load, result), scored, failing, result["inference_seconds"], may_be_void=True)
         return await self._land(report, rows, land), rows
 
     async def _load(self) -> dict[str, Any]:
@@ -207,7 +261,7 @@ class _Run:
             f"{'; '.join(why) or 'there is nothing to ask'}."
         )
 
-    def _report(
+    def report(
         self,
         metrics: Sequence[Metric],
         rows: Sequence[Row],

@@ -19,11 +19,17 @@ from modelops_dagster.domain.gauntlet.rows import Row
 from modelops_dagster.domain.gauntlet.suite import MetricSpec
 
 
+def counted(rows: Sequence[Row]) -> list[Row]:
+    """The rows that anything is computed from: what nobody was admitted to judge is as if it had not been asked."""
+    return [row for row in rows if row["outcome_class"] != "ungraded"]
+
+
 def dataset_metrics(specs: Sequence[MetricSpec], rows: Sequence[Row]) -> tuple[Metric, ...]:
     """The metrics of a dataset suite, from its rows alone, so that stored rows give the same numbers again.
 
-    Rows without a score are missing everywhere but in `scored_share`.
+    Rows without a score are missing everywhere but in `scored_share`; ungraded ones are missing there too.
     """
+    rows = counted(rows)
     scored = [row for row in rows if row["score"] is not None]
     groups = sorted({_group(row) for row in rows})
     out = [mean_metric("accuracy", [_scoring(r) for r in scored]), share_metric("scored_share", len(scored), len(rows))]

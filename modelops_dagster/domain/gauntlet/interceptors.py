@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
 from modelops_dagster.domain.gauntlet.completion import Completion
-from modelops_dagster.domain.gauntlet.suite import digest
+from modelops_dagster.domain.gauntlet.samples import digest
 from modelops_dagster.domain.values import Value
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
 from modelops_dagster.domain.gauntlet.completion import Completion
+from modelops_dagster.domain.gauntlet.samples import Sample
 from modelops_dagster.domain.gauntlet.scorers import Execute, score_completion
-from modelops_dagster.domain.gauntlet.suite import Sample
 from modelops_dagster.domain.values import Value
 
 NEAR = 0.8

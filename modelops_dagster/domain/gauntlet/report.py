@@ -6,10 +6,13 @@ from typing import Any, Literal
 from pydantic import Field
 
 from modelops_dagster.domain.endpoints import Endpoint
+from modelops_dagster.domain.gauntlet.grader_summary import GraderSummary
 from modelops_dagster.domain.gauntlet.suite import MetricSpec, SuiteKind
 from modelops_dagster.domain.values import Value
 
-OutcomeClass = Literal["correct", "wrong", "refused", "truncated", "empty", "infra_error", "unscored", "not_offered"]
+OutcomeClass = Literal[
+    "correct", "wrong", "refused", "truncated", "empty", "infra_error", "unscored", "ungraded", "not_offered"
+]  # fmt: skip
 
 
 class Metric(Value):
@@ -59,6 +62,11 @@ class SuiteReport(Value):
     adapter: dict[str, Any] = Field(
         default_factory=dict, description="what the interceptors counted: answers, cache hits, tokens, reasoning"
     )
+    graders: tuple[GraderSummary, ...] = Field(default=(), description="what graders said, of both arms together")
+    notes: tuple[str, ...] = Field(
+        default=(),
+        description="what a reader has to know of the grading, as sentences: who sat out, what counts nowhere",
+    )
     samples_file: str = Field(description="Parquet file with one row per sample")
     kind: SuiteKind = Field(default="dataset", description="what the suite consists of")
     specs: tuple[MetricSpec, ...] = Field(default=(), description="the suite's own metrics, for computing them again")
@@ -66,6 +74,11 @@ class SuiteReport(Value):
     n_reserve: int = Field(default=0, description="samples that the suite keeps back, for a hold to be closed with")
     incumbent: Incumbent | None = Field(default=None, description="who answered the same samples beside it")
     incumbent_note: str = Field(default="", description="why nobody did, as a clause; empty when somebody did")
+
+    @property
+    def was_asked(self) -> bool:
+        """Whether there are rows of it; a suite that only graders can judge is left out where there is none."""
+        return bool(self.n_samples or self.samples_file)
 
     def metric(self, name: str) -> Metric | None:
         return next((m for m in self.metrics if m.name == name), None)

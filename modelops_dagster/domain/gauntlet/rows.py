@@ -10,8 +10,8 @@ from pydantic import Field
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.gauntlet.completion import Completion
 from modelops_dagster.domain.gauntlet.report import SuiteReport
+from modelops_dagster.domain.gauntlet.samples import Sample, canonical
 from modelops_dagster.domain.gauntlet.scorers import Scored
-from modelops_dagster.domain.gauntlet.suite import Sample, canonical
 from modelops_dagster.domain.values import Value
 
 Row = dict[str, Any]

@@ -1,138 +1,29 @@
-"""Suites and samples: what is asked, how, and the digests that say whether two scores may be compared."""
+"""Suites: which samples are asked, how, and the digests that say whether two scores may be compared."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.gauntlet.load import Load
+from modelops_dagster.domain.gauntlet.rubrics import Rubric, rubric_of
+from modelops_dagster.domain.gauntlet.samples import (
+    CHOICE_REQUEST,
+    Expected,
+    Sample,
+    SampleMetadata,
+    Severity,
+    Split,
+    digest,
+    item_uid,
+)
 from modelops_dagster.domain.values import Value
 
-Expected = Literal["answer", "refuse", "abstain", "clarify", "format"]
-Split = Literal["core", "reserve", "anchor", "holdout", "sentinel"]
-Severity = Literal["critical", "major", "minor"]
 SuiteKind = Literal["contract", "dataset", "performance"]
 
 RUNNER_VERSION = 2
 """Raised whenever the runner asks or aggregates differently; part of every instrument digest."""
-
-CHOICE_REQUEST = "Answer with the letter of the right choice only."
-
-
-class Message(Value):
-    role: Literal["system", "user", "assistant"]
-    content: str
-
-
-class SampleMetadata(Value):
-    """Everything about a sample that is neither asked nor wanted."""
-
-    category: str = Field(pattern=r"^[a-z0-9_-]+(/[a-z0-9_-]+)*$", description="`group` or `group/name`")
-    scorer: str = Field(description="name of a scorer")
-    params: dict[str, Any] = Field(default_factory=dict, description="parameters of the scorer")
-    expected: Expected = "answer"
-    cluster: str | None = Field(default=None, description="samples of one template or passage; None: the sample alone")
-    twin: str | None = Field(default=None, description="id of the benign or harmful counterpart")
-    max_tokens: int | None = Field(default=None, gt=0, description="overrides the suite's")
-    stop: tuple[str, ...] | None = None
-    weight: float = Field(default=1, gt=0)
-    split: Split = "core"
-    severity: Severity = "minor"
-    difficulty: int | None = Field(default=None, ge=1, le=5)
-    lang: str = "en"
-    rubric: str | None = None
-    min_context: int = Field(default=0, ge=0, description="tokens an endpoint must offer for the sample to be asked")
-    origin: str | None = None
-    added: str | None = Field(default=None, description="version of the set it came in with")
-    retired: str | None = Field(default=None, description="version it went out with; then it is not asked")
-    license: str | None = None
-    canary: str | None = Field(default=None, description="string that shows in training data when the set leaked")
-    note: str | None = None
-
-    @field_validator("stop", mode="before")
-    @classmethod
-    def _one_stop(cls, value: object) -> object:
-        return [value] if isinstance(value, str) else value
-
-    @cached_property
-    def canonical_params(self) -> str:
-        return canonical(self.params)
-
-    @property
-    def group(self) -> str:
-        """The part of the category before the first slash."""
-        return self.category.split("/")[0]
-
-
-class Sample(Value):
-    """One line of a samples file."""
-
-    id: str = Field(min_length=1, max_length=120)
-    input: str | tuple[Message, ...] = Field(description="text (one user message) or messages that end with a user's")
-    target: str | tuple[str, ...] = ""
-    choices: tuple[str, ...] | None = Field(default=None, min_length=2, max_length=26)
-    metadata: SampleMetadata
-
-    @field_validator("input")
-    @classmethod
-    def _asks(cls, value: str | tuple[Message, ...]) -> str | tuple[Message, ...]:
-        if isinstance(value, str):
-            if not value.strip():
-                raise ValueError("input is empty")
-        elif not value or value[-1].role != "user":
-            raise ValueError("input must end with a message of the role user")
-        return value
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        return (self.target,) if isinstance(self.target, str) else self.target
-
-    @property
-    def cluster(self) -> str:
-        return self.metadata.cluster or self.id
-
-    @cached_property
-    def asked(self) -> str:
-        """The input as canonical JSON."""
-        return canonical(self._asked)
-
-    @property
-    def _asked(self) -> str | list[dict[str, str]]:
-        return self.input if isinstance(self.input, str) else [m.model_dump() for m in self.input]
-
-    @cached_property
-    def uid(self) -> str:
-        """64 hex digits over what is asked and how it is scored; the id, category and provenance do not enter."""
-        meta = self.metadata
-        what = [
-            self._asked,
-            self.choices,
-            self.target,
-            meta.scorer,
-            meta.params,
-            meta.expected,
-            meta.stop,
-            meta.max_tokens,
-        ]
-        return hashlib.sha256(canonical(what).encode()).hexdigest()
-
-    def messages(self, system_prompt: str | None = None) -> list[dict[str, str]]:
-        """The chat messages to send. The suite's system prompt goes first unless the sample brings its own."""
-        out = (
-            [{"role": "user", "content": self.input}]
-            if isinstance(self.input, str)
-            else [{"role": str(m.role), "content": m.content} for m in self.input]
-        )
-        if system_prompt and out[0]["role"] != "system":
-            out.insert(0, {"role": "system", "content": system_prompt})
-        if self.choices:
-            lines = [f"{chr(65 + i)}) {text}" for i, text in enumerate(self.choices)]
-            out[-1]["content"] = "\n".join([out[-1]["content"], *lines, CHOICE_REQUEST])
-        return out
 
 
 class Sampling(Value):
@@ -228,6 +119,9 @@ class SuiteSpec(Value):
     stands_in_for: tuple[str, ...] = Field(
         default=(), description="public benchmarks in whose place this suite is asked; they are not shipped"
     )
+    rubrics: Mapping[str, Rubric] = Field(
+        default_factory=dict, description="what graders and people look for, by the name that samples give"
+    )
     system_prompt: str | None = None
     sampling: Sampling = Sampling()
     requests: RequestLimits = RequestLimits()
@@ -245,21 +139,6 @@ class SuiteSpec(Value):
         if self.metrics and self.kind != "dataset":
             raise ValueError(f"a suite of kind {self.kind} takes no 'metrics'")
         return self
-
-
-def canonical(value: object) -> str:
-    """JSON with sorted keys and no spaces: equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def digest(value: object) -> str:
-    """`sha256:…` of the canonical JSON."""
-    return "sha256:" + hashlib.sha256(canonical(value).encode()).hexdigest()
-
-
-def item_uid(sample: Sample) -> str:
-    """`Sample.uid` as a function, to sort by."""
-    return sample.uid
 
 
 class Suite(Value):
@@ -334,7 +213,20 @@ class Suite(Value):
         """The digest when these samples are asked."""
         rows = ((s.uid, s.metadata.category, s.cluster, s.metadata.weight, s.metadata.severity) for s in samples)
         texts = {"title", "description", "subsets", "stands_in_for"}
+        if not self.spec.rubrics:
+            texts.add("rubrics")  # a suite without any keeps the digest it had before there were rubrics
         return digest({"suite": self.spec.model_dump(mode="json", exclude=texts), "items": digest(sorted(rows))})
+
+    @property
+    def groups_to_grade(self) -> tuple[str, ...]:
+        """Category groups with answers that no code can score, of the samples asked."""
+        return tuple(sorted({s.metadata.group for s in self.asked() if rubric_of(s)}))
+
+    @property
+    def needs_graders(self) -> bool:
+        """Whether no code can score any of the samples asked."""
+        asked = self.asked()
+        return bool(asked) and all(rubric_of(s) for s in asked)
 
     @property
     def n_reserve(self) -> int:
@@ -344,11 +236,16 @@ class Suite(Value):
         return sum(s.metadata.split == "reserve" and s.metadata.retired is None for s in self.samples)
 
     def instrument_parts(
-        self, samples: Sequence[Sample], versions: Mapping[str, int], chain_shape: str | None = None
+        self,
+        samples: Sequence[Sample],
+        versions: Mapping[str, int],
+        chain_shape: str | None = None,
+        graders: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
         """Everything that may change a score but the model and the engine that serves it, by part.
 
-        `versions` are those of the scorers or checks, `chain_shape` is what interceptors change of the answers. The
+        `versions` are those of the scorers or checks, `chain_shape` is what interceptors change of the answers, and
+        `graders` the uid of the grader whose verdicts count, by category: one that only advises changes no score. The
         engine, its version and its variant stand beside the instrument in every row. Time limits and retries are left
         out: they decide whether a sample is scored, not how.
         """
@@ -364,10 +261,16 @@ class Suite(Value):
             "sampling": spec.sampling.model_dump(mode="json"),
             "requests": kept.model_dump(mode="json", include={"api", "stream", "concurrency"}),
             "scorers": {name: versions[name] for name in sorted(used)},
-            "graders": {},
+            "graders": dict(sorted((graders or {}).items())),
             **({"chain": chain_shape} if chain_shape else {}),
         }
 
-    def instrument(self, samples: Sequence[Sample], versions: Mapping[str, int], chain_shape: str | None = None) -> str:
+    def instrument(
+        self,
+        samples: Sequence[Sample],
+        versions: Mapping[str, int],
+        chain_shape: str | None = None,
+        graders: Mapping[str, str] | None = None,
+    ) -> str:
         """Digest of the instrument's parts: two scores may be compared when it is the same."""
-        return digest(self.instrument_parts(samples, versions, chain_shape))
+        return digest(self.instrument_parts(samples, versions, chain_shape, graders))

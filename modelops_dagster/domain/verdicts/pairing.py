@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from modelops_dagster.domain.errors import InvalidSpec
+from modelops_dagster.domain.gauntlet.aggregates import counted
 from modelops_dagster.domain.gauntlet.report import Incumbent
 from modelops_dagster.domain.gauntlet.rows import Row
 from modelops_dagster.domain.policies import MarginRule, Measure, Policy
@@ -39,7 +40,8 @@ def compare_arms(rule: MarginRule, arms: Arms, max_unscored_share: float) -> Pai
     candidate, incumbent = (_by_item(rows, rule) for rows in (arms.candidate, arms.incumbent))
     items = [uid for uid in candidate if uid in incumbent]
     asked = [(str(candidate[uid][0]["expected"]), str(candidate[uid][0]["cluster"])) for uid in items]
-    require_detectable(rule, asked)
+    if asked:
+        require_detectable(rule, asked)
     pairs = {uid: pair for uid in items if (pair := _pair(rule.measure, candidate[uid], incumbent[uid])) is not None}
     watch = _watch(rule, arms) if rule.tier == "primary" and arms.who.interleaved else HarmWatch()
     missing = missingness(
@@ -147,7 +149,7 @@ def _one_instrument(rule: MarginRule, arms: Arms) -> str:
 
 def _by_item(rows: Sequence[Row], rule: MarginRule) -> ByItem:
     found: ByItem = defaultdict(list)
-    for row in rows:
+    for row in counted(rows):
         if rule.expected is None or row["expected"] == rule.expected:
             found[row["item_uid"]].append(row)
     return dict(found)

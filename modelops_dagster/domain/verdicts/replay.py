@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from modelops_dagster.domain.gauntlet.aggregates import contract_metrics, dataset_metrics
+from modelops_dagster.domain.gauntlet.aggregates import contract_metrics, counted, dataset_metrics
 from modelops_dagster.domain.gauntlet.metrics import percentile_metric
 from modelops_dagster.domain.gauntlet.report import Metric
 from modelops_dagster.domain.gauntlet.rows import Row
@@ -35,7 +35,7 @@ def recomputed(piece: SuiteEvidence, rows: Sequence[Row], landed: Sequence[Metri
     if piece.kind == "contract":
         offered = [row for row in rows if row["outcome_class"] != "not_offered"]
         return _counted(piece, contract_metrics(rows), offered)
-    return _counted(piece, dataset_metrics(piece.specs, rows), rows)
+    return _counted(piece, dataset_metrics(piece.specs, rows), counted(rows))
 
 
 def mismatches(stored: Verdict, again: Verdict) -> list[Mismatch]:

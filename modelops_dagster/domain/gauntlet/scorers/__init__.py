@@ -7,10 +7,11 @@ from pydantic import ValidationError
 
 from modelops_dagster.domain.gauntlet.completion import Completion
 from modelops_dagster.domain.gauntlet.report import OutcomeClass
-from modelops_dagster.domain.gauntlet.scorers import answers, code, formats, refusals
+from modelops_dagster.domain.gauntlet.rubrics import RUBRIC
+from modelops_dagster.domain.gauntlet.samples import Sample
+from modelops_dagster.domain.gauntlet.scorers import answers, code, formats, refusals, rubric
 from modelops_dagster.domain.gauntlet.scorers.code import Execute
 from modelops_dagster.domain.gauntlet.scorers.score import Score, Scorer
-from modelops_dagster.domain.gauntlet.suite import Sample
 from modelops_dagster.domain.gauntlet.text import split_reasoning
 from modelops_dagster.domain.values import Value
 
@@ -26,6 +27,7 @@ SCORERS: dict[str, Scorer] = {
     "refusal": Scorer(1, refusals.RefusalParams, refusals.refusal, refusals.check_refusal),
     "abstain": Scorer(1, refusals.AbstainParams, refusals.abstain, refusals.check_abstain),
     "unit_tests": Scorer(1, code.UnitTestParams, code.not_alone, code.check_unit_tests),
+    RUBRIC: Scorer(1, rubric.RubricParams, rubric.not_by_code, rubric.check_rubric),
 }
 SCORER_VERSIONS = {name: scorer.version for name, scorer in SCORERS.items()}
 
@@ -74,7 +76,8 @@ def score_completion(sample: Sample, completion: Completion, execute: Execute | 
 
     No answer because the machinery failed is `infra_error`, and reasoning the token limit cut off is `truncated`:
     both without a score. An empty answer scores 0 as `empty`; an answer the limit cut short scores 0 as `truncated`
-    unless what is there is already right. Code that may not be run here is `unscored`.
+    unless what is there is already right. Code that may not be run here is `unscored`. Every answer to a rubric, an
+    empty one too, is `ungraded` until a grader has judged it.
     """
     if not completion.is_ok:
         return Scored("infra_error", None, f"{completion.error}: {completion.error_detail}".rstrip(": "))
@@ -82,6 +85,8 @@ def score_completion(sample: Sample, completion: Completion, execute: Execute | 
         return Scored("truncated", None, "the reasoning was opened and never closed")
     parts = split_reasoning(completion.text)
     cut = completion.finish_reason == "length"
+    if sample.metadata.scorer == RUBRIC and parts.is_finished and (parts.answer or not cut):
+        return Scored("ungraded", None, "nobody has judged it yet")
     if not parts.answer:
         if cut and (parts.thought or completion.reasoning or not parts.is_finished):
             return Scored("truncated", None, "the token limit came before the reasoning ended")

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from modelops_dagster.domain.gauntlet.samples import Sample
 from modelops_dagster.domain.gauntlet.scorers.score import Score
-from modelops_dagster.domain.gauntlet.suite import Sample
 from modelops_dagster.domain.gauntlet.text import normal, occurs, plain
 from modelops_dagster.domain.values import Value
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import Field
 
+from modelops_dagster.domain.gauntlet.samples import Sample
 from modelops_dagster.domain.gauntlet.scorers.formats import same
 from modelops_dagster.domain.gauntlet.scorers.score import Score
-from modelops_dagster.domain.gauntlet.suite import Sample
 from modelops_dagster.domain.values import Value
 
 _BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.S | re.I)

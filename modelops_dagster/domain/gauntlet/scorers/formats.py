@@ -8,9 +8,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from modelops_dagster.domain.gauntlet.samples import Sample
 from modelops_dagster.domain.gauntlet.scorers.answers import compiled
 from modelops_dagster.domain.gauntlet.scorers.score import Score
-from modelops_dagster.domain.gauntlet.suite import Sample
 from modelops_dagster.domain.gauntlet.text import normal
 from modelops_dagster.domain.values import Value
 

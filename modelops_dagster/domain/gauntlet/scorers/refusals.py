@@ -4,9 +4,9 @@ import re
 
 from pydantic import field_validator
 
+from modelops_dagster.domain.gauntlet.samples import Sample
 from modelops_dagster.domain.gauntlet.scorers.answers import compiled
 from modelops_dagster.domain.gauntlet.scorers.score import Score
-from modelops_dagster.domain.gauntlet.suite import Sample
 from modelops_dagster.domain.gauntlet.text import normal, occurs
 from modelops_dagster.domain.values import Value
 

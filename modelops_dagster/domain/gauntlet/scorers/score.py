@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from modelops_dagster.domain.gauntlet.suite import Sample
+from modelops_dagster.domain.gauntlet.samples import Sample
 from modelops_dagster.domain.values import Value
 
 

@@ -1,0 +1,79 @@
+"""`modelops label` as a person types it."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+from click.testing import CliRunner, Result
+
+from modelops_dagster.cli import main
+from modelops_dagster.clients.labels import read_labels
+from modelops_dagster.domain.errors import UserError
+from tests.clients.labelling_parts import Scene, judged
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    found = judged(tmp_path, 4)
+    found.write_suite(tmp_path / "suites")
+    return found
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    return {"MODELOPS_EVAL_DATASETS": str(tmp_path / "suites"), "MODELOPS_HOME": str(tmp_path), "NO_COLOR": "1"}
+
+
+def run(environ: dict[str, str], *arguments: str) -> Result:
+    return CliRunner().invoke(main.cli, ["label", *arguments], env=environ)
+
+
+def test_out_to_a_file_and_back(scene: Scene, environ: dict[str, str], tmp_path: Path):
+    path = tmp_path / "tasks.jsonl"
+    out = run(environ, "--author", "ana", "--export", str(path))
+    assert out.exit_code == 0 and "8 of 8 answers" in out.stdout
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("\n".join(json.dumps(line | {"said": "pass"}) for line in lines[:3]))
+    back = run(environ, "--author", "ana", "--import", str(path), "--json")
+    assert json.loads(back.stdout) == {"labels": 3}
+    assert [label.author for label in read_labels(scene.store)] == ["ana"] * 3
+    again = run(environ, "--author", "ana", "--export", str(path), "--json")
+    assert json.loads(again.stdout)["tasks"] == 5
+    pairs = run(environ, "--author", "ana", "--pairs", "--export", str(tmp_path / "pairs.csv"), "--json")
+    assert json.loads(pairs.stdout)["tasks"] == 4
+
+
+def test_nothing_to_label_is_one_sentence(scene: Scene, environ: dict[str, str]):
+    for arguments, said in ((("--run", "r9"), "of run 'r9'"), (("--repo-id", "no/model"), "of no/model")):
+        result = run(environ, *arguments)
+        assert isinstance(result.exception, UserError) and said in result.exception.sentence
+    both = run(environ, "--export", "a.csv", "--import", "b.csv")
+    assert isinstance(both.exception, UserError) and "exclude each other" in both.exception.sentence
+
+
+def test_the_page_runs_until_it_is_stopped_and_says_what_is_kept(scene: Scene, environ: dict[str, str]):
+    command = [sys.executable, "-m", "modelops_dagster.cli", "label", "--author", "ana", "--no-browser", "--json"]
+    process = subprocess.Popen(
+        command, env={**environ, "PATH": "/usr/bin:/bin"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        said = "".join(iter(process.stdout.readline, "}\n")) + "}"
+        url = json.loads(said)["url"]
+        key = parse_qs(urlsplit(url).query)["key"][0]
+        base = url.split("/?")[0]
+        with httpx.Client(base_url=base, headers={"X-Label-Key": key}, trust_env=False) as http:
+            task = http.get("/api/next").json()["task"]
+            assert http.post("/api/labels", json={"task": task["id"], "said": "fail"}).status_code == 200
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert "1 labels by ana are kept." in told
+    assert [label.value for label in read_labels(scene.store)] == [0.0]
