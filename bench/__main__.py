@@ -14,6 +14,7 @@ BENCHES = (
     "gateway_overhead",
     "verdict_oc",
     "runner",
+    "score_queries",
     "engines",
     "quantize",
 )

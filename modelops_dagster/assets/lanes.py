@@ -9,6 +9,7 @@ import dagster as dg
 
 from modelops_dagster.assets.comparison import comparison_metadata
 from modelops_dagster.assets.failures import clear_failure
+from modelops_dagster.assets.history import land_climb, land_registration, landing_parked
 from modelops_dagster.assets.metadata import ladder_metadata, report_metadata, verdict_metadata
 from modelops_dagster.assets.partitions import models
 from modelops_dagster.assets.progress import log_changes, log_tenths
@@ -73,6 +74,7 @@ def _endpoint(lane: Lane) -> dg.AssetsDefinition:
         engines: EngineResource,
         controller: ControllerResource,
         lineage: LineageResource,
+        scores: ScoreResource,
     ) -> dg.MaterializeResult[Endpoint]:
         with clear_failure():
             registry = engines.registry()
@@ -89,7 +91,10 @@ def _endpoint(lane: Lane) -> dg.AssetsDefinition:
             left = ruled_out(rungs, seen.supports if seen is not None else (), versions)
             if rehearsed is not None:
                 left = rehearsed.ruled_out(rungs, versions) | left
-            with lineage.parking(lane.name, checkpoint, context.run_id, versions):
+            with (
+                landing_parked(scores, lane.name, context.run_id, checkpoint),
+                lineage.parking(lane.name, checkpoint, context.run_id, versions),
+            ):
                 found = climb(
                     checkpoint=checkpoint,
                     rungs=rungs,
@@ -105,6 +110,7 @@ def _endpoint(lane: Lane) -> dg.AssetsDefinition:
                     progress=log_changes(context.log),
                 )
             found = found.model_copy(update={"ladder": remembered(found.ladder, known, versions)})
+            land_climb(scores, lane.name, context.run_id, found)
         return dg.MaterializeResult(value=found, metadata=ladder_metadata(found))
 
     return endpoint
@@ -278,6 +284,7 @@ def _gateway_registration(lane: Lane) -> dg.AssetsDefinition:
         verdict: Verdict,
         gateway: GatewayResource,
         controller: ControllerResource,
+        scores: ScoreResource,
     ) -> dg.MaterializeResult[Registration]:
         with clear_failure():
             done = apply_registration(
@@ -288,6 +295,7 @@ def _gateway_registration(lane: Lane) -> dg.AssetsDefinition:
                 at=datetime.now(UTC),
                 usd_per_hour=gateway.endpoint_usd_per_hour,
             )
+            land_registration(context, scores, done, verdict)
             for name in done.retired:
                 controller.client().stop(name)
                 context.log.info(f"stopped endpoint {name}: no route uses it any more")

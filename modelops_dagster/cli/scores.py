@@ -30,8 +30,10 @@ LATEST = """
 def command(ctx: click.Context, repo_id: str | None, sql: str | None, as_json: bool) -> None:
     """The latest scores of every model, with 95 % intervals and the verdict; or any question in SQL.
 
-    Tables: samples, scores, perf_requests, judgements, labels, verdicts.
-    Views: leaderboard, score_history, latest_scores, latest_verdicts.
+    Tables: samples, scores, perf_requests, judgements, labels, verdicts, rungs, registrations, backfills,
+    gateway_requests.
+    Views: leaderboard, score_history, latest_scores, latest_verdicts, regressions, flips, fallbacks, time_to_preview,
+    spend, runs, instruments, items, dataset_items; docs/queries.md has twenty questions.
     """
     from modelops_dagster.clients.scores import ScoreStore
     from modelops_dagster.settings import Settings

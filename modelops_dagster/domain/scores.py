@@ -1,9 +1,15 @@
 """What the score history holds: its tables and columns, and the row that a verdict becomes."""
 
 import json
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Literal
 
+from modelops_dagster.domain.checkpoints import Checkpoint
+from modelops_dagster.domain.endpoints import Endpoint
+from modelops_dagster.domain.engines import RungResult
 from modelops_dagster.domain.gauntlet.rows import Row
+from modelops_dagster.domain.registration import Registration
 from modelops_dagster.domain.verdicts import Verdict
 
 ColumnType = Literal["text", "float", "int", "timestamp"]
@@ -163,8 +169,46 @@ TABLES: dict[str, tuple[tuple[str, ColumnType], ...]] = {
         ("evidence", "text"),
         ("policy_document", "text"),
     ),
+    # one row per rung of the ladder that was tried; `reason` is null on the one the model stands on
+    "rungs": (
+        *_IDENTITY,
+        ("position", "int"),
+        ("rung", "text"),
+        ("engine_version", "text"),
+        ("reason", "text"),
+        ("detail", "text"),
+        ("seconds", "float"),
+        ("start_seconds", "float"),
+        ("tokens_per_second", "float"),
+        ("tried_at", "timestamp"),
+    ),
+    # one row per registration with the gateway; tags is a JSON list
+    "registrations": (
+        *_IDENTITY,
+        ("alias", "text"),
+        ("verdict_id", "text"),
+        ("outcome", "text"),
+        ("tags", "text"),
+        ("route_version", "int"),
+        ("requested_at", "timestamp"),
+        ("registered_at", "timestamp"),
+    ),
+    # one row per model, lane and suite of a backfill, whatever came of it
+    "backfills": (
+        *_IDENTITY,
+        ("suite", "text"),
+        ("suite_digest", "text"),
+        ("outcome", "text"),
+        ("reason", "text"),
+        ("seconds", "float"),
+        ("n_samples", "int"),
+        ("started_at", "timestamp"),
+        ("ended_at", "timestamp"),
+    ),
 }
 
+# What a column meant before it was there, as SQL; other columns that a file of an older layout lacks are null.
+MIGRATED: dict[str, dict[str, str]] = {"samples": {"weight": "1.0"}}
 
 JSON_LISTS = ("criteria", "comparisons", "evidence")
 
@@ -189,3 +233,56 @@ def verdict_from_row(row: Row) -> Verdict:
     return Verdict.model_validate(
         {**row, **parts, "policy_document": policy, "incumbent_note": row["incumbent_note"] or ""}
     )
+
+
+def rung_rows(
+    checkpoint: Checkpoint,
+    ladder: Sequence[RungResult],
+    *,
+    run_id: str,
+    lane: str,
+    endpoint_name: str,
+    at: datetime,
+    endpoint: Endpoint | None = None,
+) -> list[Row]:
+    """One `rungs` row per rung that was tried, in order; `endpoint` is what came of it, None when no rung held."""
+    speed = (endpoint.start_seconds, endpoint.tokens_per_second) if endpoint is not None else (None, None)
+    return [
+        {
+            "run_id": run_id,
+            "repo_id": checkpoint.revision.repo_id,
+            "commit_hash": checkpoint.revision.commit_hash,
+            "lane": lane,
+            "endpoint": endpoint_name,
+            "position": position,
+            "rung": tried.rung,
+            "engine_version": tried.engine_version or None,
+            "reason": tried.reason,
+            "detail": tried.detail or None,
+            "seconds": float(tried.seconds),
+            "start_seconds": speed[0] if tried.reason is None else None,
+            "tokens_per_second": speed[1] if tried.reason is None else None,
+            "tried_at": at,
+        }
+        for position, tried in enumerate(ladder)
+    ]
+
+
+def registration_row(
+    done: Registration, verdict: Verdict, *, run_id: str, requested_at: datetime, registered_at: datetime
+) -> Row:
+    """The `registrations` row of what the gateway was told. `requested_at`: when the run was asked for."""
+    return {
+        "run_id": run_id,
+        "repo_id": verdict.repo_id,
+        "commit_hash": done.commit_hash,
+        "lane": verdict.lane,
+        "endpoint": done.endpoint,
+        "alias": done.alias,
+        "verdict_id": verdict.verdict_id,
+        "outcome": done.outcome,
+        "tags": json.dumps(list(done.tags)),
+        "route_version": done.route_version,
+        "requested_at": requested_at,
+        "registered_at": registered_at,
+    }

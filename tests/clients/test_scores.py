@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,9 @@ def test_an_empty_store_has_every_table_and_view_with_no_rows(store: ScoreStore)
 
 def test_rows_come_back_as_they_were_landed(store: ScoreStore) -> None:
     path = store.land("scores", [score(ci_low=0.4, n_unscored=0)], repo_id="org/model", run_id="run-1")
-    assert path.relative_to(store.root).as_posix() == "landing/scores/model=org%2Fmodel/run-1-raw-quality.parquet"
+    today = f"day={datetime.now(UTC):%Y-%m-%d}"
+    assert path.relative_to(store.root).parts[:3] == ("landing", "scores", today)
+    assert path.name == "org%2Fmodel+run-1-raw-quality.parquet"
     columns, rows = store.query("select * from scores")
     assert columns == [name for name, _ in TABLES["scores"]]
     row = dict(zip(columns, rows[0], strict=True))

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def _write_forever(root: Path) -> None:
 
 
 def test_a_writer_that_is_killed_leaves_nothing_that_is_taken_for_whole(store: ScoreStore, processes: Any) -> None:
-    folder = store.landing.root / "scores" / "model=org%2Fmodel"
+    folder = store.landing.root / "scores" / f"day={datetime.now(UTC):%Y-%m-%d}"
     leftovers = 0
     for _ in range(3):
         writer = processes.Process(target=_write_forever, args=(store.root,))

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import yaml
 from pydantic import ValidationError
 
-from modelops_dagster.clients.gauntlet.inference import base_url
 from modelops_dagster.clients.gauntlet.loading import GRADERS_NAME
 from modelops_dagster.clients.gauntlet.panel import Panel
 from modelops_dagster.domain.endpoints import EndpointStatus
@@ -16,6 +15,7 @@ from modelops_dagster.domain.errors import InvalidSpec, ModelOpsError, UserError
 from modelops_dagster.domain.gateway import Route
 from modelops_dagster.domain.gauntlet.grading import Grader, GradersFile, GraderSpec
 from modelops_dagster.domain.incumbents import is_answering
+from modelops_dagster.domain.openai_urls import base_url
 
 
 class Known(NamedTuple):

@@ -9,7 +9,6 @@ from modelops_dagster.domain.gauntlet.report import Incumbent, Metric
 from modelops_dagster.domain.gauntlet.rows import Row
 
 Table = Literal["samples", "perf_requests"]
-_COLUMNS: dict[Table, str] = {"samples": "* replace (coalesce(weight, 1) as weight)", "perf_requests": "*"}
 # load requests of older layouts do not say of which suite they are
 _SUITE: dict[Table, str] = {
     "samples": "and suite = $suite",
@@ -21,7 +20,7 @@ _ORDER: dict[Table, str] = {"samples": "epoch, sample_id", "perf_requests": "con
 def answers(store: ScoreStore, run_id: str, suite: str, endpoint: str, table: Table = "samples") -> list[Row]:
     """The rows that one endpoint's answers to a suite left in one run, in a fixed order; empty when there are none."""
     sql = (
-        f"select {_COLUMNS[table]} from {table} where run_id = $run_id and endpoint = $endpoint {_SUITE[table]} "  # noqa: S608
+        f"select * from {table} where run_id = $run_id and endpoint = $endpoint {_SUITE[table]} "  # noqa: S608
         f"order by {_ORDER[table]}"
     )
     given = {"run_id": run_id, "endpoint": endpoint, "suite": suite}

@@ -5,10 +5,12 @@ No lock is needed: every writer owns its files, and a file appears whole (tempor
 
 import contextlib
 import errno
+import hashlib
 import os
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -30,6 +32,8 @@ SCHEMAS = {table: pa.schema([(name, ARROW[kind]) for name, kind in columns]) for
 # What tells the parts of one run apart, where all rows of a part agree on it.
 PART_COLUMNS = ("lane", "suite", "arm", "concurrency", "verdict_id")
 LEFTOVER_S = 3600
+DAY, MODEL = "day=", "model="
+MAX_NAME = 200
 
 
 class Stamp(NamedTuple):
@@ -41,23 +45,25 @@ class Stamp(NamedTuple):
 
 
 class Landing:
-    """The folder `landing/<table>/model=<quoted repo_id>/`; any number of processes may write at once."""
+    """The folder `landing/<table>/day=<UTC date>/`; any number of processes may write at once.
+
+    A folder a day, because a reader that holds a snapshot looks only into those that may have changed since. Older
+    layouts had a folder `model=<quoted repo_id>` instead; their files are read where they are.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def write(self, table: str, rows: Sequence[Row], *, repo_id: str, run_id: str, part: str | None = None) -> Path:
-        """Write one file; the same part of the same run replaces its own file and no other.
+        """Write one file; the same part of the same run takes the place of its own file and of no other.
 
         Raises:
             InvalidSpec: no such table or column, a value of the wrong type, or a row of another model or run.
             DiskFull: the filesystem took only part of it; nothing is left.
         """
         body = _arrow_table(table, rows, {"repo_id": repo_id, "run_id": run_id})
-        folder = self.root / table / f"model={quote(repo_id, safe='')}"
-        path = (
-            folder / f"{quote(run_id, safe='')}-{_part(table, rows) if part is None else quote(part, safe='')}.parquet"
-        )
+        folder = self.root / table / f"{DAY}{datetime.now(UTC):%Y-%m-%d}"
+        path = folder / _file_name(repo_id, run_id, _part(table, rows) if part is None else quote(part, safe=""))
         temporary = folder / f".{uuid.uuid4().hex}.tmp"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -77,14 +83,24 @@ class Landing:
                 temporary.unlink(missing_ok=True)
         return path
 
-    def stamps(self) -> dict[str, Stamp]:
-        """Every whole file, by its path relative to the folder."""
-        found = {}
-        for entry in self._entries(".parquet"):
+    def stamps(self, since: date | None = None) -> dict[str, Stamp]:
+        """Every whole file that counts, by its path relative to the folder.
+
+        A part that landed on two days counts once, as it landed last.
+
+        Args:
+            since: leave out the folders of earlier days.
+        """
+        found: dict[str, tuple[Stamp, str]] = {}
+        for entry in self._entries(".parquet", since):
             with contextlib.suppress(FileNotFoundError):
                 seen = entry.stat()
-                found[os.path.relpath(entry.path, self.root)] = Stamp(seen.st_size, seen.st_mtime_ns, seen.st_ino)
-        return found
+                path = os.path.relpath(entry.path, self.root)
+                stamp = Stamp(seen.st_size, seen.st_mtime_ns, seen.st_ino)
+                known = found.get(part_key(path))
+                if known is None or (known[0].mtime_ns, known[1]) < (stamp.mtime_ns, path):
+                    found[part_key(path)] = stamp, path
+        return {path: stamp for stamp, path in found.values()}
 
     def sweep(self) -> None:
         """Remove what killed writers left, once it is too old to be a write in progress."""
@@ -93,12 +109,27 @@ class Landing:
                 if time.time() - entry.stat().st_mtime > LEFTOVER_S:
                     Path(entry.path).unlink()
 
-    def _entries(self, ending: str) -> Iterator[os.DirEntry[str]]:
+    def _entries(self, ending: str, since: date | None = None) -> Iterator[os.DirEntry[str]]:
+        first = f"{DAY}{since}" if since else ""
         for table in TABLES:
             folder = self.root / table
-            for model in os.scandir(folder) if folder.is_dir() else ():
-                if model.is_dir():
-                    yield from (e for e in os.scandir(model.path) if e.name.endswith(ending))
+            for below in os.scandir(folder) if folder.is_dir() else ():
+                if below.is_dir() and (not first or (below.name.startswith(DAY) and below.name >= first)):
+                    yield from (e for e in os.scandir(below.path) if e.name.endswith(ending))
+
+
+def part_key(path: str) -> str:
+    """What a landed file is the newest copy of: its table, model, run and part, whichever day it landed on."""
+    table, folder, name = path.split("/")
+    return f"{table}/{folder.removeprefix(MODEL)}+{name}" if folder.startswith(MODEL) else f"{table}/{name}"
+
+
+def _file_name(repo_id: str, run_id: str, part: str) -> str:
+    """The part's name; one that a filesystem would refuse is cut, and told apart by its digest."""
+    name = f"{quote(repo_id, safe='')}+{quote(run_id, safe='')}-{part}"
+    if len(name) > MAX_NAME:
+        name = f"{name[: MAX_NAME - 17]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return f"{name}.parquet"
 
 
 def _part(table: str, rows: Sequence[Row]) -> str:

@@ -2,40 +2,45 @@
 
 Publishing builds a new snapshot next to the old ones and swaps a link, so readers never wait and never see half of one.
 A snapshot remembers which landed files it was built from; a query adds those that landed since, so its answer is always
-up to date, and the next snapshot is built from the last one plus those.
+up to date, and the next snapshot is built from the last one plus those (`snapshot.py`).
 """
 
-import contextlib
 import fcntl
-import hashlib
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import duckdb
-import pyarrow as pa
 
-from modelops_dagster.clients.scores.landing import Landing, Stamp
-from modelops_dagster.clients.scores.views import VIEWS
+from modelops_dagster.clients.scores.calls import CallLog
+from modelops_dagster.clients.scores.landing import Landing
+from modelops_dagster.clients.scores.snapshot import (
+    ALL_TABLES,
+    ATTEMPTS,
+    CALLS,
+    Changing,
+    attach_past,
+    build,
+    connected,
+    create_tables,
+    create_views,
+    lacking,
+    load,
+    named,
+    once,
+)
+from modelops_dagster.clients.scores.views import LATEST
 from modelops_dagster.domain.errors import DiskFull, IntegrityError, InvalidSpec
 from modelops_dagster.domain.gauntlet.rows import Row
-from modelops_dagster.domain.scores import TABLES, ColumnType, verdict_from_row, verdict_row
+from modelops_dagster.domain.scores import TABLES, verdict_from_row, verdict_row
 from modelops_dagster.domain.verdicts import Verdict
 
-SQL_TYPE: dict[ColumnType, str] = {"text": "varchar", "float": "double", "int": "bigint", "timestamp": "timestamptz"}
-# A snapshot of another layout is rebuilt from the landed files, never patched.
-LAYOUT = hashlib.sha256(repr((TABLES, VIEWS)).encode()).hexdigest()
 KEPT_SNAPSHOTS = 3
-ATTEMPTS = 5
 READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI)
-# Nothing in the caller's Python is readable as a table, and nothing is fetched for a statement that names an extension.
-SEALED = {
-    "python_enable_replacements": False,
-    "autoinstall_known_extensions": False,
-    "autoload_known_extensions": False,
-}
+# The call log is read only for a statement that asks for calls.
+CALL_WORDS = (CALLS, "spend")
 # Before a person's SQL runs: no file, no network, and no way to set it back.
 CLOSED = ("set enable_external_access = false", "set lock_configuration = true", "begin transaction read only")
 
@@ -46,6 +51,7 @@ class ScoreStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.landing = Landing(root / "landing")
+        self.calls = CallLog(root.parent / "gateway" / "calls")
 
     @property
     def published(self) -> Path:
@@ -91,7 +97,7 @@ class ScoreStore:
             name = f"scores-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}.duckdb"
             building = self.root / f".building-{name}"
             try:
-                if self._build(building):
+                if build(building, self.published, self.landing, self.calls):
                     building.chmod(0o444)
                     building.rename(self.root / name)
                     link = self.root / f".building-link-{uuid.uuid4().hex}"
@@ -120,12 +126,8 @@ class ScoreStore:
         Raises:
             InvalidSpec: the statement does not hold, or does more than read.
         """
-        with _connection(":memory:") as connection:
-            self._gather(connection)
-            for table in TABLES:
-                connection.execute(f"create view {table} as {_source(table)}")
-            for name, view in VIEWS.items():
-                connection.execute(f"create view {name} as {view}")
+        with connected(":memory:") as connection:
+            self._gather(connection, sql)
             for line in CLOSED:
                 connection.execute(line)
             return _read(connection, sql, parameters)
@@ -152,90 +154,34 @@ class ScoreStore:
         found = self.query(sql, [repo_id, commit_hash, lane])[1][0][0]
         return found or now
 
-    def _build(self, path: Path) -> bool:
-        """Write a snapshot to `path`; False when the present one already holds everything."""
-        with _connection(str(path)) as connection:
-            stamps, is_current = self._gather(connection)
-            if is_current:
-                return False
-            for table in TABLES:
-                # one model's rows lie together, so DuckDB skips the rest of the file
-                connection.execute(f"create table {table} as from ({_source(table)}) order by repo_id, lane")
-            for name, view in VIEWS.items():
-                connection.execute(f"create view {name} as {view}")
-            connection.execute("create schema landing")
-            connection.execute(f"create table landing.layout as select '{LAYOUT}' as digest")
-            columns = zip(*((path, *stamp) for path, stamp in stamps.items()), strict=True) if stamps else [()] * 4
-            types = (pa.string(), pa.int64(), pa.int64(), pa.int64())
-            arrays = [pa.array(column, kind) for column, kind in zip(columns, types, strict=True)]
-            connection.register("listed", pa.table(arrays, names=["path", *Stamp._fields]))
-            connection.execute("create table landing.files as select * from listed")
-            connection.unregister("listed")
-        return True
-
-    def _gather(self, connection: duckdb.DuckDBPyConnection) -> tuple[dict[str, Stamp], bool]:
-        """Attach the present snapshot as `past`, where it is of use, and load what landed since as `fresh`.
-
-        Returns:
-            The landed files that both hold together, and whether the snapshot alone holds them all.
-        """
+    def _gather(self, connection: duckdb.DuckDBPyConnection, sql: str) -> None:
+        """Attach the snapshot, load what landed since it, and offer both as one set of tables and views."""
+        asks_calls = any(word in sql for word in CALL_WORDS)
         for _ in range(ATTEMPTS):
-            stamps = self.landing.stamps()
-            held = self._attach(connection, stamps)
-            new = [path for path in stamps if path not in (held or {})]
-            failure = self._load(connection, new)
-            # a run that repeats its part may have replaced a file between the look and the read
-            now = self.landing.stamps()
-            if all(now.get(path) == stamp for path, stamp in stamps.items()):
-                if failure:
-                    raise IntegrityError(f"a file under {self.landing.root} cannot be read ({failure}); move it away.")
-                return stamps, held is not None and not new
-            connection.execute("detach fresh")
-            connection.execute("detach past")
-        raise IntegrityError(f"files under {self.landing.root} keep changing while they are read; try again.")
-
-    def _attach(self, connection: duckdb.DuckDBPyConnection, stamps: dict[str, Stamp]) -> dict[str, Stamp] | None:
-        """Attach the snapshot as `past` and return the files it holds.
-
-        An empty database stands in, and None is returned, when there is no snapshot, it cannot be opened (somebody
-        opened it for writing), it is of another layout, or a file it was built from has changed.
-        """
-        path = str(self.published.resolve()).replace("'", "''")
-        if self.published.exists():
+            first = attach_past(connection, self.published)
+            if first and not asks_calls and not any(lacking(connection, "past.landing", self.landing, first)):
+                connection.execute("use past")
+                return
+            schema = "past.landing" if first else "nothing"
+            connection.execute("attach ':memory:' as fresh")
+            create_tables(connection, "fresh")
+            if first is None:
+                connection.execute("create schema nothing")
+                create_tables(connection, "nothing")
+            since = lacking(connection, schema, self.landing, first)
             try:
-                connection.execute(f"attach '{path}' as past (read_only)")
-                layout = connection.execute("select digest from past.landing.layout").fetchone()
-                listed = connection.execute("select * from past.landing.files").fetchall()
-            except duckdb.Error:
-                layout, listed = None, []
-            held = {path: Stamp(*stamp) for path, *stamp in listed}
-            if layout == (LAYOUT,) and all(stamps.get(path) == stamp for path, stamp in held.items()):
-                return held
-            connection.execute("detach database if exists past")
-        connection.execute("attach ':memory:' as past")
-        for table in TABLES:
-            connection.execute(f"create table past.{table} ({_columns(table)})")
-        return None
-
-    def _load(self, connection: duckdb.DuckDBPyConnection, paths: Sequence[str]) -> str:
-        """Read landed files into `fresh`; the first line of what went wrong, or ''.
-
-        Files of older layouts lack columns, which become null.
-        """
-        connection.execute("attach ':memory:' as fresh")
-        for table in TABLES:
-            connection.execute(f"create table fresh.{table} ({_columns(table)})")
-            files = [str(self.landing.root / path) for path in paths if path.startswith(f"{table}/")]
-            if not files:
-                continue
-            names = ", ".join(f'"{name}"' for name, _ in TABLES[table])
-            landed = "select * from read_parquet(?, union_by_name = true, hive_partitioning = false)"
-            whole = f"select * from fresh.{table} union all by name {landed}"  # noqa: S608
-            try:
-                connection.execute(f"insert into fresh.{table} select {names} from ({whole})", [files])  # noqa: S608
-            except duckdb.Error as error:
-                return str(error).splitlines()[0]
-        return ""
+                load(connection, "fresh", self.landing, since.files)
+                break
+            except Changing:
+                connection.execute("detach fresh")
+                connection.execute("drop schema if exists nothing cascade")
+                connection.execute("detach database if exists past")
+        else:
+            raise IntegrityError(f"files under {self.landing.root} keep changing while they are read; try again.")
+        if asks_calls:
+            known = connection.execute("select path from past.landing.calls").fetchall() if first else []
+            self.calls.load(connection, f"fresh.{CALLS}", None, self.calls.since(first, {path for (path,) in known}))
+        _offer(connection, schema, since.stale)
 
     def _prune(self) -> None:
         present = self.published.resolve()
@@ -245,27 +191,25 @@ class ScoreStore:
             path.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def _connection(path: str) -> Iterator[duckdb.DuckDBPyConnection]:
-    connection = duckdb.connect(path, config=SEALED)
-    try:
-        connection.execute("set TimeZone = 'UTC'")
-        yield connection
-    finally:
-        connection.close()
-
-
-def _columns(table: str) -> str:
-    return ", ".join(f'"{name}" {SQL_TYPE[kind]}' for name, kind in TABLES[table])
-
-
-def _source(table: str) -> str:
-    """Both halves of a table. A verdict may land more than once, by replay, and counts once."""
-    names = ", ".join(f'"{name}"' for name, _ in TABLES[table])
-    both = f"select {names} from past.{table} union all select {names} from fresh.{table}"  # noqa: S608
-    if table != "verdicts":
-        return both
-    return f"select * from ({both}) qualify row_number() over (partition by verdict_id order by decided_at) = 1"  # noqa: S608
+def _offer(connection: duckdb.DuckDBPyConnection, past: str, stale: Sequence[int]) -> None:
+    """The tables and views that a statement sees."""
+    kept = f" where file not in ({', '.join(map(str, stale))})" if stale else ""
+    for table, columns in ALL_TABLES.items():
+        names = named(columns)
+        held = f"select {names} from {past}.{table}{kept}"  # noqa: S608
+        rows = f"{held} union all select {names} from fresh.{table}"  # noqa: S608
+        connection.execute(f"create view {table} as {once(table, rows)}")
+    for name, (table, keep) in LATEST.items():
+        # the snapshot has worked it out for the models that nothing happened to since
+        touched = f"select repo_id from fresh.{table}"  # noqa: S608
+        if stale:
+            touched += f" union select repo_id from {past}.{table} where file in ({', '.join(map(str, stale))})"  # noqa: S608
+        connection.execute(f"create table touched_{table} as {touched}")
+        connection.execute(
+            f"create view {name} as select * from {past}.{name} where repo_id not in (from touched_{table}) union all "  # noqa: S608
+            f"select * from (select * from {table} where repo_id in (from touched_{table}) {keep})"
+        )
+    create_views(connection)
 
 
 def _read(

@@ -1,0 +1,299 @@
+"""A snapshot of the score history: one DuckDB file, made from the one before it and from what landed since.
+
+Below the views that people ask lies the schema `landing`: every table with the number of the file each row came from,
+the files by number, and the latest scores and verdicts worked out once. Making the next snapshot copies the file, takes
+out the rows of files that were replaced or removed, and adds those of new files, so it costs what is new and one copy.
+"""
+
+import contextlib
+import hashlib
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import duckdb
+import pyarrow as pa
+
+from modelops_dagster.clients.scores.calls import CALL_COLUMNS, CallLog
+from modelops_dagster.clients.scores.landing import DAY, Landing, Stamp, part_key
+from modelops_dagster.clients.scores.views import LATEST, MACROS, VIEWS
+from modelops_dagster.domain.errors import IntegrityError
+from modelops_dagster.domain.scores import MIGRATED, TABLES, ColumnType
+
+SQL_TYPE: dict[ColumnType, str] = {"text": "varchar", "float": "double", "int": "bigint", "timestamp": "timestamptz"}
+# A snapshot of another layout is rebuilt from the landed files, never patched.
+LAYOUT = hashlib.sha256(repr((TABLES, CALL_COLUMNS, MIGRATED, LATEST, VIEWS, MACROS, "1")).encode()).hexdigest()
+CALLS = "gateway_requests"
+ALL_TABLES = {**TABLES, CALLS: CALL_COLUMNS}
+# Files of one load: bounds what DuckDB keeps of their footers.
+BATCH_FILES = 1000
+ATTEMPTS = 5
+# Nothing in the caller's Python is readable as a table, and nothing is fetched for a statement that names an extension.
+SEALED = {
+    "python_enable_replacements": False,
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+}
+T = TypeVar("T")
+
+
+class Since(NamedTuple):
+    """What a snapshot lacks of what has landed."""
+
+    files: dict[str, Stamp]
+    stale: list[int]
+
+
+class Changing(Exception):
+    """A file was replaced while it was read."""
+
+
+@contextlib.contextmanager
+def connected(path: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection that reads no variables of the caller and speaks UTC."""
+    connection = duckdb.connect(path, config=SEALED)
+    try:
+        connection.execute("set TimeZone = 'UTC'")
+        yield connection
+    finally:
+        connection.close()
+
+
+def attach_past(connection: duckdb.DuckDBPyConnection, published: Path) -> date | None:
+    """Attach the published snapshot as `past`, if it is of use.
+
+    Returns:
+        The first day it may lack something of; None when there is no snapshot, it cannot be opened (somebody opened
+        it for writing), or it is of another layout. `past` is not attached then.
+    """
+    for _ in range(ATTEMPTS):
+        target = published.resolve()
+        if not published.exists():
+            return None
+        try:
+            connection.execute(f"attach '{_quoted(target)}' as past (read_only)")
+            layout, day = connection.execute("select digest, day from past.landing.layout").fetchall()[0]
+        except duckdb.Error:
+            connection.execute("detach database if exists past")
+            if published.resolve() != target:
+                continue  # a newer one took its place, and this one was cleared away
+            return None
+        if layout == LAYOUT:
+            return date.fromisoformat(day)
+        connection.execute("detach past")
+        return None
+    return None
+
+
+def lacking(connection: duckdb.DuckDBPyConnection, schema: str, landing: Landing, first: date | None) -> Since:
+    """What landed since the snapshot whose tables are in `schema`, looking at folders of `first` and later only.
+
+    Args:
+        first: None looks at every folder.
+    """
+    stamps = landing.stamps(first)
+    listed = connection.execute(
+        f"select id, path, size_bytes, mtime_ns, inode from {schema}.files where day >= ?",  # noqa: S608
+        [f"{first}" if first else ""],
+    ).fetchall()
+    held = {path: (number, Stamp(*stamp)) for number, path, *stamp in listed}
+    new = {path: stamp for path, stamp in stamps.items() if path not in held or held[path][1] != stamp}
+    stale = {number for path, (number, stamp) in held.items() if stamps.get(path) != stamp}
+    if new and first:
+        keys = pa.table({"key": [part_key(path) for path in new]})
+        connection.register("new_keys", keys)
+        replaced = connection.execute(f"select id from {schema}.files semi join new_keys using (key)").fetchall()  # noqa: S608
+        connection.unregister("new_keys")
+        stale |= {number for (number,) in replaced}
+    return Since(new, sorted(stale))
+
+
+def create_tables(connection: duckdb.DuckDBPyConnection, schema: str) -> None:
+    """The tables of the schema `landing`, empty."""
+    for table, columns in ALL_TABLES.items():
+        connection.execute(f"create table {schema}.{table} ({_typed(columns)}, file bigint)")
+    for name, (table, _) in LATEST.items():
+        connection.execute(f"create table {schema}.{name} ({_typed(TABLES[table])})")
+    connection.execute(
+        f"create table {schema}.files "
+        "(id bigint, path varchar, key varchar, day varchar, size_bytes bigint, mtime_ns bigint, inode bigint)"
+    )
+
+
+def load(connection: duckdb.DuckDBPyConnection, schema: str, landing: Landing, files: Mapping[str, Stamp]) -> None:
+    """Read landed files into the tables of `schema`. Columns that older layouts lack are null or what they meant.
+
+    Raises:
+        Changing: a file was replaced meanwhile; what was read is of no use.
+        IntegrityError: a file cannot be read.
+    """
+    first = connection.execute(f"select coalesce(max(id), 0) + 1 from {schema}.files").fetchall()[0][0]  # noqa: S608
+    # one model's rows lie together, so DuckDB skips the rest of the table
+    numbered = {path: first + i for i, path in enumerate(sorted(files, key=part_key))}
+    failure = ""
+    for table in TABLES:
+        own = [path for path in numbered if path.startswith(f"{table}/")]
+        for some in _batches(own):
+            try:
+                _load_some(connection, schema, table, landing.root, {path: numbered[path] for path in some})
+            except duckdb.Error as error:
+                failure = failure or str(error).splitlines()[0]
+    if any(_stamp(landing.root / path) != stamp for path, stamp in files.items()):
+        raise Changing
+    if failure:
+        raise IntegrityError(f"a file under {landing.root} cannot be read ({failure}); move it away.")
+    columns = [(number, path, part_key(path), _day(path), *files[path]) for path, number in numbered.items()]
+    if columns:
+        connection.register(
+            "listed", pa.table([pa.array(c) for c in zip(*columns, strict=True)], names=list("abcdefg"))
+        )
+        connection.execute(f"insert into {schema}.files select * from listed")  # noqa: S608
+        connection.unregister("listed")
+
+
+def _load_some(
+    connection: duckdb.DuckDBPyConnection, schema: str, table: str, root: Path, numbered: Mapping[str, int]
+) -> None:
+    meant = MIGRATED.get(table, {})
+    names = ", ".join(f'coalesce("{n}", {meant[n]})' if n in meant else f'"{n}"' for n, _ in TABLES[table])
+    whole = {str(root / path): number for path, number in numbered.items()}
+    connection.register("numbered", pa.table({"filename": list(whole), "file": list(whole.values())}))
+    typed = ", ".join(f'null::{SQL_TYPE[kind]} as "{name}"' for name, kind in TABLES[table])
+    connection.execute(
+        f"insert into {schema}.{table} select {names}, numbered.file from "  # noqa: S608
+        f"(select {typed} where false union all by name "
+        "select * from read_parquet(?, union_by_name = true, hive_partitioning = false, filename = true)) as landed "
+        "join numbered using (filename) order by numbered.file",
+        [list(whole)],
+    )
+    connection.unregister("numbered")
+
+
+def build(path: Path, published: Path, landing: Landing, calls: CallLog) -> bool:
+    """Write a snapshot to `path`; False when the published one already holds everything.
+
+    Raises:
+        IntegrityError: a landed file cannot be read, or files keep changing while they are read.
+    """
+    with connected(":memory:") as looking:
+        past = attach_past(looking, published)
+        since = lacking(looking, "past.landing", landing, None) if past else Since(landing.stamps(), [])
+        base = published.resolve() if past else None
+        known = looking.execute("select path from past.landing.calls").fetchall() if past else []
+        closed = calls.closed({name for (name,) in known})
+        if past and not any(since) and not closed:
+            return False
+    if base is not None:
+        shutil.copyfile(base, path)
+    with connected(str(path)) as connection:
+        if base is None:
+            _create(connection)
+        for attempt in range(ATTEMPTS):
+            connection.execute("begin")
+            try:
+                touched = _drop_stale(connection, since.stale)
+                load(connection, "landing", landing, since.files)
+                break
+            except Changing as error:
+                connection.execute("rollback")
+                if attempt == ATTEMPTS - 1:
+                    raise IntegrityError(
+                        f"files under {landing.root} keep changing while they are read; try again."
+                    ) from error
+                since = lacking(connection, "landing", landing, None)
+        calls.load(connection, f"landing.{CALLS}", "landing.calls", closed)
+        _refresh_latest(connection, touched, since, is_new=base is None)
+        connection.execute("update landing.layout set day = ?", [f"{datetime.now(UTC).date() - timedelta(days=1)}"])
+        connection.execute("commit")
+    return True
+
+
+def _create(connection: duckdb.DuckDBPyConnection) -> None:
+    connection.execute("create schema landing")
+    connection.execute(f"create table landing.layout as select '{LAYOUT}' as digest, '' as day")
+    connection.execute("create table landing.calls (path varchar)")
+    create_tables(connection, "landing")
+    for table, columns in ALL_TABLES.items():
+        connection.execute(f"create view {table} as {once(table, f'select {named(columns)} from landing.{table}')}")  # noqa: S608
+    for name in LATEST:
+        connection.execute(f"create view {name} as from landing.{name}")
+    create_views(connection)
+
+
+def create_views(connection: duckdb.DuckDBPyConnection) -> None:
+    """Everything that is worked out from the tables and the latest rows."""
+    for name, view in VIEWS.items():
+        connection.execute(f"create view {name} as {view}")
+    for name, body in MACROS.items():
+        connection.execute(f"create macro {name} as table {body}")
+
+
+def _drop_stale(connection: duckdb.DuckDBPyConnection, stale: Sequence[int]) -> set[str]:
+    """Take out the rows of files that were replaced or removed; whose they were."""
+    touched: set[str] = set()
+    for some in _batches(stale):
+        numbers = ", ".join(map(str, some))
+        for table, columns in TABLES.items():
+            if "repo_id" in dict(columns):
+                whose = f"select distinct repo_id from landing.{table} where file in ({numbers})"  # noqa: S608
+                touched |= {repo_id for (repo_id,) in connection.execute(whose).fetchall()}
+            connection.execute(f"delete from landing.{table} where file in ({numbers})")  # noqa: S608
+        connection.execute(f"delete from landing.files where id in ({numbers})")  # noqa: S608
+    return touched
+
+
+def _refresh_latest(connection: duckdb.DuckDBPyConnection, touched: set[str], since: Since, *, is_new: bool) -> None:
+    """Work out the latest rows again, of the models that something happened to."""
+    first_new = f"select max(id) - {len(since.files)} from landing.files"  # noqa: S608
+    for name, (table, keep) in LATEST.items():
+        if is_new:
+            connection.execute(f"insert into landing.{name} select * from {table} {keep} order by repo_id")  # noqa: S608
+            continue
+        connection.register("gone", pa.table({"repo_id": pa.array(sorted(touched), pa.string())}))
+        fresh = f"select distinct repo_id from landing.{table} where file > ({first_new})"  # noqa: S608
+        connection.execute(f"create or replace temp table touched as from gone union {fresh}")
+        connection.unregister("gone")
+        connection.execute(f"delete from landing.{name} where repo_id in (from touched)")  # noqa: S608
+        connection.execute(
+            f"insert into landing.{name} select * from {table} where repo_id in (from touched) {keep}"  # noqa: S608
+        )
+
+
+def once(table: str, rows: str) -> str:
+    """A verdict may land more than once, by replay, and counts once."""
+    if table != "verdicts":
+        return rows
+    return f"select * from ({rows}) qualify row_number() over (partition by verdict_id order by decided_at) = 1"  # noqa: S608
+
+
+def named(columns: Iterable[tuple[str, ColumnType]]) -> str:
+    """Column names for a SELECT."""
+    return ", ".join(f'"{name}"' for name, _ in columns)
+
+
+def _typed(columns: Iterable[tuple[str, ColumnType]]) -> str:
+    return ", ".join(f'"{name}" {SQL_TYPE[kind]}' for name, kind in columns)
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("'", "''")
+
+
+def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    for begin in range(0, len(items), BATCH_FILES):
+        yield items[begin : begin + BATCH_FILES]
+
+
+def _day(path: str) -> str:
+    folder = path.split("/")[1]
+    return folder.removeprefix(DAY) if folder.startswith(DAY) else ""
+
+
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        seen = path.stat()
+    except FileNotFoundError:
+        return None
+    return Stamp(seen.st_size, seen.st_mtime_ns, seen.st_ino)
