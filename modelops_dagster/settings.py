@@ -202,6 +202,11 @@ class Settings(BaseModel):
         return self.home / "engines"
 
     @property
+    def site_file(self) -> Path:
+        """What the cluster is like, where endpoints are served on one."""
+        return self.home / "kubernetes.yaml"
+
+    @property
     def controller_url(self) -> str:
         return f"http://{self.host}:{self.controller_port}"
 

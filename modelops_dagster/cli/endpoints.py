@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from modelops_dagster.cli import endpoint_specs, monitoring
+from modelops_dagster.cli import endpoint_specs, manifests, monitoring
 from modelops_dagster.cli.output import emit, json_option, progress_line, table
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def command() -> None:
     """List, show, stop, start and delete endpoints."""
 
 
-for part in (*endpoint_specs.COMMANDS, *monitoring.COMMANDS):
+for part in (*endpoint_specs.COMMANDS, *monitoring.COMMANDS, manifests.render):
     command.add_command(part)
 
 

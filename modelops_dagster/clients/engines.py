@@ -16,15 +16,13 @@ from modelops_dagster.clients.engine_install import MARKER_NAME, EnvironmentBuil
 from modelops_dagster.clients.engine_manifests import EngineFolders
 from modelops_dagster.domain.endpoints import EndpointSpec
 from modelops_dagster.domain.engine_arguments import ArgumentCatalog, find_problem, needs_parser
+from modelops_dagster.domain.engine_commands import fill, fill_command
 from modelops_dagster.domain.engines import EngineManifest, EngineOverride, Rung
 from modelops_dagster.domain.errors import EngineMissing, InvalidSpec
 from modelops_dagster.domain.ladder import Accelerator, rungs_for
 
 WORKERS = Path(__file__).resolve().parent.parent / "workers"
 
-_PLACEHOLDER = re.compile(
-    r"\{(env|engine_dir|workers|cpus|checkpoint|host|port|served_model_name|max_context)\}", re.ASCII
-)
 _SPECIFIER = re.compile(r"(>=|<)\s*(\d+)\.(\d+)")
 
 
@@ -202,11 +200,11 @@ class EngineRegistry:
             "served_model_name": spec.served_model_name,
             "max_context": None if spec.max_context is None else str(spec.max_context),
         }
-        argv = _fill_command(manifest.command, values)
-        argv += [_fill(item, values) for item in manifest.variants.get(spec.variant or "", ())]
+        argv = fill_command(manifest.command, values)
+        argv += [fill(item, values) for item in manifest.variants.get(spec.variant or "", ())]
         argv += spec.engine_args
         process_environ = clean_environment(os.environ if environ is None else environ, env)
-        process_environ |= {name: _fill(value, values) for name, value in manifest.environment.items()}
+        process_environ |= {name: fill(value, values) for name, value in manifest.environment.items()}
         process_environ |= spec.engine_environment
         return Launch(argv=tuple(argv), environ=process_environ, version=self.version(spec.engine))
 
@@ -247,7 +245,7 @@ class EngineRegistry:
 
     def _question_environ(self, manifest: EngineManifest, env: Path) -> dict[str, str]:
         values = {"env": str(env), "workers": str(WORKERS), "engine_dir": "", "cpus": "1"}
-        environ = {name: _fill(value, values) for name, value in manifest.environment.items()}
+        environ = {name: fill(value, values) for name, value in manifest.environment.items()}
         return clean_environment(os.environ, env) | environ
 
     def program(self, name: str, *arguments: str, environ: Mapping[str, str] | None = None) -> Launch:
@@ -261,8 +259,8 @@ class EngineRegistry:
             raise EngineMissing(f"Engine {name} is not installed; run `modelops engines install {name}`.")
         values: dict[str, str | None] = {"env": str(env), "workers": str(WORKERS), "cpus": str(_usable_cpus())}
         process_environ = clean_environment(os.environ if environ is None else environ, env)
-        process_environ |= {key: _fill(value, values) for key, value in manifest.environment.items()}
-        argv = (*(_fill(item, values) for item in manifest.command), *arguments)
+        process_environ |= {key: fill(value, values) for key, value in manifest.environment.items()}
+        argv = (*(fill(item, values) for item in manifest.command), *arguments)
         return Launch(argv=argv, environ=process_environ, version=manifest.version)
 
 
@@ -292,19 +290,3 @@ def _usable_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _fill(text: str, values: Mapping[str, str | None]) -> str:
-    return _PLACEHOLDER.sub(lambda found: values.get(found[1]) or "", text)
-
-
-def _fill_command(command: tuple[str, ...], values: Mapping[str, str | None]) -> list[str]:
-    """Fill the placeholders in; an item whose placeholder has no value goes, and the flag before it goes with it."""
-    argv: list[str] = []
-    for item in command:
-        if any(values[name] is None for name in _PLACEHOLDER.findall(item)):
-            if argv and argv[-1].startswith("-") and "=" not in item:
-                argv.pop()
-            continue
-        argv.append(_fill(item, values))
-    return argv

@@ -1,0 +1,1 @@
+"""Clusters: the file that describes one, and its API server."""
