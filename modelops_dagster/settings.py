@@ -100,6 +100,12 @@ class Settings(BaseModel):
         default=2, ge=1, le=64, description="processes that answer calls, about 90 a second each"
     )
     gateway_max_in_flight: int = Field(default=1000, ge=1, description="calls at once; more are refused with 503")
+    gateway_wake_hold_s: float = Field(
+        default=90.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="longest a call waits, in seconds, for an endpoint that it wakes; vLLM starts in 60 to 70 on a CPU",
+    )
     endpoint_usd_per_hour: float = Field(
         default=0.0,
         ge=0,

@@ -12,6 +12,7 @@ import random
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from modelops_dagster.domain.values import Value
 
 PROC = Path("/proc")
 _GONE = frozenset("ZXx")
+_ESTABLISHED = "01"  # in /proc/net/tcp
 _KILL_WAIT_S = 10.0
 _COLLECT_WAIT_S = 2.0
 _WILDCARDS = frozenset({"0.0.0.0", "::", "::ffff:0.0.0.0"})  # noqa: S104 - compared with, never bound to
@@ -269,6 +271,16 @@ def someone_listens(port: int, host: str = "127.0.0.1") -> bool:
     except OSError:
         return False
     return True
+
+
+def is_connected(port: int, host: str = "127.0.0.1") -> bool:
+    """True while anybody, this program too, holds a connection to host:port. Reads one table of the kernel."""
+    wanted = f"{int.from_bytes(socket.inet_aton(host), sys.byteorder):08X}:{port:04X}"
+    for line in (PROC / "net/tcp").read_text().splitlines()[1:]:
+        fields = line.split(maxsplit=4)
+        if fields[1] == wanted and fields[3] == _ESTABLISHED:
+            return True
+    return False
 
 
 def who_listens(port: int, host: str = "127.0.0.1") -> str | None:

@@ -31,6 +31,7 @@ class Event(StrEnum):
     GAVE_UP = "gave up"  # crashed once too often
     LOST = "lost"  # gone through no fault of its own: the machine restarted, another program took the port
     SLEEP = "sleep"  # nobody asks it anything
+    WAKE = "wake"  # somebody asks a sleeping one
     STOPPED = "stopped"  # no process of it is left
 
 
@@ -70,7 +71,7 @@ TRANSITIONS: Mapping[EndpointState, Mapping[Event, EndpointState]] = MappingProx
             Event.LOST: EndpointState.DEPLOYING,
             Event.SLEEP: EndpointState.SLEEPING,
         },
-        EndpointState.SLEEPING: dict(_ANY),
+        EndpointState.SLEEPING: {**_ANY, Event.WAKE: EndpointState.BUILDING},
         EndpointState.STOPPED: dict(_ANY),
         EndpointState.BUILDING_FAILED: dict(_ANY),
         EndpointState.DEPLOY_FAILED: dict(_ANY),
@@ -120,6 +121,7 @@ class Observation(Value):
     ready: bool | None = Field(default=None, description="the served model name answers; None: not asked this time")
     port_taken_by: str | None = Field(default=None, description="another program listens where the engine should")
     wrong_name: bool = Field(default=False, description="the engine answers, under another name")
+    in_use: bool = Field(default=False, description="somebody is connected to it; looked at when it may sleep")
     detail: str = Field(default="", description="why it is not ready, as the end of a sentence")
 
 
@@ -143,6 +145,8 @@ class Facts:
     since_launch_s: float = 0.0
     start_timeout_s: float = 600.0
     retry_in_s: float = 0.0  # until the next start is due
+    idle: bool = False  # it may sleep, and nobody has asked it anything for its cool-down period
+    asked_for: bool = False  # somebody has asked for it since it fell asleep
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,9 @@ def decide(facts: Facts, policy: RestartPolicy) -> Step:
         return Step(Action.END, Event.STOPPED if facts.desired == "Stopped" else None)
     if facts.desired == "Stopped":
         return Step(Action.WAIT, None if facts.state is EndpointState.STOPPED else Event.STOPPED)
-    if facts.state in FAILED_STATES or facts.state is EndpointState.SLEEPING:
+    if facts.state is EndpointState.SLEEPING:
+        return Step(Action.WAIT, Event.WAKE if facts.asked_for else None)
+    if facts.state in FAILED_STATES:
         return Step(Action.WAIT)
     if facts.state is EndpointState.STOPPED:
         return Step(Action.WAIT, Event.START)
@@ -180,7 +186,7 @@ def _watch(facts: Facts, seen: Observation, policy: RestartPolicy) -> Step:
     if facts.state is EndpointState.DEPLOYING:
         return Step(Action.WAIT, Event.LAUNCHED)
     if facts.state is EndpointState.RUNNING:
-        return Step(Action.WAIT)
+        return Step(Action.END, Event.SLEEP) if facts.idle else Step(Action.WAIT)
     if seen.port_taken_by is not None:
         retry = facts.failures < policy.max_restarts
         return Step(Action.END, Event.LOST if retry else failure_event(facts.ever_ready, facts.failures, policy))

@@ -243,3 +243,12 @@ class Everything:
 def test_no_free_port_is_said():
     with pytest.raises(PortTaken, match="No free port between"):
         processes.free_port("127.0.0.1", Everything())
+
+
+def test_a_connection_is_seen_while_it_lasts():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert not processes.is_connected(port), "to listen is not to be used"
+        with socket.create_connection(("127.0.0.1", port)):
+            assert processes.is_connected(port)
+            assert not processes.is_connected(port + 1 if port < 65535 else port - 1)

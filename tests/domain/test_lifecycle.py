@@ -82,6 +82,13 @@ STARTUP = {"desired": "Running", "state": EndpointState.STARTUP, "has_replica": 
         ),
         (Facts("Running", EndpointState.STOPPED, has_replica=False), Step(Action.WAIT, Event.START)),
         (Facts("Running", EndpointState.SLEEPING, has_replica=False), Step(Action.WAIT)),
+        (Facts("Running", EndpointState.SLEEPING, has_replica=False, asked_for=True), Step(Action.WAIT, Event.WAKE)),
+        (Facts("Stopped", EndpointState.SLEEPING, has_replica=False, asked_for=True), Step(Action.WAIT, Event.STOPPED)),
+        (Facts("Running", EndpointState.RUNNING, True, seen=ALIVE, idle=True), Step(Action.END, Event.SLEEP)),
+        (
+            Facts("Running", EndpointState.RUNNING, True, seen=Observation(alive=False), idle=True, ever_ready=True),
+            Step(Action.END, Event.CRASHED),
+        ),
         (Facts("Running", EndpointState.RUNTIME_ERROR, has_replica=False), Step(Action.WAIT)),
         (Facts("Stopped", EndpointState.RUNTIME_ERROR, has_replica=False), Step(Action.WAIT, Event.STOPPED)),
         (Facts("Running", EndpointState.DEPLOYING, has_replica=False, retry_in_s=3), Step(Action.WAIT)),
@@ -124,6 +131,8 @@ class Endpoint(RuleBasedStateMachine):
         self.retry_in_s = 0.0
         self.engines: dict[int, Engine] = {}  # every engine that was ever started, by launch id
         self.rebooted: set[int] = set()
+        self.idle = False
+        self.asked_for = False
 
     # wishes
 
@@ -147,6 +156,11 @@ class Endpoint(RuleBasedStateMachine):
         self.desired = "Stopped"
 
     # the world
+
+    @rule(idle=st.booleans())
+    def calls_come_or_do_not(self, idle: bool) -> None:
+        self.idle = idle
+        self.asked_for = not idle and self.state is EndpointState.SLEEPING
 
     @rule(helpers_stay=st.booleans())
     def engine_dies(self, helpers_stay: bool) -> None:
@@ -200,6 +214,8 @@ class Endpoint(RuleBasedStateMachine):
             since_launch_s=engine.age_s if engine else 0.0,
             start_timeout_s=20.0,
             retry_in_s=self.retry_in_s,
+            idle=self.idle and self.state is EndpointState.RUNNING,
+            asked_for=self.asked_for,
         )
 
     def _event(self, event: Event) -> None:
@@ -211,6 +227,8 @@ class Endpoint(RuleBasedStateMachine):
             self.retry_in_s = POLICY.delay_s(self.failures)
         if event is Event.START:
             self.ever_ready, self.failures, self.retry_in_s = False, 0, 0.0
+        if event in (Event.SLEEP, Event.WAKE):
+            self.asked_for, self.failures, self.retry_in_s = False, 0, 0.0
 
     def _step(self, killed_after: int = 99) -> Action:
         """One step; the controller is killed after so many of its writes and acts."""
@@ -280,6 +298,7 @@ class Endpoint(RuleBasedStateMachine):
         """Left alone, with engines that load, the endpoint settles where it was asked to be."""
         if not hasattr(self, "engines"):
             return
+        self.asked_for = not self.idle and self.state is EndpointState.SLEEPING
         for _ in range(60):
             for engine in self.engines.values():
                 engine.ready = engine.leader
@@ -289,7 +308,7 @@ class Endpoint(RuleBasedStateMachine):
         if self.desired == "Stopped":
             assert self.state is EndpointState.STOPPED
             assert not running
-        elif self.state in FAILED_STATES:
+        elif self.state in FAILED_STATES or (self.idle and self.state is EndpointState.SLEEPING):
             assert not running
         else:
             assert self.state is EndpointState.RUNNING

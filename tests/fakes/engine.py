@@ -46,6 +46,7 @@ def completion_words(options: argparse.Namespace, prompt: str, limit: int) -> li
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    timeout = 1.0  # a connection that nobody uses is closed, as real engines do after five seconds
     options: argparse.Namespace
     answers = 0
 

@@ -39,7 +39,10 @@ class ProcessBackend:
         self._port_lock = Lock()
         self._handed_out: dict[str, int] = {}  # launch id -> port, between prepare and end
         # trust_env off: a proxy in the environment has no business between us and our own engine
-        self._http = httpx.Client(trust_env=False, timeout=_ASK_TIMEOUT_S)
+        # and no connection is kept: whoever looks whether an engine is in use must not see the asker
+        self._http = httpx.Client(
+            trust_env=False, timeout=_ASK_TIMEOUT_S, limits=httpx.Limits(max_keepalive_connections=0)
+        )
 
     def prepare(self, spec: EndpointSpec, generation: int, reserved_ports: Collection[int] = ()) -> Prepared:
         """Fix command, port and log. Starts nothing.
@@ -104,14 +107,15 @@ class ProcessBackend:
         if not processes.is_alive(identity):
             lost = processes.rebooted_since(identity)
             return Observation(alive=False, lost=lost, exit_code=processes.exit_code(identity))
+        in_use = spec.scale_to_zero and processes.is_connected(replica.port, ENGINE_HOST)
         if not ask:
-            return Observation(alive=True)
+            return Observation(alive=True, in_use=in_use)
         log = Path(replica.log_path)
         if not processes.owns_port(identity, replica.port, ENGINE_HOST, log):
             return Observation(alive=True, ready=False, port_taken_by=self._stranger(replica))
         if replica.health_path is not None and (trouble := self._unwell(replica.url, replica.health_path)):
-            return Observation(alive=True, ready=False, detail=trouble)
-        return self._ask(replica.url, spec.served_model_name)
+            return Observation(alive=True, ready=False, detail=trouble, in_use=in_use)
+        return self._ask(replica.url, spec.served_model_name).model_copy(update={"in_use": in_use})
 
     def _stranger(self, replica: Replica) -> str | None:
         if not processes.someone_listens(replica.port, ENGINE_HOST):

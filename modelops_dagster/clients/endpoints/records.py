@@ -7,11 +7,16 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from modelops_dagster.clients.endpoints.backend import Replica
+from modelops_dagster.clients.endpoints.live import LiveEndpoint
 from modelops_dagster.domain.endpoints import Condition, EndpointSpec, EndpointState, EndpointStatus
 from modelops_dagster.domain.engines import FailureReason
 from modelops_dagster.domain.errors import DiskFull
 from modelops_dagster.domain.lifecycle import Desired
 from modelops_dagster.domain.values import Value
+
+_ON_THE_WAY = frozenset(
+    {EndpointState.SLEEPING, EndpointState.BUILDING, EndpointState.DEPLOYING, EndpointState.STARTUP}
+)
 
 
 class EndpointRecord(Value):
@@ -34,6 +39,7 @@ class EndpointRecord(Value):
     retry_at: datetime | None = None
     start_seconds: float | None = None
     engine_version: str | None = None
+    resting: bool = Field(default=False, description="about to sleep: nobody is sent there any more")
     deleting: bool = False
 
     @property
@@ -48,7 +54,7 @@ class EndpointRecord(Value):
     def status(self) -> EndpointStatus:
         """What the controller tells others."""
         wanted = self.desired == "Running" and not self.outdated
-        answers = self.state is EndpointState.RUNNING and self.condition != "Unreachable"
+        answers = self.state is EndpointState.RUNNING and self.condition != "Unreachable" and not self.resting
         identity = self.replica.identity if self.replica else None
         return EndpointStatus(
             spec=self.spec,
@@ -66,18 +72,32 @@ class EndpointRecord(Value):
             engine_version=self.engine_version,
         )
 
+    def live(self) -> LiveEndpoint:
+        """What the gateway is told."""
+        url = self.status().url
+        waiting = self.state in _ON_THE_WAY or self.resting
+        return LiveEndpoint(
+            name=self.name,
+            served_model_name=self.spec.served_model_name,
+            state=self.state,
+            since=self.since,
+            urls=(url,) if url else (),
+            wakes=self.spec.scale_to_zero and self.desired == "Running" and waiting,
+            start_seconds=self.start_seconds,
+        )
+
 
 class RecordStore:
     """The folder with the records. A record is whole or absent, whenever the writer is killed."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
 
     def load_all(self) -> tuple[dict[str, EndpointRecord], list[str]]:
         """Records by name, and a sentence for each file that cannot be read; such a file is put aside, not removed."""
         records: dict[str, EndpointRecord] = {}
         complaints: list[str] = []
-        for path in sorted(self._folder.glob("*.json")):
+        for path in sorted(self.folder.glob("*.json")):
             try:
                 record = EndpointRecord.model_validate_json(path.read_bytes())
                 if record.name != path.stem:
@@ -97,18 +117,18 @@ class RecordStore:
         Raises:
             DiskFull: there is no room for it; the old record stays.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
-        draft = self._folder / f".{record.name}.tmp"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        draft = self.folder / f".{record.name}.tmp"
         try:
             with draft.open("w") as out:
                 out.write(record.model_dump_json(indent=1))
                 out.flush()
                 os.fsync(out.fileno())
-            draft.replace(self._folder / f"{record.name}.json")
+            draft.replace(self.folder / f"{record.name}.json")
         except OSError as error:
             raise DiskFull(
-                f"{self._folder} cannot be written ({error.strerror}); free space or fix its rights."
+                f"{self.folder} cannot be written ({error.strerror}); free space or fix its rights."
             ) from error
 
     def delete(self, name: str) -> None:
-        (self._folder / f"{name}.json").unlink(missing_ok=True)
+        (self.folder / f"{name}.json").unlink(missing_ok=True)

@@ -10,7 +10,14 @@ from modelops_dagster.domain.lifecycle import Event, Observation, next_state
 
 SHOWN_LINES = 40
 
-_CLEAN: dict[str, Any] = {"condition": None, "reason": None, "message": "", "log_tail": "", "retry_at": None}
+_CLEAN: dict[str, Any] = {
+    "condition": None,
+    "reason": None,
+    "message": "",
+    "log_tail": "",
+    "retry_at": None,
+    "resting": False,
+}
 
 
 def after(record: EndpointRecord, event: Event) -> dict[str, Any]:
@@ -24,6 +31,9 @@ def after(record: EndpointRecord, event: Event) -> dict[str, Any]:
         changes |= {**_CLEAN, "restarts": 0, "failures": 0, "ever_ready": False, "start_seconds": None}
     elif event is Event.STOPPED:
         changes |= {**_CLEAN, "failures": 0, "ever_ready": False}
+    elif event in (Event.SLEEP, Event.WAKE):
+        # it has been ready before: a start that fails after this is tried again, and how long one takes stays known
+        changes |= {**_CLEAN, "failures": 0}
     elif event is Event.PREPARED:
         changes |= {"retry_at": None}
     elif event is Event.READY and record.replica is not None:

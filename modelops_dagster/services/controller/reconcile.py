@@ -13,7 +13,15 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 
-from modelops_dagster.clients.endpoints import EndpointBackend, EndpointRecord, Prepared, RecordStore, Replica
+from modelops_dagster.clients.endpoints import (
+    Demand,
+    EndpointBackend,
+    EndpointRecord,
+    LiveStore,
+    Prepared,
+    RecordStore,
+    Replica,
+)
 from modelops_dagster.domain.endpoints import EndpointState
 from modelops_dagster.domain.engines import FailureReason
 from modelops_dagster.domain.errors import DiskFull, EngineMissing, ModelOpsError
@@ -29,6 +37,7 @@ from modelops_dagster.domain.lifecycle import (
     failure_event,
 )
 from modelops_dagster.services.controller import outcomes
+from modelops_dagster.services.controller.idleness import Idleness
 from modelops_dagster.services.controller.wishes import Ledger, Wishes
 
 log = logging.getLogger("modelops.controller")
@@ -38,12 +47,14 @@ Diagnose = Callable[[str, int | None, bool], tuple[FailureReason, str]]  # (log 
 _DIAGNOSED_LINES = 400
 _SOONEST_LOOK_S = 0.05
 _UNREACHABLE_AFTER = 3  # asks in a row without an answer
+_SETTLE_S = 0.5  # ten times what a worker of the gateway takes to follow
 
 
 class Controller:
     """Owns every endpoint of one home. `wishes` takes what is asked for; `open` begins to make it true.
 
     Args:
+        store: what is shared with the gateway (see `clients.endpoints.live`) lies beside its folder.
         diagnose: names the reason of a failure from the engine's last lines, with a sentence about it.
         tick_s: seconds between two looks at an endpoint that nothing happens to.
         ask_every_s: seconds between two questions to an engine that is Running.
@@ -59,9 +70,10 @@ class Controller:
         tick_s: float = 1.0,
         ask_every_s: float = 5.0,
     ) -> None:
-        self.ledger = Ledger(store)
+        self.ledger = Ledger(store, LiveStore(store.folder.parent))
         self.wishes = Wishes(self.ledger, self._wake)
         self.backend = backend
+        self._idleness = Idleness(Demand(store.folder.parent))
         self._diagnose = diagnose
         self._policy = policy or RestartPolicy()
         self._tick_s = tick_s
@@ -81,7 +93,7 @@ class Controller:
         for record in self.ledger.all():
             if record.replica is not None:
                 replica = await self._run(self.backend.adopt, record.replica)
-                self.ledger.note(record.model_copy(update={"replica": replica}))
+                self.ledger.note(record.model_copy(update={"replica": replica, "resting": False}))
                 log.info("%s: was %s with pid %s", record.name, record.state, _pid(replica))
                 known.append(replica)
         for sentence in await self._run(self.backend.end_strangers, known):
@@ -161,16 +173,20 @@ class Controller:
         before = self.ledger.get(name)
         if before.deleting and before.replica is None:
             await self._run(self.backend.forget, name)
+            self._idleness.forget(name)
             self.ledger.forget(name)
             log.info("%s: deleted", name)
             return False
         seen = await self._look(before)
+        self._idleness.saw(name, seen)
         record = self._if_still_wanted(before)
         if record is None:
             return True
         step = decide(self._facts(record, seen), self._policy)
         if step.action is Action.LAUNCH:
             return await self._launch(record)
+        if step.event is Event.SLEEP and not await self._rests(record):
+            return False
         if step.action is Action.END:
             await self._end_for(record, step, seen)
             return True
@@ -179,6 +195,22 @@ class Controller:
             return True
         if record.state is EndpointState.RUNNING and seen is not None:
             self._note_running(record, seen)
+        return False
+
+    async def _rests(self, record: EndpointRecord) -> bool:
+        """Send nobody there any more, then look once more: True when it is still idle, so that no call is cut off."""
+        self.ledger.note(record.model_copy(update={"resting": True}))
+        await asyncio.sleep(_SETTLE_S)
+        if record.replica is not None:
+            self._idleness.saw(
+                record.name, await self._run(partial(self.backend.observe, record.spec, record.replica, ask=False))
+            )
+        current = self._if_still_wanted(record)
+        if current is not None and self._idleness.idle(current):
+            return True
+        latest = self.ledger.find(record.name)
+        if latest is not None:
+            self.ledger.note(latest.model_copy(update={"resting": False}))
         return False
 
     def _if_still_wanted(self, before: EndpointRecord) -> EndpointRecord | None:
@@ -211,6 +243,8 @@ class Controller:
             since_launch_s=(now - replica.launched_at).total_seconds() if replica else 0.0,
             start_timeout_s=replica.start_timeout_s if replica else 0.0,
             retry_in_s=(record.retry_at - now).total_seconds() if record.retry_at else 0.0,
+            idle=self._idleness.idle(record),
+            asked_for=self._idleness.asked_for(record),
         )
 
     def _note_running(self, record: EndpointRecord, seen: Observation) -> None:
@@ -282,7 +316,8 @@ class Controller:
         replica = record.replica
         if replica is None:
             return
-        if record.state is EndpointState.RUNNING and step.event is not None and record.desired == "Running":
+        failed = step.event not in (None, Event.SLEEP)
+        if record.state is EndpointState.RUNNING and failed and record.desired == "Running":
             # said before what is left of it is ended, which may take a while: nobody should be sent there now
             ending = {"condition": "Unreachable", "message": "The engine ended; what it left is being ended too."}
             self.ledger.note(record.model_copy(update=ending))

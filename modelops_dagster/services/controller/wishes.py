@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from modelops_dagster.clients.endpoints import EndpointRecord, RecordStore
+from modelops_dagster.clients.endpoints import EndpointRecord, LiveStore, RecordStore
 from modelops_dagster.domain.endpoint_spec.this_machine import refusal_here
 from modelops_dagster.domain.endpoints import FAILED_STATES, EndpointSpec, EndpointState
 from modelops_dagster.domain.errors import Conflict, DiskFull, InvalidSpec, NoSuchEndpoint
@@ -18,14 +18,16 @@ log = logging.getLogger("modelops.controller")
 class Ledger:
     """The records in memory and on disk. Used from one thread."""
 
-    def __init__(self, store: RecordStore) -> None:
+    def __init__(self, store: RecordStore, live: LiveStore) -> None:
         self._store = store
+        self._live = live
         self._records: dict[str, EndpointRecord] = {}
         self._unsaved: set[str] = set()
 
     def load(self) -> list[str]:
         """Read every record; returns a sentence for each that cannot be read."""
         self._records, complaints = self._store.load_all()
+        self._publish()
         return complaints
 
     def __contains__(self, name: str) -> bool:
@@ -56,10 +58,12 @@ class Ledger:
         """
         self._store.save(record)
         self._records[record.name] = record
+        self._publish()
 
     def note(self, record: EndpointRecord) -> bool:
         """Write down a fact: in memory first, for it is true even when the disk is full. True when it is on disk."""
         self._records[record.name] = record
+        self._publish()
         try:
             self._store.save(record)
         except DiskFull as error:
@@ -79,6 +83,14 @@ class Ledger:
         self._store.delete(name)
         self._records.pop(name, None)
         self._unsaved.discard(name)
+        self._publish()
+
+    def _publish(self) -> None:
+        """Tell the gateway. What finds the disk full is told with the next change."""
+        try:
+            self._live.publish(record.live() for record in self.all())
+        except DiskFull as error:
+            log.error(error.sentence)
 
 
 class Wishes:
@@ -93,7 +105,9 @@ class Wishes:
         self._changed = changed
 
     def apply(self, spec: EndpointSpec) -> EndpointRecord:
-        """Make `spec` true. An endpoint that already runs it (or is on the way) is left alone; a failed one is retried.
+        """Make `spec` true. An endpoint that already runs it (or is on the way) is left alone, a failed one is retried.
+
+        A sleeping one wakes: who applies a spec wants to use it.
 
         Raises:
             InvalidSpec: this machine cannot do what the spec asks for.
@@ -109,10 +123,14 @@ class Wishes:
             record = EndpointRecord(spec=spec, desired="Running", state=EndpointState.BUILDING, since=now)
             return self._promise(record)
         under_way = record.desired == "Running" and record.state not in FAILED_STATES
-        return record if record.spec == spec and under_way else self._run(record, spec)
+        if record.spec != spec or not under_way:
+            return self._run(record, spec)
+        if record.state is EndpointState.SLEEPING:
+            return self._wish(record, **outcomes.after(record, Event.WAKE))
+        return record
 
     def start(self, name: str) -> EndpointRecord:
-        """Want it Running. Does nothing when it is, or is on the way."""
+        """Want it Running, and awake. Does nothing when it is, or is on the way."""
         return self.apply(self._ledger.get(name).spec)
 
     def restart(self, name: str) -> EndpointRecord:

@@ -101,7 +101,14 @@ def serve(settings: Settings) -> None:
     gc.disable()  # a quarter of the import would be the collector walking objects that stay for good
     from modelops_dagster.services.gateway.app import Worker
 
-    worker = Worker(paths, counts, batch_key=batch_key, max_in_flight=settings.gateway_max_in_flight, complain=complain)
+    worker = Worker(
+        paths,
+        counts,
+        batch_key=batch_key,
+        max_in_flight=settings.gateway_max_in_flight,
+        wake_hold_s=settings.gateway_wake_hold_s,
+        complain=complain,
+    )
     gc.freeze()
     gc.enable()
     children = {

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from modelops_dagster.clients.batches import BatchStore
 from modelops_dagster.clients.calls import CallFile
 from modelops_dagster.clients.credentials import CredentialStore
+from modelops_dagster.clients.endpoints import Demand, LiveStore
 from modelops_dagster.clients.keys import KeyStore, operator_key
 from modelops_dagster.clients.limits import LimitStore
 from modelops_dagster.clients.routes import RouteStore
@@ -25,6 +26,8 @@ from modelops_dagster.services.gateway.identity import Doorman
 from modelops_dagster.services.gateway.mirror import Mirror
 from modelops_dagster.services.gateway.reconcile import RouteReconciler
 from modelops_dagster.services.gateway.traffic import SharedCounts, Traffic
+from modelops_dagster.services.gateway.waking import Waking
+from modelops_dagster.services.gateway.whereabouts import addresses
 from modelops_dagster.settings import secret
 
 if TYPE_CHECKING:
@@ -44,6 +47,7 @@ class Worker:
         *,
         batch_key: str,
         max_in_flight: int,
+        wake_hold_s: float,
         complain: Callable[[str], None],
     ) -> None:
         import litellm
@@ -61,6 +65,7 @@ class Worker:
         self._counts = counts
         self._batch_key = batch_key
         self._max_in_flight = max_in_flight
+        self._wake_hold_s = wake_hold_s
         self._complain = complain
         self._tasks: list[asyncio.Task[None]] = []
         self._forbidden = steering_fields(all_litellm_params)
@@ -88,9 +93,9 @@ class Worker:
         limits, trials = LimitStore(paths.limits), TrialStore(paths.trials)
         log = CallLog(CallFile(paths.calls), limits, trials, complain=self._complain)
         traffic = Traffic(self._counts, self.number)
-        mirror = Mirror(log, traffic)
         async with proxy.router.lifespan_context(proxy) as state:
             follower = self._follower()
+            mirror = Mirror(log, traffic, lambda target: addresses(target, follower.live))
             self._gate = self._build_gate(follower, log, traffic, limits, mirror)
             self._tasks = [asyncio.create_task(follower.follow()), asyncio.create_task(_flush(log, os.getppid()))]
             # from here on a failed call is one line of ours and a row in the call log, not LiteLLM's three tracebacks
@@ -113,6 +118,7 @@ class Worker:
         store.prepare()
         follower = RouteReconciler(
             store,
+            LiveStore(self._paths.endpoints),
             self._paths.workers,
             self._server.llm_router,
             credentials=CredentialStore(self._paths.credentials, secret),
@@ -128,6 +134,15 @@ class Worker:
         paths = self._paths
         batches = BatchStore(paths.root)
         batches.prepare()
+        waking = Waking(
+            follower,
+            Demand(paths.endpoints),
+            traffic,
+            hold_s=self._wake_hold_s,
+            max_held=max(1, self._max_in_flight // 2),
+            complain=self._complain,
+        )
+        log.on_use = waking.used
         return Gate(
             self._server.app,
             doorman=Doorman(
@@ -143,6 +158,7 @@ class Worker:
             capacity=Capacity(
                 limits, traffic, max_in_flight=self._max_in_flight, price=self._price, complain=self._complain
             ),
+            waking=waking,
             mirror=mirror,
             batches=BatchApi(batches),
             forbidden=self._forbidden,

@@ -1,13 +1,15 @@
 """One row for every call a client made, refused ones too: who, what, which weights, how long, how much."""
 
 import asyncio
+import random
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from modelops_dagster.clients.calls import CLIENT_LEFT, CLIENTS_FAULT, UNFINISHED, CallFile
 from modelops_dagster.clients.limits import LimitStore, Use, is_limited
@@ -42,7 +44,10 @@ class Call:
     trial: str | None = None
     traffic: Traffic | None = None
     picked: list[str] = field(default_factory=list)
+    attempted: list[str] = field(default_factory=list)
+    targets: tuple[RouteTarget, ...] = ()
     inside: tuple[RouteTarget, float] | None = None
+    replica: str | None = None
     occupied: str | None = None
     hardware_usd: float = 0.0
     status: int | None = None
@@ -69,12 +74,24 @@ class Call:
             found.update(grant())
         return found
 
-    def enter(self, target: RouteTarget) -> None:
-        """An attempt at this target begins; the one before it, if there was one, is over."""
+    def least_busy(self, replicas: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """The deployment with the fewest calls under way, over all workers; by chance among equals."""
+
+        def busy(deployment: Mapping[str, Any]) -> tuple[int, float]:
+            url = deployment["litellm_params"].get("api_base") or ""
+            return (self.traffic.under_way(url) if self.traffic else 0, random.random())  # noqa: S311 - any will do
+
+        return min(replicas, key=busy) if len(replicas) > 1 else replicas[0]
+
+    def enter(self, target: RouteTarget, url: str | None = None) -> None:
+        """An attempt at this target begins, at this address of it; the one before, if there was one, is over."""
         self.leave()
         self.picked.append(target.endpoint)
         if self.traffic is not None:
             self.inside = (target, self.traffic.enter(deployment_id(target)))
+            if url is not None:
+                self.traffic.enter(url)
+                self.replica = url
 
     def leave(self) -> None:
         """The attempt under way is over; its share of the endpoint's time is what it cost."""
@@ -83,6 +100,9 @@ class Call:
             share_s = self.traffic.leave(deployment_id(target), entered)
             self.hardware_usd += share_s * target.usd_per_hour / 3600
             self.inside = None
+        if self.replica is not None and self.traffic is not None:
+            self.traffic.leave(self.replica, 0.0)
+            self.replica = None
 
     def occupy(self, alias: str) -> None:
         """One of the alias's calls is under way; it is over when this one ends."""
@@ -182,6 +202,8 @@ class CallLog:
         self._shown: list[tuple[str, int | None]] = []
         self._writing = asyncio.Lock()
         self._complain = complain
+        self._used: set[str] = set()
+        self.on_use: Callable[[Iterable[str]], None] = lambda _: None
 
     def begin(self, call: Call, traffic: Traffic) -> None:
         """Take a call that comes in."""
@@ -192,11 +214,18 @@ class CallLog:
     def add(self, call: Call) -> None:
         """Take a call that ended."""
         call.end()
+        self._used.update(call.picked)
         del self._open[call.call_id]
         self._ended.append(call)
 
     async def flush(self) -> None:
-        """Write what is new, without holding up the calls; a write that has begun ends even when this is cancelled."""
+        """Write what is new, without holding up the calls; a write that has begun ends even when this is cancelled.
+
+        `on_use` is told the endpoints that were in use since the last time.
+        """
+        used = self._used.union(*(call.picked[-1:] for call in self._open.values()))
+        self._used = set()
+        self.on_use(used)
         await asyncio.shield(asyncio.create_task(self._write(everything=False)))
 
     async def close(self) -> None:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import yaml
 
+from modelops_dagster.client import controller_folder
 from modelops_dagster.clients.credentials import credentials_folder
 from modelops_dagster.settings import Settings
 
@@ -26,6 +27,7 @@ class GatewayPaths(NamedTuple):
     limits: Path
     trials: Path
     credentials: Path
+    endpoints: Path
 
     @classmethod
     def of(cls, settings: Settings) -> "GatewayPaths":
@@ -39,6 +41,7 @@ class GatewayPaths(NamedTuple):
             limits=root / "limits.sqlite",
             trials=root / "trials.sqlite",
             credentials=credentials_folder(settings.home),
+            endpoints=controller_folder(settings.home),
         )
 
 

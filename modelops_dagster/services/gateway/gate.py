@@ -32,6 +32,8 @@ from modelops_dagster.services.gateway.mirror import Mirror
 from modelops_dagster.services.gateway.reconcile import RouteReconciler, served_versions
 from modelops_dagster.services.gateway.reply import Reply
 from modelops_dagster.services.gateway.traffic import Traffic
+from modelops_dagster.services.gateway.waking import Waking
+from modelops_dagster.services.gateway.whereabouts import addresses
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -49,6 +51,7 @@ class Gate:
         log: CallLog,
         traffic: Traffic,
         capacity: Capacity,
+        waking: Waking,
         mirror: Mirror,
         batches: BatchApi,
         forbidden: frozenset[str],
@@ -70,6 +73,7 @@ class Gate:
         self._log = log
         self._traffic = traffic
         self._capacity = capacity
+        self._waking = waking
         self._mirror = mirror
         self._batches = batches
         self._forbidden = forbidden
@@ -101,6 +105,7 @@ class Gate:
         self._log.begin(call, self._traffic)
         try:
             refusal, body, document = await self._prepare(call, scope, receive)
+            refusal = refusal or await self._waking.hold(call, scope, receive)
             if refusal is not None:
                 call.status, call.error = refusal.status, refusal.code
                 await refuse(send, refusal, call.call_id)
@@ -143,7 +148,7 @@ class Gate:
             asked = document.get("model") if isinstance(document, Mapping) else None
             call.alias = asked if isinstance(asked, str) and asked in table else None
             return admission, b"", {}
-        call.alias, call.stream = admission.alias, admission.stream
+        call.alias, call.stream, call.targets = admission.alias, admission.stream, admission.targets
         if who.log_prompts:
             call.prompt = _asked(document)
         refusal = self._capacity.occupy(call, who, admission.route, admission.targets, document, len(body))
@@ -194,7 +199,9 @@ class Gate:
         table = self._routes.table
         route = table.get(call.alias or "")
         routes = [table[a] for a in (route.alias, *route.fallbacks) if a in table] if route else []
-        return {urlsplit(t.url).netloc: t.endpoint for r in routes for t in r.targets if t.url}
+        live = self._routes.live
+        known = [(url, t.endpoint) for r in routes for t in r.targets for url in (t.url, *addresses(t, live)) if url]
+        return {urlsplit(url).netloc: endpoint for url, endpoint in known}
 
     # --- looking at what there is -----------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import httpx
 
@@ -21,7 +21,12 @@ MIRRORED = ("/chat/completions", "/completions", "/embeddings")
 class Mirror:
     """Sends copies. When too many are under way a call is not copied: a shadow must never slow the others down."""
 
-    def __init__(self, log: CallLog, traffic: Traffic) -> None:
+    def __init__(self, log: CallLog, traffic: Traffic, where: Callable[[RouteTarget], Sequence[str]]) -> None:
+        """
+        Args:
+            where: base URLs at which a target answers now.
+        """
+        self._where = where
         self._log = log
         self._traffic = traffic
         self._http = httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False)
@@ -34,8 +39,10 @@ class Mirror:
             return
         for target in route.targets:
             wanted = SHADOW in target.tags and random.random() * 100 < target.mirror_percent  # noqa: S311 - a share
-            if wanted and len(self._under_way) < MAX_AT_ONCE:
-                task = asyncio.create_task(self._send(target, path, call, document))
+            urls = self._where(target) if wanted else ()
+            if urls and len(self._under_way) < MAX_AT_ONCE:
+                url = random.choice(urls)  # noqa: S311 - any replica will do
+                task = asyncio.create_task(self._send(target, url, path, call, document))
                 self._under_way.add(task)
                 task.add_done_callback(self._under_way.discard)
 
@@ -45,16 +52,18 @@ class Mirror:
             task.cancel()
         await self._http.aclose()
 
-    async def _send(self, target: RouteTarget, path: str, original: Call, document: Mapping[str, object]) -> None:
+    async def _send(
+        self, target: RouteTarget, url: str, path: str, original: Call, document: Mapping[str, object]
+    ) -> None:
         call = Call(f"{original.call_id}-shadow", original.path, key=original.key, alias=original.alias, shadow=True)
         call.prompt = original.prompt
         self._log.begin(call, self._traffic)
-        call.enter(target)
+        call.enter(target, url)
         call.router_id = router_id(call.alias or "", target)
         body = {k: v for k, v in document.items() if k not in ("stream", "stream_options")}
         try:
             answer = await self._http.post(
-                f"{target.url}{path}",
+                f"{url}{path}",
                 content=json.dumps({**body, "model": target.served_model_name}),
                 headers={"content-type": "application/json"},
             )

@@ -12,6 +12,7 @@ from litellm.proxy._types import ProxyException, UserAPIKeyAuth
 
 from modelops_dagster.domain.choosing import choose
 from modelops_dagster.services.gateway.calls import CURRENT_CALL, Call
+from modelops_dagster.services.gateway.whereabouts import on_duty
 
 
 async def auth(request: Request, api_key: str) -> UserAPIKeyAuth:
@@ -38,18 +39,25 @@ class GatewayLogger(CustomLogger):  # type: ignore[misc]
         request_kwargs: dict[str, Any] | None = None,
         parent_otel_span: Any = None,
     ) -> list[Any]:
-        """Leave the Router one deployment: the one whose share of the weights this call falls in."""
+        """Leave the Router one deployment: of the target whose share of the weights this call falls in, the replica
+        that is least busy.
+        """
         call = CURRENT_CALL.get()
         granted = call.granted() if call else {}
-        excluded = (request_kwargs or {}).get("_excluded_deployment_ids") or ()
-        known = {d["model_info"]["id"]: d for d in healthy_deployments}
+        excluded = {*((request_kwargs or {}).get("_excluded_deployment_ids") or ()), *(call.attempted if call else ())}
+        known = on_duty(healthy_deployments)
+        fresh = {name: [d for d in found if d["model_info"]["id"] not in excluded] for name, found in known.items()}
         reachable = [name for name in granted if name in known]  # in the route's order, which the Router does not keep
-        left = [name for name in reachable if name not in excluded] or reachable
+        left = [name for name in reachable if fresh[name]] or reachable
         if call is None or not left:
             return []
-        chosen = choose([granted[name] for name in left], call.point, call.picked)
-        call.enter(chosen)
-        return [known[name] for name in left if granted[name] is chosen]
+        tried = [e for e in call.picked if not any(fresh[name] for name in left if granted[name].endpoint == e)]
+        chosen = choose([granted[name] for name in left], call.point, tried)
+        replicas = [d for name in left if granted[name] is chosen for d in fresh[name] or known[name]]
+        replica = call.least_busy(replicas)
+        call.attempted.append(replica["model_info"]["id"])
+        call.enter(chosen, replica["litellm_params"].get("api_base"))
+        return [replica]
 
     async def async_log_success_event(self, kwargs: Any, response_obj: Any, start_time: Any, end_time: Any) -> None:
         call, entry = CURRENT_CALL.get(), kwargs.get("standard_logging_object")

@@ -4,27 +4,31 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from modelops_dagster.clients.credentials import CredentialStore
+from modelops_dagster.clients.endpoints import LiveStore
+from modelops_dagster.clients.endpoints.live import FileSignature
 from modelops_dagster.clients.routes import RouteStore, Signature
 from modelops_dagster.domain.errors import IntegrityError, InvalidSpec
-from modelops_dagster.domain.gateway import Route, litellm_deployments, routed_targets, router_id
+from modelops_dagster.domain.gateway import Route, litellm_deployments, routed_targets
+from modelops_dagster.services.gateway.whereabouts import Live, replicas_of
 
 POLL_INTERVAL_S = 0.05
 SETTLED_AFTER_S = 1.0
 
 
 class RouteReconciler:
-    """One worker's view of the routes. `table` is what its Router serves right now."""
+    """One worker's view of the routes. `table` is what its Router serves right now, `live` at which addresses."""
 
     def __init__(
         self,
         store: RouteStore,
+        whereabouts: LiveStore,
         workers: Path,
         router: Any,
         *,
@@ -34,19 +38,23 @@ class RouteReconciler:
         """
         Args:
             store: the documents to follow.
+            whereabouts: where the controller says at which addresses endpoints answer.
             credentials: the providers' keys; they never enter a document.
             workers: folder where each worker says which versions it serves.
             router: a `litellm.Router`.
             complain: called with one sentence when a document cannot be followed.
         """
         self.table: Mapping[str, Route] = {}
+        self.live: Live = {}
         self._store = store
+        self._whereabouts = whereabouts
+        self._applied: dict[str, list[dict[str, Any]]] = {}
         self._report = workers / f"{os.getpid()}.json"
         self._router = router
         self._credentials = credentials
         self._keys: Mapping[str, str] = {}
         self._complain = complain
-        self._seen: Signature | None = None
+        self._seen: tuple[Signature, FileSignature] | None = None
         self._complaint = ""
 
     def follow_once(self) -> bool:
@@ -55,17 +63,21 @@ class RouteReconciler:
         There is no await in here: a call is routed by the old table or by the new one, never by half of each. A
         document that cannot be read leaves its alias as it was.
         """
-        signature = self._store.signature()
+        documents, endpoints = signature = (self._store.signature(), self._whereabouts.signature())
         # a file's clock is coarse: a document younger than a second may have changed again without looking different
-        newest_ns = max((mtime_ns for _, _, mtime_ns, _ in signature), default=0)
+        newest_ns = max((mtime_ns for _, _, mtime_ns, _ in documents), default=0)
+        newest_ns = max(newest_ns, endpoints[1])
         if signature == self._seen and time.time_ns() - newest_ns > SETTLED_AFTER_S * 1e9:
             return False
         wanted = self._read()
         keys = self._credentials.read(t.credential for r in wanted.values() for t in r.targets if t.credential)
-        changed = wanted != self.table or keys != self._keys
+        live = self._read_live()
+        routed = wanted != self.table or keys != self._keys
+        changed = routed or live != self.live
         if changed:
-            self._apply(wanted, keys)
-            self.table, self._keys = wanted, keys
+            self._apply(wanted, keys, live)
+            self.table, self._keys, self.live = wanted, keys, live
+        if routed:
             self._write_report()
         self._seen = signature
         return changed
@@ -100,28 +112,40 @@ class RouteReconciler:
                 wanted[alias] = route
         return wanted
 
-    def _apply(self, wanted: Mapping[str, Route], keys: Mapping[str, str]) -> None:
-        from litellm.types.router import Deployment, LiteLLM_Params, ModelInfo
+    def _read_live(self) -> Live:
+        try:
+            return self._whereabouts.read()
+        except ValueError as error:
+            self._say_once(f"{error}; endpoints are taken to be where they were")
+            return self.live
 
+    def _apply(self, wanted: Mapping[str, Route], keys: Mapping[str, str], live: Live) -> None:
         ids: set[str] = set()
         for alias, route in wanted.items():
-            if route == self.table.get(alias) and keys == self._keys:
-                ids.update(router_id(alias, t) for t in routed_targets(route))
-                continue
-            for item in litellm_deployments(route, keys):
-                deployment = Deployment(
-                    model_name=alias,
-                    litellm_params=LiteLLM_Params(**item["litellm_params"]),
-                    model_info=ModelInfo(**item["model_info"]),
-                )
-                self._router.upsert_deployment(deployment)
-                ids.add(deployment.model_info.id)
+            pairs = zip(litellm_deployments(route, keys), routed_targets(route), strict=True)
+            items = [replica for item, target in pairs for replica in replicas_of(item, target, live)]
+            if items != self._applied.get(alias):
+                self._upsert(alias, items)
+            self._applied[alias] = items
+            ids.update(item["model_info"]["id"] for item in items)
+        self._applied = {alias: items for alias, items in self._applied.items() if alias in wanted}
         known = set(self._router.get_model_ids())
         for missing in ids - known:
             self._say_once(f"LiteLLM did not accept the deployment {missing}; calls to it fail")
         for gone in known - ids:
             self._router.delete_deployment(id=gone)
         self._router.fallbacks = [{a: list(r.fallbacks)} for a, r in wanted.items() if r.fallbacks]
+
+    def _upsert(self, alias: str, items: Iterable[Mapping[str, Any]]) -> None:
+        from litellm.types.router import Deployment, LiteLLM_Params, ModelInfo
+
+        for item in items:
+            deployment = Deployment(
+                model_name=alias,
+                litellm_params=LiteLLM_Params(**item["litellm_params"]),
+                model_info=ModelInfo(**item["model_info"]),
+            )
+            self._router.upsert_deployment(deployment)
 
     def _write_report(self) -> None:
         body = {

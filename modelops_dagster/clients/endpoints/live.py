@@ -1,0 +1,119 @@
+"""What the gateway and the controller tell each other about endpoints, as files: where they answer, when they are used.
+
+`live.json` is the controller's: the addresses at which each endpoint answers right now. It follows every restart, so a
+route needs no change when an engine comes back on another port. `demand/<endpoint>` is the gateway's: its time is when
+the endpoint was last asked for. Neither needs the other program to run; what a kill loses is half a second of demand.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from modelops_dagster.domain.endpoints import ENDPOINT_NAME, EndpointState
+from modelops_dagster.domain.errors import DiskFull
+from modelops_dagster.domain.values import Value
+
+FileSignature = tuple[int, int, int]
+
+
+class LiveEndpoint(Value):
+    """One endpoint as the gateway needs it."""
+
+    name: str
+    served_model_name: str
+    state: EndpointState
+    since: datetime = Field(description="when the state was entered, UTC")
+    urls: tuple[str, ...] = Field(description="base URLs that answer now, one per replica, each ending in /v1")
+    wakes: bool = Field(default=False, description="it sleeps, or is on its way back: a call is worth holding")
+    start_seconds: float | None = Field(default=None, description="how long its last start took")
+
+
+class LiveStore:
+    """`<folder>/live.json`: written by the controller, followed by every worker of the gateway."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "live.json"
+        self._written: str | None = None
+
+    def publish(self, endpoints: Iterable[LiveEndpoint]) -> None:
+        """Write the table, whole or not at all, when it differs from what was written last.
+
+        Raises:
+            DiskFull: there is no room for it; the old table stays.
+        """
+        text = json.dumps([endpoint.model_dump(mode="json") for endpoint in endpoints], indent=1)
+        if text == self._written:
+            return
+        draft = self._path.with_suffix(".tmp")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            draft.write_text(text)
+            draft.replace(self._path)
+        except OSError as error:
+            raise DiskFull(
+                f"{self._path} cannot be written ({error.strerror}); free space or fix its rights."
+            ) from error
+        self._written = text
+
+    def read(self) -> Mapping[str, LiveEndpoint]:
+        """Endpoints by name; empty when no controller has run for this home.
+
+        Raises:
+            ValueError: the file is not such a table.
+        """
+        try:
+            entries = json.loads(self._path.read_bytes())
+        except FileNotFoundError:
+            return {}
+        try:
+            found = [LiveEndpoint.model_validate(entry) for entry in entries]
+        except (ValidationError, TypeError) as error:
+            raise ValueError(f"{self._path} does not list endpoints ({str(error).splitlines()[0]})") from error
+        return {endpoint.name: endpoint for endpoint in found}
+
+    def signature(self) -> FileSignature:
+        """(inode, modification time in ns, size): differs whenever the table changed; zeros when there is none."""
+        try:
+            stat = self._path.stat()
+        except FileNotFoundError:
+            return (0, 0, 0)
+        return (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+
+
+class Demand:
+    """`<folder>/demand/<endpoint>`: when somebody last asked for the endpoint."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "demand"
+
+    def note(self, name: str) -> None:
+        """The endpoint is asked for now.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        path = self._file(name)
+        try:
+            os.utime(path)
+        except FileNotFoundError:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            path.touch()
+
+    def last(self, name: str) -> datetime | None:
+        """When it was last asked for, UTC; None: never since it was made."""
+        try:
+            return datetime.fromtimestamp(self._file(name).stat().st_mtime, UTC)
+        except OSError:
+            return None
+
+    def forget(self, name: str) -> None:
+        self._file(name).unlink(missing_ok=True)
+
+    def _file(self, name: str) -> Path:
+        if not ENDPOINT_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is not an endpoint name")
+        return self._folder / name

@@ -1,0 +1,51 @@
+"""Who has been asked, and when: what decides that an endpoint sleeps and that it wakes."""
+
+from datetime import UTC, datetime
+
+from modelops_dagster.clients.endpoints import Demand, EndpointRecord
+from modelops_dagster.domain.endpoints import EndpointSpec, EndpointState
+from modelops_dagster.domain.lifecycle import Observation
+
+DEFAULT_COOLDOWN_S = 300
+
+
+class Idleness:
+    """Knows of use by two signs: what the gateway noted, and connections seen by whoever looked at the engine.
+
+    The second one is there for calls that come past the gateway (an evaluation asks the engine itself). What a
+    restart forgets counts as use, so it can only make an endpoint sleep later.
+    """
+
+    def __init__(self, demand: Demand) -> None:
+        self._demand = demand
+        self._opened = datetime.now(UTC)
+        self._seen: dict[str, datetime] = {}
+
+    def saw(self, name: str, seen: Observation | None) -> None:
+        """Take in what a look at the engine showed."""
+        if seen is not None and seen.in_use:
+            self._seen[name] = datetime.now(UTC)
+
+    def idle(self, record: EndpointRecord) -> bool:
+        """Whether nobody has used the endpoint for its cool-down period, and it may sleep."""
+        if not record.spec.scale_to_zero or record.state is not EndpointState.RUNNING:
+            return False
+        last = self._demand.last(record.name)
+        used = max(record.since, self._opened, self._seen.get(record.name, self._opened), last or self._opened)
+        return (datetime.now(UTC) - used).total_seconds() >= cooldown_s(record.spec)
+
+    def asked_for(self, record: EndpointRecord) -> bool:
+        """Whether somebody has asked for the endpoint since it fell asleep."""
+        if record.state is not EndpointState.SLEEPING:
+            return False
+        last = self._demand.last(record.name)
+        return last is not None and last > record.since
+
+    def forget(self, name: str) -> None:
+        self._seen.pop(name, None)
+        self._demand.forget(name)
+
+
+def cooldown_s(spec: EndpointSpec) -> int:
+    """Seconds without a request after which the endpoint sleeps."""
+    return spec.autoscale_config.cooldown_period if spec.autoscale_config else DEFAULT_COOLDOWN_S
