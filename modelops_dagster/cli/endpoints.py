@@ -63,6 +63,12 @@ def _show(status: "EndpointStatus") -> None:
         ("reason", status.reason),
     ]
     table("", ("field", "value"), [row for row in rows if row[1] is not None])
+    if len(status.replicas) > 1:
+        replicas = [
+            (r.index, f"{r.state} ({r.condition})" if r.condition else str(r.state), r.url, r.pid, r.restarts or None)
+            for r in status.replicas
+        ]
+        table("", ("replica", "state", "url", "pid", "restarts"), replicas)
     if status.message:
         click.echo(status.message)
     if status.log_tail:

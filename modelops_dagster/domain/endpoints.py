@@ -36,6 +36,7 @@ __all__ = [
     "LogChunk",
     "Parked",
     "Priority",
+    "ReplicaStatus",
 ]
 
 
@@ -57,6 +58,19 @@ FAILED_STATES = frozenset({EndpointState.BUILDING_FAILED, EndpointState.DEPLOY_F
 Condition = Literal["Degraded", "Preempted", "Updating", "Unreachable"]
 
 
+class ReplicaStatus(Value):
+    """One replica of an endpoint, as the controller reports it."""
+
+    index: int
+    state: EndpointState
+    condition: Condition | None = None
+    url: str | None = Field(default=None, description="base URL that ends in /v1, while it answers")
+    pid: int | None = None
+    message: str = ""
+    restarts: int = 0
+    since: datetime = Field(description="when the present state was entered, UTC")
+
+
 class EndpointStatus(Value):
     """Observed state, as the controller reports it."""
 
@@ -73,6 +87,7 @@ class EndpointStatus(Value):
     since: datetime = Field(description="when the present state was entered, UTC")
     start_seconds: float | None = Field(default=None, description="measured time from start to ready")
     engine_version: str | None = Field(default=None, description="version of the engine that was started last")
+    replicas: tuple[ReplicaStatus, ...] = Field(default=(), description="each engine of the endpoint")
 
     @property
     def failed(self) -> bool:

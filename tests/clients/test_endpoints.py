@@ -253,6 +253,7 @@ def test_only_the_last_logs_are_kept(machine: Machine, tmp_path: Path):
     for _ in range(8):
         replica = machine.start(spec)
         machine.seen(spec, replica, lambda o: not o.alive)
+        machine.backend.end(replica)
     assert len(list(Path(replica.log_path).parent.iterdir())) == 5
     machine.backend.forget("small")
     assert not Path(replica.log_path).parent.exists()

@@ -39,7 +39,7 @@ def checkpoint_users(home: Path) -> list[User]:
     users = [
         User(name=f"endpoint {r.name}", directory=_resolved(r.spec.checkpoint))
         for r in records.values()
-        if r.spec.checkpoint and (r.desired == "Running" or r.replica is not None)
+        if r.spec.checkpoint and (r.desired == "Running" or r.started)
     ]
     for route in RouteStore(home / "gateway").list():
         for target in route.targets:

@@ -5,7 +5,7 @@ from modelops_dagster.clients.endpoints.external import ExternalBackend
 from modelops_dagster.clients.endpoints.live import Demand, LiveEndpoint, LiveStore
 from modelops_dagster.clients.endpoints.machine import MachineBackend
 from modelops_dagster.clients.endpoints.process import ProcessBackend
-from modelops_dagster.clients.endpoints.records import EndpointRecord, RecordStore
+from modelops_dagster.clients.endpoints.records import EndpointRecord, RecordStore, ReplicaRecord
 
 __all__ = [
     "Demand",
@@ -21,4 +21,5 @@ __all__ = [
     "ProcessBackend",
     "RecordStore",
     "Replica",
+    "ReplicaRecord",
 ]

@@ -187,6 +187,11 @@ class ProcessBackend:
         At most 1 MiB a call; read on from the `offset` that is returned.
         """
         newest = max((self._logs / name).glob("*.log"), key=lambda path: path.stat().st_mtime_ns, default=None)
+        read = self._logs / name / f"{launch_id}.log"
+        if (
+            launch_id in self._handed_out and read.is_file()
+        ):  # of several replicas, whose logs all grow, one is followed
+            newest = read
         if newest is None:
             return LogChunk(launch_id=None, text="", offset=0)
         if newest.stem != launch_id:
@@ -206,7 +211,8 @@ class ProcessBackend:
         shutil.rmtree(self._work / name, ignore_errors=True)
 
     def _prune_logs(self, name: str) -> None:
-        logs = sorted((self._logs / name).glob("*.log"), key=lambda path: path.stat().st_mtime_ns)
+        ended = [path for path in (self._logs / name).glob("*.log") if path.stem not in self._handed_out]
+        logs = sorted(ended, key=lambda path: path.stat().st_mtime_ns)
         for log in logs[: max(0, len(logs) - KEPT_LOGS + 1)]:
             log.unlink(missing_ok=True)
 

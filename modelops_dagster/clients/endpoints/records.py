@@ -3,31 +3,40 @@
 import os
 from datetime import datetime
 from pathlib import Path
+from typing import Any, Self
 
 from pydantic import Field, ValidationError
 
 from modelops_dagster.clients.endpoints.backend import Replica
 from modelops_dagster.clients.endpoints.live import LiveEndpoint
-from modelops_dagster.domain.endpoints import Condition, EndpointSpec, EndpointState, EndpointStatus
+from modelops_dagster.domain.endpoints import Condition, EndpointSpec, EndpointState, EndpointStatus, ReplicaStatus
 from modelops_dagster.domain.engines import FailureReason
 from modelops_dagster.domain.errors import DiskFull
 from modelops_dagster.domain.lifecycle import Desired
 from modelops_dagster.domain.values import Value
 
+# An endpoint stands as its best replica does; one that fails among others is what makes it Degraded.
+_BEST_FIRST = (
+    EndpointState.RUNNING,
+    EndpointState.STARTUP,
+    EndpointState.DEPLOYING,
+    EndpointState.BUILDING,
+    EndpointState.SLEEPING,
+    EndpointState.RUNTIME_ERROR,
+    EndpointState.DEPLOY_FAILED,
+    EndpointState.BUILDING_FAILED,
+    EndpointState.STOPPED,
+)
 _ON_THE_WAY = frozenset(
     {EndpointState.SLEEPING, EndpointState.BUILDING, EndpointState.DEPLOYING, EndpointState.STARTUP}
 )
 
 
-class EndpointRecord(Value):
-    """Everything the controller knows about one endpoint. Only the controller writes it."""
+class ReplicaRecord(Value):
+    """One place for an engine of an endpoint: what was started there last, and how it stands."""
 
-    spec: EndpointSpec
-    desired: Desired
     state: EndpointState
     since: datetime = Field(description="when the state was entered, UTC")
-    generation: int = Field(default=1, description="increases with every wish: apply, start, stop, restart, delete")
-    replica_generation: int = Field(default=1, description="a replica of an older generation is replaced")
     replica: Replica | None = None
     condition: Condition | None = None
     reason: FailureReason | None = None
@@ -40,6 +49,20 @@ class EndpointRecord(Value):
     start_seconds: float | None = None
     engine_version: str | None = None
     resting: bool = Field(default=False, description="about to sleep: nobody is sent there any more")
+
+
+class EndpointRecord(ReplicaRecord):
+    """Everything the controller knows about one endpoint. Only the controller writes it.
+
+    The fields of its first replica, which every endpoint has, are the record's own; `others` has the rest.
+    """
+
+    spec: EndpointSpec
+    desired: Desired
+    generation: int = Field(default=1, description="increases with every wish: apply, start, stop, restart, delete")
+    replica_generation: int = Field(default=1, description="a replica of an older generation is replaced")
+    others: tuple[ReplicaRecord, ...] = Field(default=(), description="replicas 1, 2, ...")
+    scaled_to: int | None = Field(default=None, description="replicas the traffic asks for; None: the fewest allowed")
     deleting: bool = False
 
     @property
@@ -47,43 +70,115 @@ class EndpointRecord(Value):
         return self.spec.name
 
     @property
-    def outdated(self) -> bool:
-        """The replica belongs to an earlier wish."""
-        return self.replica is not None and self.replica.generation < self.replica_generation
+    def wanted(self) -> int:
+        """Replicas there should be while the endpoint is wanted."""
+        fewest = max(1, self.spec.min_replicas)
+        return min(max(fewest, self.scaled_to or 0), max(fewest, self.spec.max_replicas))
+
+    @property
+    def replicas(self) -> tuple[ReplicaRecord, ...]:
+        """Every replica, by its number."""
+        return (self, *self.others)
+
+    @property
+    def started(self) -> tuple[Replica, ...]:
+        """What was launched and not ended yet."""
+        return tuple(r.replica for r in self.replicas if r.replica is not None)
+
+    def desired_of(self, index: int) -> Desired:
+        """What is wanted of one replica."""
+        return "Running" if self.desired == "Running" and index < self.wanted else "Stopped"
+
+    def is_outdated(self, index: int) -> bool:
+        """Whether the replica belongs to an earlier wish."""
+        replica = self.replicas[index].replica
+        return replica is not None and replica.generation < self.replica_generation
+
+    def with_replica(self, index: int, **changes: Any) -> Self:
+        """The record with changes to one replica."""
+        if index == 0:
+            return self.model_copy(update=changes)
+        changed = [r.model_copy(update=changes) if n == index else r for n, r in enumerate(self.others, 1)]
+        return self.model_copy(update={"others": tuple(changed)})
+
+    def fitted(self, now: datetime) -> Self:
+        """The record with a place for every replica that is wanted, and without the last ones that are not there.
+
+        Numbers do not change: a place in the middle stays until those behind it are gone.
+        """
+        others = list(self.others)
+        if self.desired == "Running":
+            missing = self.wanted - 1 - len(others)
+            others += [ReplicaRecord(state=EndpointState.BUILDING, since=now) for _ in range(missing)]
+        while others and self.desired_of(len(others)) == "Stopped" and others[-1].state is EndpointState.STOPPED:
+            if others[-1].replica is not None:
+                break
+            others.pop()
+        return self.model_copy(update={"others": tuple(others)})
+
+    def urls(self) -> tuple[str, ...]:
+        """Where it answers now."""
+        found = [self._url(index) for index in range(len(self.replicas))]
+        return tuple(url for url in found if url is not None)
+
+    def _url(self, index: int) -> str | None:
+        replica = self.replicas[index]
+        wanted = self.desired_of(index) == "Running" and not self.is_outdated(index)
+        answers = replica.state is EndpointState.RUNNING and replica.condition != "Unreachable" and not replica.resting
+        return replica.replica.url if replica.replica is not None and wanted and answers else None
 
     def status(self) -> EndpointStatus:
-        """What the controller tells others."""
-        wanted = self.desired == "Running" and not self.outdated
-        answers = self.state is EndpointState.RUNNING and self.condition != "Unreachable" and not self.resting
-        identity = self.replica.identity if self.replica else None
+        """What the controller tells others: the state of the replica that is furthest, and what is amiss with any."""
+        counted = [r for n, r in enumerate(self.replicas) if self.desired_of(n) == "Running"] or list(self.replicas)
+        lead = min(counted, key=lambda replica: _BEST_FIRST.index(replica.state))
+        urls = self.urls()
+        lacking = next((r for r in counted if r is not lead and r.state is not lead.state), None)
+        degraded = lead.state is EndpointState.RUNNING and lacking is not None and lead.condition is None
+        told = lacking if degraded and lacking is not None else lead
+        pids = [replica.identity.pid for replica in self.started if replica.identity is not None]
         return EndpointStatus(
             spec=self.spec,
             desired=self.desired,
-            state=self.state,
-            condition=self.condition,
-            url=self.replica.url if self.replica is not None and wanted and answers else None,
-            reason=self.reason,
-            message=self.message,
-            log_tail=self.log_tail,
+            state=lead.state,
+            condition="Degraded" if degraded else lead.condition,
+            url=urls[0] if urls else None,
+            reason=told.reason,
+            message=told.message or (f"{len(urls)} of {self.wanted} replicas answer." if degraded else ""),
+            log_tail=told.log_tail,
+            pid=pids[0] if pids else None,
+            restarts=sum(replica.restarts for replica in self.replicas),
+            since=lead.since,
+            start_seconds=lead.start_seconds,
+            engine_version=lead.engine_version,
+            replicas=tuple(self._replica_status(index) for index in range(len(self.replicas))),
+        )
+
+    def _replica_status(self, index: int) -> ReplicaStatus:
+        replica = self.replicas[index]
+        identity = replica.replica.identity if replica.replica else None
+        return ReplicaStatus(
+            index=index,
+            state=replica.state,
+            condition=replica.condition,
+            url=self._url(index),
             pid=identity.pid if identity else None,
-            restarts=self.restarts,
-            since=self.since,
-            start_seconds=self.start_seconds,
-            engine_version=self.engine_version,
+            message=replica.message,
+            restarts=replica.restarts,
+            since=replica.since,
         )
 
     def live(self) -> LiveEndpoint:
         """What the gateway is told."""
-        url = self.status().url
-        waiting = self.state in _ON_THE_WAY or self.resting
+        status = self.status()
+        waiting = status.state in _ON_THE_WAY or any(replica.resting for replica in self.replicas)
         return LiveEndpoint(
             name=self.name,
             served_model_name=self.spec.served_model_name,
-            state=self.state,
-            since=self.since,
-            urls=(url,) if url else (),
+            state=status.state,
+            since=status.since,
+            urls=self.urls(),
             wakes=self.spec.scale_to_zero and self.desired == "Running" and waiting,
-            start_seconds=self.start_seconds,
+            start_seconds=status.start_seconds,
         )
 
 

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from modelops_dagster.clients.endpoints import Demand, EndpointRecord
+from modelops_dagster.clients.endpoints import Demand, EndpointRecord, ReplicaRecord
 from modelops_dagster.domain.endpoints import EndpointSpec, EndpointState
 from modelops_dagster.domain.lifecycle import Observation
 
@@ -26,20 +26,20 @@ class Idleness:
         if seen is not None and seen.in_use:
             self._seen[name] = datetime.now(UTC)
 
-    def idle(self, record: EndpointRecord) -> bool:
-        """Whether nobody has used the endpoint for its cool-down period, and it may sleep."""
-        if not record.spec.scale_to_zero or record.state is not EndpointState.RUNNING:
+    def idle(self, record: EndpointRecord, replica: ReplicaRecord) -> bool:
+        """Whether nobody has used the endpoint for its cool-down period, so that this replica of it may sleep."""
+        if not record.spec.scale_to_zero or replica.state is not EndpointState.RUNNING:
             return False
         last = self._demand.last(record.name)
-        used = max(record.since, self._opened, self._seen.get(record.name, self._opened), last or self._opened)
+        used = max(replica.since, self._opened, self._seen.get(record.name, self._opened), last or self._opened)
         return (datetime.now(UTC) - used).total_seconds() >= cooldown_s(record.spec)
 
-    def asked_for(self, record: EndpointRecord) -> bool:
-        """Whether somebody has asked for the endpoint since it fell asleep."""
-        if record.state is not EndpointState.SLEEPING:
+    def asked_for(self, name: str, replica: ReplicaRecord) -> bool:
+        """Whether somebody has asked for the endpoint since this replica of it fell asleep."""
+        if replica.state is not EndpointState.SLEEPING:
             return False
-        last = self._demand.last(record.name)
-        return last is not None and last > record.since
+        last = self._demand.last(name)
+        return last is not None and last > replica.since
 
     def forget(self, name: str) -> None:
         self._seen.pop(name, None)

@@ -4,7 +4,8 @@ import signal
 from datetime import UTC, datetime
 from typing import Any
 
-from modelops_dagster.clients.endpoints import EndpointRecord, Replica
+from modelops_dagster.clients.endpoints import Replica, ReplicaRecord
+from modelops_dagster.domain.endpoints import EndpointSpec
 from modelops_dagster.domain.engines import FailureReason
 from modelops_dagster.domain.lifecycle import Event, Observation, next_state
 
@@ -20,8 +21,8 @@ _CLEAN: dict[str, Any] = {
 }
 
 
-def after(record: EndpointRecord, event: Event) -> dict[str, Any]:
-    """The record's changed fields once `event` happened; the caller adds reasons and sentences."""
+def after(record: ReplicaRecord, event: Event) -> dict[str, Any]:
+    """A replica's changed fields once `event` happened to it; the caller adds reasons and sentences."""
     now = datetime.now(UTC)
     state = next_state(record.state, event)
     changes: dict[str, Any] = {"state": state}
@@ -49,19 +50,24 @@ def after(record: EndpointRecord, event: Event) -> dict[str, Any]:
 
 
 def describe(
-    record: EndpointRecord, seen: Observation | None, timed_out: bool, reason: FailureReason, cause: str
+    spec: EndpointSpec,
+    record: ReplicaRecord,
+    seen: Observation | None,
+    timed_out: bool,
+    reason: FailureReason,
+    cause: str,
 ) -> str:
     """Why the engine is gone: how it ended, what caused it, and the command that shows the rest."""
-    if record.spec.is_external:
+    if spec.is_external:
         detail = (seen.detail if seen else "") or "it does not answer"
-        return f"{detail[0].upper()}{detail[1:]}. Correct it, then `modelops endpoints start {record.name}`."
+        return f"{detail[0].upper()}{detail[1:]}. Correct it, then `modelops endpoints start {spec.name}`."
     if timed_out:
         limit_s = record.replica.start_timeout_s if record.replica else 0.0
         how = f"was not ready within {limit_s:g} s"
     else:
         how = _ended(seen.exit_code if seen else None) + ("" if record.ever_ready else " before it was ready")
-    logs = f"`modelops endpoints logs {record.name}` shows the rest."
-    return f"Engine {record.spec.engine} {how} ({reason}). {cause.rstrip('.')}. {logs}"
+    logs = f"`modelops endpoints logs {spec.name}` shows the rest."
+    return f"Engine {spec.engine} {how} ({reason}). {cause.rstrip('.')}. {logs}"
 
 
 def _ended(exit_code: int | None) -> str:
@@ -75,9 +81,9 @@ def _ended(exit_code: int | None) -> str:
         return f"was ended by signal {-exit_code}"
 
 
-def describe_silence(record: EndpointRecord, seen: Observation) -> str:
-    """Why nobody is sent to an endpoint that should be there."""
-    if record.spec.is_external:
+def describe_silence(spec: EndpointSpec, seen: Observation) -> str:
+    """Why nobody is sent to an engine that should be there."""
+    if spec.is_external:
         return f"It does not answer: {seen.detail}. It is asked again."
     return f"The engine runs but does not answer: {seen.detail or 'its port is closed'}."
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from modelops_dagster.clients.endpoints import EndpointRecord, LiveStore, RecordStore
+from modelops_dagster.domain.endpoint_spec.changes import changes_while_running
 from modelops_dagster.domain.endpoint_spec.this_machine import refusal_here
 from modelops_dagster.domain.endpoints import FAILED_STATES, EndpointSpec, EndpointState
 from modelops_dagster.domain.errors import Conflict, DiskFull, InvalidSpec, NoSuchEndpoint
@@ -13,6 +14,10 @@ from modelops_dagster.domain.lifecycle import Event
 from modelops_dagster.services.controller import outcomes
 
 log = logging.getLogger("modelops.controller")
+
+
+# How a replica that does nothing by itself is set going when its endpoint is asked for.
+_ROUSED_BY = {EndpointState.SLEEPING: Event.WAKE} | dict.fromkeys(FAILED_STATES, Event.START)
 
 
 class Ledger:
@@ -107,7 +112,7 @@ class Wishes:
     def apply(self, spec: EndpointSpec) -> EndpointRecord:
         """Make `spec` true. An endpoint that already runs it (or is on the way) is left alone, a failed one is retried.
 
-        A sleeping one wakes: who applies a spec wants to use it.
+        A sleeping one wakes: who applies a spec wants to use it. A spec that scales it differently replaces no engine.
 
         Raises:
             InvalidSpec: this machine cannot do what the spec asks for.
@@ -121,13 +126,16 @@ class Wishes:
         if record is None:
             now = datetime.now(UTC)
             record = EndpointRecord(spec=spec, desired="Running", state=EndpointState.BUILDING, since=now)
-            return self._promise(record)
-        under_way = record.desired == "Running" and record.state not in FAILED_STATES
-        if record.spec != spec or not under_way:
+            return self._promise(record.fitted(now))
+        under_way = record.desired == "Running" and not record.status().failed
+        if not under_way or not changes_while_running(record.spec, spec):
             return self._run(record, spec)
-        if record.state is EndpointState.SLEEPING:
-            return self._wish(record, **outcomes.after(record, Event.WAKE))
-        return record
+        idle = {n: event for n, replica in enumerate(record.replicas) if (event := _ROUSED_BY.get(replica.state))}
+        if record.spec == spec and not idle:
+            return record
+        for index, event in idle.items():
+            record = record.with_replica(index, **outcomes.after(record.replicas[index], event))
+        return self._wish(record, spec=spec)
 
     def start(self, name: str) -> EndpointRecord:
         """Want it Running, and awake. Does nothing when it is, or is on the way."""
@@ -161,12 +169,17 @@ class Wishes:
     def _run(self, record: EndpointRecord, spec: EndpointSpec) -> EndpointRecord:
         if record.deleting:
             raise Conflict(f"Endpoint {record.name} is being deleted; ask again in a moment.")
-        changes = outcomes.after(record, Event.START)
-        changes["condition"] = "Updating" if record.replica is not None else None
-        return self._wish(record, **changes, spec=spec, desired="Running", replica_generation=record.generation + 1)
+        for index, replica in enumerate(record.replicas):
+            changes = outcomes.after(replica, Event.START)
+            changes["condition"] = "Updating" if replica.replica is not None else None
+            record = record.with_replica(index, **changes)
+        return self._wish(
+            record, spec=spec, desired="Running", scaled_to=None, replica_generation=record.generation + 1
+        )
 
     def _wish(self, record: EndpointRecord, **changes: Any) -> EndpointRecord:
-        return self._promise(record.model_copy(update={"generation": record.generation + 1, **changes}))
+        changed = record.model_copy(update={"generation": record.generation + 1, **changes})
+        return self._promise(changed.fitted(datetime.now(UTC)))
 
     def _promise(self, record: EndpointRecord) -> EndpointRecord:
         self._ledger.promise(record)
