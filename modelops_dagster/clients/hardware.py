@@ -30,6 +30,15 @@ def inventory(accelerator: str, declared: str) -> tuple[Hardware, ...]:
     return gpus or seen_gpus() or (memory(),)
 
 
+def accelerator_slots(accelerator: str, declared: str) -> tuple[str, ...]:
+    """Names of the accelerators that engines and jobs are given, as CUDA_VISIBLE_DEVICES takes them: `0`, `1`, ...
+
+    Declared ones count whether this machine has them or not, those of one node; else what the driver lists.
+    """
+    kinds = parse_hardware(declared) or (() if accelerator == "cpu" else seen_gpus())
+    return tuple(str(index) for index in range(sum(kind.per_node for kind in kinds if kind.kind == "cuda")))
+
+
 def seen_gpus() -> tuple[Hardware, ...]:
     """The GPUs that `nvidia-smi` lists, by kind; none where there is no driver, or it does not answer."""
     try:

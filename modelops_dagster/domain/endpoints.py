@@ -66,6 +66,7 @@ class ReplicaStatus(Value):
     condition: Condition | None = None
     url: str | None = Field(default=None, description="base URL that ends in /v1, while it answers")
     pid: int | None = None
+    devices: tuple[str, ...] = Field(default=(), description="accelerators it was given")
     message: str = ""
     restarts: int = 0
     since: datetime = Field(description="when the present state was entered, UTC")

@@ -30,6 +30,7 @@ class Event(StrEnum):
     CRASHED = "crashed"  # ended after it had been ready; it will be started again
     GAVE_UP = "gave up"  # crashed once too often
     LOST = "lost"  # gone through no fault of its own: the machine restarted, another program took the port
+    PREEMPTED = "preempted"  # ended to make room for work of a higher priority; it starts again when there is room
     SLEEP = "sleep"  # nobody asks it anything
     WAKE = "wake"  # somebody asks a sleeping one
     STOPPED = "stopped"  # no process of it is left
@@ -55,6 +56,7 @@ TRANSITIONS: Mapping[EndpointState, Mapping[Event, EndpointState]] = MappingProx
             Event.CRASHED: EndpointState.DEPLOYING,
             Event.GAVE_UP: EndpointState.RUNTIME_ERROR,
             Event.LOST: EndpointState.DEPLOYING,
+            Event.PREEMPTED: EndpointState.DEPLOYING,
         },
         EndpointState.STARTUP: {
             **_ANY,
@@ -63,12 +65,14 @@ TRANSITIONS: Mapping[EndpointState, Mapping[Event, EndpointState]] = MappingProx
             Event.CRASHED: EndpointState.DEPLOYING,
             Event.GAVE_UP: EndpointState.RUNTIME_ERROR,
             Event.LOST: EndpointState.DEPLOYING,
+            Event.PREEMPTED: EndpointState.DEPLOYING,
         },
         EndpointState.RUNNING: {
             **_ANY,
             Event.CRASHED: EndpointState.DEPLOYING,
             Event.GAVE_UP: EndpointState.RUNTIME_ERROR,
             Event.LOST: EndpointState.DEPLOYING,
+            Event.PREEMPTED: EndpointState.DEPLOYING,
             Event.SLEEP: EndpointState.SLEEPING,
         },
         EndpointState.SLEEPING: {**_ANY, Event.WAKE: EndpointState.BUILDING},
@@ -145,6 +149,7 @@ class Facts:
     since_launch_s: float = 0.0
     start_timeout_s: float = 600.0
     retry_in_s: float = 0.0  # until the next start is due
+    evicted: bool = False  # its accelerators are wanted for work of a higher priority
     idle: bool = False  # it may sleep, and nobody has asked it anything for its cool-down period
     asked_for: bool = False  # somebody has asked for it since it fell asleep
 
@@ -181,6 +186,8 @@ def _watch(facts: Facts, seen: Observation, policy: RestartPolicy) -> Step:
     """The step for an engine that should be there."""
     if seen.lost:
         return Step(Action.END, Event.LOST)
+    if facts.evicted:
+        return Step(Action.END, Event.PREEMPTED)
     if not seen.alive:
         return Step(Action.END, failure_event(facts.ever_ready, facts.failures, policy))
     if facts.state is EndpointState.DEPLOYING:

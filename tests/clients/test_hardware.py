@@ -49,3 +49,9 @@ def test_a_container_has_what_it_may_use(tmp_path: Path, monkeypatch: pytest.Mon
     assert hardware.memory().memory_bytes == 2**30
     (tmp_path / "memory.max").write_text("max\n")
     assert hardware.memory().memory_bytes > 2**30
+
+
+def test_declared_accelerators_are_slots_and_a_cpu_has_none():
+    assert hardware.accelerator_slots("auto", "2xH100-80GB") == ("0", "1")
+    assert hardware.accelerator_slots("cpu", "2x4xH100-80GB") == ("0", "1", "2", "3"), "of one node"
+    assert hardware.accelerator_slots("cpu", "") == ()

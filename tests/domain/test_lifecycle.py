@@ -133,6 +133,7 @@ class Endpoint(RuleBasedStateMachine):
         self.rebooted: set[int] = set()
         self.idle = False
         self.asked_for = False
+        self.evicted = False
 
     # wishes
 
@@ -156,6 +157,10 @@ class Endpoint(RuleBasedStateMachine):
         self.desired = "Stopped"
 
     # the world
+
+    @rule()
+    def its_accelerators_are_wanted(self) -> None:
+        self.evicted = self.recorded is not None
 
     @rule(idle=st.booleans())
     def calls_come_or_do_not(self, idle: bool) -> None:
@@ -214,6 +219,7 @@ class Endpoint(RuleBasedStateMachine):
             since_launch_s=engine.age_s if engine else 0.0,
             start_timeout_s=20.0,
             retry_in_s=self.retry_in_s,
+            evicted=self.evicted,
             idle=self.idle and self.state is EndpointState.RUNNING,
             asked_for=self.asked_for,
         )
@@ -254,6 +260,7 @@ class Endpoint(RuleBasedStateMachine):
 
     def _drop(self) -> None:
         self.recorded = None
+        self.evicted = False
 
     def _write_replica(self) -> None:
         self._event(Event.PREPARED)

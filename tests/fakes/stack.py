@@ -32,13 +32,14 @@ def wait_until(look: Callable[[], T], good: Callable[[T], object] = bool, timeou
 class Stack:
     """One home, its controller program, and a client."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **environ: str) -> None:
         self.home = folder / ".modelops"
         self.log = folder / "controller.log"
         self.checkpoint = folder / "checkpoint"
         self.checkpoint.mkdir()
         self.port = processes.free_port("127.0.0.1")
-        self.settings = Settings.load({"MODELOPS_HOME": str(self.home), "MODELOPS_CONTROLLER_PORT": str(self.port)})
+        own = {"MODELOPS_HOME": str(self.home), "MODELOPS_CONTROLLER_PORT": str(self.port)}
+        self.settings = Settings.load({**own, **environ})
         self.program: subprocess.Popen[bytes] | None = None
         self.client: ModelOpsClient
 

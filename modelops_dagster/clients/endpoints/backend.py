@@ -57,6 +57,7 @@ class Replica(Value):
     launched_at: datetime
     start_timeout_s: float
     health_path: str | None = Field(default=None, description="asked before the models are, where the engine has one")
+    devices: tuple[str, ...] = Field(default=(), description="accelerators it was given; the only ones it sees")
     identity: ProcessIdentity | None = Field(default=None, description="None until the process exists")
 
     @property
@@ -79,7 +80,9 @@ class EndpointBackend(Protocol):
     Every method may block and may be called from several threads, for different endpoints at once.
     """
 
-    def prepare(self, spec: EndpointSpec, generation: int, reserved_ports: Collection[int] = ()) -> Prepared:
+    def prepare(
+        self, spec: EndpointSpec, generation: int, reserved_ports: Collection[int] = (), devices: tuple[str, ...] = ()
+    ) -> Prepared:
         """Fix command, port and log. Starts nothing.
 
         Raises:

@@ -58,7 +58,9 @@ class ExternalBackend:
         self._prober = Prober()
         self._watched: dict[str, _Watched] = {}
 
-    def prepare(self, spec: EndpointSpec, generation: int, reserved_ports: Collection[int] = ()) -> Prepared:
+    def prepare(
+        self, spec: EndpointSpec, generation: int, reserved_ports: Collection[int] = (), devices: tuple[str, ...] = ()
+    ) -> Prepared:
         """Fix the address and the log.
 
         Raises:
@@ -78,6 +80,7 @@ class ExternalBackend:
             argv=(),
             launched_at=datetime.now(UTC),
             start_timeout_s=START_TIMEOUT_S,
+            devices=devices,
         )
         return Prepared(replica, NoLaunch())
 

@@ -16,8 +16,10 @@ class MachineBackend:
         self._processes = processes
         self._external = external
 
-    def prepare(self, spec: EndpointSpec, generation: int, reserved_ports: Collection[int] = ()) -> Prepared:
-        return self._of(spec).prepare(spec, generation, reserved_ports)
+    def prepare(
+        self, spec: EndpointSpec, generation: int, reserved_ports: Collection[int] = (), devices: tuple[str, ...] = ()
+    ) -> Prepared:
+        return self._of(spec).prepare(spec, generation, reserved_ports, devices)
 
     def start(self, spec: EndpointSpec, prepared: Prepared) -> Replica:
         return self._of(spec).start(spec, prepared)

@@ -44,7 +44,9 @@ class ProcessBackend:
             trust_env=False, timeout=_ASK_TIMEOUT_S, limits=httpx.Limits(max_keepalive_connections=0)
         )
 
-    def prepare(self, spec: EndpointSpec, generation: int, reserved_ports: Collection[int] = ()) -> Prepared:
+    def prepare(
+        self, spec: EndpointSpec, generation: int, reserved_ports: Collection[int] = (), devices: tuple[str, ...] = ()
+    ) -> Prepared:
         """Fix command, port and log. Starts nothing.
 
         Raises:
@@ -78,6 +80,7 @@ class ProcessBackend:
             launched_at=datetime.now(UTC),
             start_timeout_s=spec.start_timeout_s or manifest.start_timeout_s,
             health_path=manifest.health_path,
+            devices=devices,
         )
         return Prepared(replica, launch)
 
@@ -88,7 +91,8 @@ class ProcessBackend:
             EndpointFailed, DiskFull: the program or its log cannot be opened.
         """
         replica, launch = prepared.replica, prepared.launch
-        identity = processes.spawn(launch.argv, launch.environ, Path(replica.log_path), self._work / spec.name)
+        environ = {**launch.environ, **visible_devices(replica.devices)}
+        identity = processes.spawn(launch.argv, environ, Path(replica.log_path), self._work / spec.name)
         return replica.model_copy(update={"identity": identity})
 
     def adopt(self, replica: Replica) -> Replica:
@@ -215,6 +219,11 @@ class ProcessBackend:
         logs = sorted(ended, key=lambda path: path.stat().st_mtime_ns)
         for log in logs[: max(0, len(logs) - KEPT_LOGS + 1)]:
             log.unlink(missing_ok=True)
+
+
+def visible_devices(devices: Collection[str]) -> dict[str, str]:
+    """The variables that show a program its accelerators and no other; none for a program that was given none."""
+    return {"CUDA_VISIBLE_DEVICES": ",".join(devices), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if devices else {}
 
 
 def _tail(path: Path, lines: int) -> tuple[str, int]:

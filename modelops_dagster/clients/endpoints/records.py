@@ -48,6 +48,7 @@ class ReplicaRecord(Value):
     retry_at: datetime | None = None
     start_seconds: float | None = None
     engine_version: str | None = None
+    waits_for: str = Field(default="", description="why it is not started yet, as a sentence; empty: it does not wait")
     resting: bool = Field(default=False, description="about to sleep: nobody is sent there any more")
 
 
@@ -143,7 +144,9 @@ class EndpointRecord(ReplicaRecord):
             condition="Degraded" if degraded else lead.condition,
             url=urls[0] if urls else None,
             reason=told.reason,
-            message=told.message or (f"{len(urls)} of {self.wanted} replicas answer." if degraded else ""),
+            message=told.waits_for
+            or told.message
+            or (f"{len(urls)} of {self.wanted} replicas answer." if degraded else ""),
             log_tail=told.log_tail,
             pid=pids[0] if pids else None,
             restarts=sum(replica.restarts for replica in self.replicas),
@@ -162,7 +165,8 @@ class EndpointRecord(ReplicaRecord):
             condition=replica.condition,
             url=self._url(index),
             pid=identity.pid if identity else None,
-            message=replica.message,
+            message=replica.waits_for or replica.message,
+            devices=replica.replica.devices if replica.replica else (),
             restarts=replica.restarts,
             since=replica.since,
         )

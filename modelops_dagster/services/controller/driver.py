@@ -16,7 +16,7 @@ from typing import Any
 from modelops_dagster.clients.endpoints import EndpointBackend, EndpointRecord, Prepared, Replica, ReplicaRecord
 from modelops_dagster.domain.endpoints import EndpointState
 from modelops_dagster.domain.engines import FailureReason
-from modelops_dagster.domain.errors import DiskFull, EngineMissing, ModelOpsError
+from modelops_dagster.domain.errors import DiskFull, EngineMissing, InvalidSpec, ModelOpsError
 from modelops_dagster.domain.lifecycle import (
     WITH_REPLICA,
     Action,
@@ -29,6 +29,7 @@ from modelops_dagster.domain.lifecycle import (
     failure_event,
 )
 from modelops_dagster.services.controller import outcomes
+from modelops_dagster.services.controller.accelerators import Accelerators, endpoint_claim, owner_of
 from modelops_dagster.services.controller.idleness import Idleness
 from modelops_dagster.services.controller.wishes import Ledger
 
@@ -48,6 +49,7 @@ class Workshop:
     ledger: Ledger
     backend: EndpointBackend
     idleness: Idleness
+    accelerators: Accelerators
     diagnose: Diagnose
     policy: RestartPolicy
     run: Callable[..., Awaitable[Any]]
@@ -65,7 +67,7 @@ class Driver:
         self._ledger = shop.ledger
         self._name = name
         self._index = index
-        self._label = name if index == 0 else f"{name}[{index}]"
+        self._label = owner_of(name, index)
         self._wake = asyncio.Event()
         self._asked_at = -shop.ask_every_s
         self._unanswered = 0
@@ -199,6 +201,7 @@ class Driver:
             since_launch_s=(now - replica.launched_at).total_seconds() if replica else 0.0,
             start_timeout_s=replica.start_timeout_s if replica else 0.0,
             retry_in_s=(mine.retry_at - now).total_seconds() if mine.retry_at else 0.0,
+            evicted=self._shop.accelerators.is_evicted(self._label),
             idle=self._shop.idleness.idle(record, mine),
             asked_for=self._shop.idleness.asked_for(record.name, mine),
         )
@@ -214,6 +217,7 @@ class Driver:
         current = self._if_still_wanted(record)
         if current is not None and self._shop.idleness.idle(current, current.replicas[self._index]):
             return True
+        self._shop.idleness.pressed.discard(self._name)
         latest = self._find()
         if latest is not None:
             self._note(latest, resting=False)
@@ -236,7 +240,31 @@ class Driver:
             self._note(record, **changes)
 
     async def _launch(self, record: EndpointRecord) -> bool:
-        prepared = await self._prepare(record)
+        try:
+            devices = self._accelerators_for(record)
+            return devices is not None and await self._launch_on(record, devices)
+        finally:
+            self._shop.accelerators.settle(self._label)
+
+    def _accelerators_for(self, record: EndpointRecord) -> tuple[str, ...] | None:
+        """The devices to start on; None while it waits for them, which is then in the record."""
+        if not record.spec.gpus:
+            return ()
+        try:
+            self._shop.accelerators.require(record.spec.gpus)
+        except InvalidSpec as error:
+            self._happened(record, Event.BUILD_FAILED, reason="bad_config", message=error.sentence)
+            return None
+        answer = self._shop.accelerators.claim(endpoint_claim(record, self._index))
+        if not answer.devices:
+            if record.replicas[self._index].waits_for != answer.message:
+                log.info("%s: %s", self._label, answer.message)
+                self._note(record, waits_for=answer.message)
+            return None
+        return answer.devices
+
+    async def _launch_on(self, record: EndpointRecord, devices: tuple[str, ...]) -> bool:
+        prepared = await self._prepare(record, devices)
         if prepared is None:
             return False
         current = self._if_still_wanted(record)
@@ -263,12 +291,12 @@ class Driver:
         self._note(self._ledger.get(self._name), replica=replica)
         return True
 
-    async def _prepare(self, record: EndpointRecord) -> Prepared | None:
+    async def _prepare(self, record: EndpointRecord, devices: tuple[str, ...]) -> Prepared | None:
         """Command and port of the engine, or None when there can be none, which is then in the record."""
         taken = {replica.port for other in self._ledger.all() for replica in other.started}
         try:
             prepared: Prepared = await self._shop.run(
-                partial(self._shop.backend.prepare, record.spec, record.replica_generation, reserved_ports=taken)
+                partial(self._shop.backend.prepare, record.spec, record.replica_generation, taken, devices)
             )
         except Exception as error:  # an engine's own files are read here, and anything may be in them
             if not isinstance(error, ModelOpsError):
@@ -285,6 +313,7 @@ class Driver:
         await self._shop.run(self._shop.backend.end, replica)
         current = self._ledger.get(self._name)
         mine = current.replicas[self._index].replica
+        self._shop.accelerators.left(self._label)
         if mine is not None and mine.launch_id == replica.launch_id:
             self._note(current, replica=None)
 
@@ -297,7 +326,9 @@ class Driver:
         failed = step.event not in (None, Event.SLEEP)
         if mine.state is EndpointState.RUNNING and failed and record.desired_of(self._index) == "Running":
             # said before what is left of it is ended, which may take a while: nobody should be sent there now
-            self._note(record, condition="Unreachable", message="The engine ended; what it left is being ended too.")
+            evicted = step.event is Event.PREEMPTED
+            told = "It makes room." if evicted else "The engine ended; what it left is being ended too."
+            self._note(record, condition="Preempted" if evicted else "Unreachable", message=told, resting=evicted)
         await self._end(replica)
         tail = await self._shop.run(self._shop.backend.tail, replica, _DIAGNOSED_LINES)
         current = self._if_still_wanted(record)

@@ -7,6 +7,7 @@ from modelops_dagster.domain.endpoints import EndpointSpec, EndpointState
 from modelops_dagster.domain.lifecycle import Observation
 
 DEFAULT_COOLDOWN_S = 300
+IDLE_ENOUGH_S = 5.0  # without a call, when somebody needs the accelerators
 
 
 class Idleness:
@@ -20,6 +21,7 @@ class Idleness:
         self._demand = demand
         self._opened = datetime.now(UTC)
         self._seen: dict[str, datetime] = {}
+        self.pressed: set[str] = set()  # endpoints that shall not wait for their cool-down, since others need the room
 
     def saw(self, name: str, seen: Observation | None) -> None:
         """Take in what a look at the engine showed."""
@@ -28,11 +30,17 @@ class Idleness:
 
     def idle(self, record: EndpointRecord, replica: ReplicaRecord) -> bool:
         """Whether nobody has used the endpoint for its cool-down period, so that this replica of it may sleep."""
+        return self.unused_for(
+            record, replica, IDLE_ENOUGH_S if record.name in self.pressed else cooldown_s(record.spec)
+        )
+
+    def unused_for(self, record: EndpointRecord, replica: ReplicaRecord, seconds: float) -> bool:
+        """Whether nobody has used the endpoint for so long; False when this replica of it may not sleep."""
         if not record.spec.scale_to_zero or replica.state is not EndpointState.RUNNING:
             return False
         last = self._demand.last(record.name)
         used = max(replica.since, self._opened, self._seen.get(record.name, self._opened), last or self._opened)
-        return (datetime.now(UTC) - used).total_seconds() >= cooldown_s(record.spec)
+        return (datetime.now(UTC) - used).total_seconds() >= seconds
 
     def asked_for(self, name: str, replica: ReplicaRecord) -> bool:
         """Whether somebody has asked for the endpoint since this replica of it fell asleep."""
@@ -43,6 +51,7 @@ class Idleness:
 
     def forget(self, name: str) -> None:
         self._seen.pop(name, None)
+        self.pressed.discard(name)
         self._demand.forget(name)
 
 

@@ -18,6 +18,7 @@ _CLEAN: dict[str, Any] = {
     "log_tail": "",
     "retry_at": None,
     "resting": False,
+    "waits_for": "",
 }
 
 
@@ -36,7 +37,11 @@ def after(record: ReplicaRecord, event: Event) -> dict[str, Any]:
         # it has been ready before: a start that fails after this is tried again, and how long one takes stays known
         changes |= {**_CLEAN, "failures": 0}
     elif event is Event.PREPARED:
-        changes |= {"retry_at": None}
+        changes |= {"retry_at": None, "waits_for": ""}
+        changes |= {"condition": None, "message": ""} if record.condition == "Preempted" else {}
+    elif event is Event.PREEMPTED:
+        told = "It was ended to make room for work of a higher priority; it starts again when there is room."
+        changes |= {"condition": "Preempted", "message": told, "resting": False}
     elif event is Event.READY and record.replica is not None:
         changes |= {
             **_CLEAN,

@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
 from modelops_dagster.clients.endpoints import Demand, EndpointBackend, LiveStore, RecordStore
 from modelops_dagster.domain.lifecycle import RestartPolicy
+from modelops_dagster.services.controller.accelerators import Accelerators
 from modelops_dagster.services.controller.driver import Diagnose, Driver, Workshop
 from modelops_dagster.services.controller.idleness import Idleness
 from modelops_dagster.services.controller.wishes import Ledger, Wishes
@@ -25,6 +26,7 @@ class Controller:
     Args:
         store: what is shared with the gateway (see `clients.endpoints.live`) lies beside its folder.
         diagnose: names the reason of a failure from the engine's last lines, with a sentence about it.
+        slots: names of this machine's accelerators.
         tick_s: seconds between two looks at a replica that nothing happens to.
         ask_every_s: seconds between two questions to an engine that is Running.
     """
@@ -36,6 +38,7 @@ class Controller:
         diagnose: Diagnose,
         policy: RestartPolicy | None = None,
         *,
+        slots: Sequence[str] = (),
         tick_s: float = 1.0,
         ask_every_s: float = 5.0,
     ) -> None:
@@ -43,10 +46,13 @@ class Controller:
         self.wishes = Wishes(self.ledger, self._wake)
         self.backend = backend
         self._pool = ThreadPoolExecutor(max_workers=32, thread_name_prefix="endpoint")
+        idleness = Idleness(Demand(store.folder.parent))
+        self.accelerators = Accelerators(slots, self.ledger, idleness, self._wake)
         self._shop = Workshop(
             ledger=self.ledger,
             backend=backend,
-            idleness=Idleness(Demand(store.folder.parent)),
+            idleness=idleness,
+            accelerators=self.accelerators,
             diagnose=diagnose,
             policy=policy or RestartPolicy(),
             run=self._run,

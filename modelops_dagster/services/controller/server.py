@@ -25,6 +25,7 @@ from modelops_dagster.clients.endpoints import (
 )
 from modelops_dagster.clients.endpoints.history import History, WatchedRecords
 from modelops_dagster.clients.keys import AccessStore
+from modelops_dagster.clients.hardware import accelerator_slots
 from modelops_dagster.domain.errors import DiskFull, PortTaken, UserError
 from modelops_dagster.domain.lifecycle import RestartPolicy
 from modelops_dagster.services.controller.api import create_app
@@ -131,6 +132,7 @@ def serve(
             ),
             diagnose,
             policy,
+            slots=accelerator_slots(settings.accelerator, settings.gpus),
             tick_s=tick_s,
         )
         app = create_app(
