@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "models": ("models", "Where each model stands, lane by lane, and why."),
     "engines": ("engines", "List and install serving engines."),
     "endpoints": ("endpoints", "List, show, stop, start and delete endpoints."),
+    "research": ("research", "Run jobs that yield their accelerators to endpoints."),
     "routes": ("routes", "Which endpoints answer for an alias."),
     "keys": ("keys", "Create, list and revoke gateway keys."),
     "access": ("access", "Create, list and revoke the controller's keys: viewers, operators, admins."),

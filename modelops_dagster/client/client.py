@@ -3,10 +3,11 @@
 from modelops_dagster.client.batches import BatchVerbs
 from modelops_dagster.client.endpoints import EndpointVerbs
 from modelops_dagster.client.monitoring import MonitoringVerbs
+from modelops_dagster.client.research import ResearchVerbs
 from modelops_dagster.client.routes import RouteVerbs
 
 
-class ModelOpsClient(EndpointVerbs, MonitoringVerbs, RouteVerbs, BatchVerbs):
+class ModelOpsClient(EndpointVerbs, MonitoringVerbs, RouteVerbs, BatchVerbs, ResearchVerbs):
     """Talks to one controller. Verbs that ask for something return at once; `wait_ready` and `wait_stopped` wait.
 
     Args:

@@ -27,6 +27,7 @@ from modelops_dagster.domain.values import Value
 PROC = Path("/proc")
 _GONE = frozenset("ZXx")
 _ESTABLISHED = "01"  # in /proc/net/tcp
+MAX_LOG_READ = 1 << 20
 _KILL_WAIT_S = 10.0
 _COLLECT_WAIT_S = 2.0
 _WILDCARDS = frozenset({"0.0.0.0", "::", "::ffff:0.0.0.0"})  # noqa: S104 - compared with, never bound to
@@ -193,6 +194,19 @@ def find_by_log(log_path: Path) -> ProcessIdentity | None:
         return None
     first = min(leaders, key=lambda s: s.start_ticks)
     return ProcessIdentity(pid=first.pid, start_ticks=first.start_ticks, boot_id=boot_id())
+
+
+def last_lines(path: Path, lines: int) -> tuple[str, int]:
+    """A log's last lines and its size in bytes; looks at the last MiB only. Empty when it cannot be read."""
+    try:
+        with path.open("rb") as log:
+            size = log.seek(0, 2)
+            log.seek(max(0, size - MAX_LOG_READ))
+            data = log.read(MAX_LOG_READ)
+            end = max(0, size - MAX_LOG_READ) + len(data)
+    except OSError:
+        return "", 0
+    return "\n".join(data.decode(errors="replace").splitlines()[-lines:]), end
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -12,7 +12,9 @@ from modelops_dagster.domain.hub import Release
 from modelops_dagster.domain.values import Value
 from modelops_dagster.domain.verdicts import Verdict
 
-AlertKind = Literal["new_release", "verdict", "failure", "deadline_at_risk", "framework_update", "parked", "canary"]
+AlertKind = Literal[
+    "new_release", "verdict", "failure", "deadline_at_risk", "framework_update", "parked", "canary", "preempted"
+]
 Severity = Literal["info", "warning", "critical"]
 KINDS: tuple[AlertKind, ...] = get_args(AlertKind)
 
@@ -33,6 +35,7 @@ _PLURAL: Mapping[AlertKind, str] = {
     "framework_update": "framework updates",
     "parked": "models parked",
     "canary": "canaries rolled back",
+    "preempted": "research jobs preempted",
 }
 
 
@@ -151,6 +154,19 @@ def canary_rolled_back(alias: str, endpoint: str, sentence: str, *, at: datetime
         f"Canary rolled back: {alias}",
         [f"endpoint {endpoint}", sentence],
         dedupe_key=f"{alias}:{endpoint}:{at.isoformat()}",
+        at=at,
+        severity="warning",
+    )
+
+
+def job_preempted(job_id: str, owner: str, command: str, *, by: str, lost_gpu_hours: float, at: datetime) -> Alert:
+    """A research job that made room for something more important, and what that cost it."""
+    return alert(
+        "preempted",
+        owner,
+        f"Preempted: {owner}'s {job_id}",
+        [command, f"made room for {by}", f"{lost_gpu_hours:.2f} GPU-hours lost", "it resumes when there is room"],
+        dedupe_key=f"{job_id}:{at.isoformat()}",
         at=at,
         severity="warning",
     )

@@ -13,7 +13,7 @@ ModelOpsError
 │   ├── EngineMissing         an engine is not installed, or cannot be on this machine
 │   ├── InvalidSpec           a spec, policy, suite or argument does not hold; carries the field
 │   ├── NoSuchEndpoint        the controller knows no endpoint of that name
-│   ├── NotFound              there is no route, batch or the like of that name
+│   ├── NotFound              there is no route, batch, job or the like of that name
 │   ├── Forbidden             the key's role does not include what was asked
 │   └── NotRunning            a part of the platform that is needed does not answer
 ├── IntegrityError            bytes are not what the manifest says

@@ -1,10 +1,17 @@
-"""Accelerators of one machine, declared, with the real controller and processes for engines."""
+"""Accelerators of one machine, declared, with the real controller and processes for engines and jobs."""
 
+import json
+import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from modelops_dagster.cli.research import command
+from modelops_dagster.clients.alerts import Outbox
 from modelops_dagster.domain.endpoints import EndpointState, EndpointStatus
 from tests.fakes.stack import Stack, wait_until
 
@@ -92,3 +99,70 @@ def test_lower_priority_is_evicted_and_comes_back_production_stays(stack: Stack)
     stack.client.stop("prod")
     back = stack.client.wait_ready("trial", 20)
     assert (back.state, back.condition, back.message, back.restarts) == (EndpointState.RUNNING, None, "", 0)
+
+
+TRAINING = """
+import os, pathlib, signal, sys, time
+saved = pathlib.Path(os.environ["MODELOPS_CHECKPOINT_FILE"])
+signal.signal(signal.SIGTERM, lambda *_: (saved.touch(), sys.exit(0)))
+if saved.exists():
+    print("resumed on", os.environ["CUDA_VISIBLE_DEVICES"], os.environ["RATE"])
+    sys.exit(0)
+print("training", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def research(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The command, as a person runs it; answers with the printed JSON."""
+    for name, value in stack.settings.environ().items():
+        monkeypatch.setenv(name, value)
+
+    def run(*arguments: str, exits: int = 0) -> Any:
+        done = CliRunner().invoke(command, [*arguments, "--json"] if "--" not in arguments else list(arguments))
+        assert done.exit_code == exits, done.output
+        return json.loads(done.stdout)
+
+    return run
+
+
+def test_a_job_makes_room_for_a_new_endpoint_and_resumes_after_it(stack: Stack, research: Any):
+    options = ("--gpus", "2", "--owner", "ada", "--env", "RATE=3", "--json")
+    job_id = research("run", *options, "--", sys.executable, "-S", "-c", TRAINING)["job_id"]
+    wait_until(lambda: research("logs", job_id)["text"] == "training")
+    stack.kill()
+    stack.up()
+    assert research("show", job_id)["state"] == "Running", "it outlives the controller"
+    stack.client.apply(stack.spec(name="release", gpus=1))
+    assert stack.client.wait_ready("release", 20).url
+    job = wait_until(lambda: research("show", job_id), lambda job: "Waits for" in job["message"])
+    assert job["state"] == "Queued"
+    assert job["message"] == "Waits for 2 accelerators: 1 of 2 are free; release (preview) has 1."
+    shown = CliRunner().invoke(command, ["list"]).output
+    assert "GPU-hours lost" in shown
+    (delivery,) = Outbox(stack.home / "alerts").recent(datetime.now(UTC))
+    assert delivery.alert.title == f"Preempted: ada's {job_id}"
+    assert "made room for release" in delivery.alert.lines
+    stack.client.stop("release")
+    wait_until(lambda: research("show", job_id)["state"] == "Succeeded")
+    assert "resumed on 0,1 3" in research("logs", job_id)["text"]
+
+
+def test_a_job_can_be_cancelled_and_a_wrong_one_is_told_why(stack: Stack, research: Any):
+    sleeping = ("--", sys.executable, "-S", "-c", "import time; print('up', flush=True); time.sleep(60)")
+    job_id = research("run", "--json", *sleeping)["job_id"]
+    wait_until(lambda: research("logs", job_id)["text"])
+    assert research("cancel", job_id)["state"] == "Cancelled"
+    assert research("list")["jobs"][0]["message"] == "Cancelled while it ran."
+    failed = research("run", "--wait", "--json", "--", sys.executable, "-c", "raise SystemExit(4)", exits=1)
+    assert (failed["state"], failed["exit_code"]) == ("Failed", 4)
+    for arguments, told in [
+        (["run", "--gpus", "9", "--", "true"], "asks for 9 accelerators and this machine has 2"),
+        (["run", "--env", "MY_TOKEN=1", "--", "true"], "looks like a secret"),
+        (["show", "job-1"], "There is no job 'job-1'"),
+        (["show", "job-20260101-abcdef"], "There is no job 'job-20260101-abcdef'"),
+    ]:
+        error = CliRunner().invoke(command, arguments).exception
+        assert told in str(error), error
+    assert "write NAME=VALUE" in CliRunner().invoke(command, ["run", "--env", "X", "--", "true"]).output

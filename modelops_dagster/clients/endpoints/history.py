@@ -109,11 +109,13 @@ class WatchedRecords(RecordStore):
 def stand_of(record: EndpointRecord, at: datetime) -> Stand:
     """How an endpoint stands at that time."""
     wanted = record.desired == "Running"
+    status = record.status()
+    ever_ready = any(replica.ever_ready for replica in record.replicas)
     return Stand(
         at=at,
-        expected=expected(wanted=wanted, state=record.state, ever_ready=record.ever_ready),
-        answering=answering(record.state, record.condition),
-        replicas=int(record.replica is not None),
+        expected=expected(wanted=wanted, state=status.state, ever_ready=ever_ready),
+        answering=answering(status.state, status.condition),
+        replicas=len(record.started),
     )
 
 

@@ -19,7 +19,6 @@ from modelops_dagster.domain.lifecycle import Observation
 # Engines have no authentication of their own, so nobody but this machine may reach them, whatever the services bind to.
 ENGINE_HOST = "127.0.0.1"
 KEPT_LOGS = 5
-_MAX_LOG_READ = 1 << 20
 _ASK_TIMEOUT_S = 2.0
 _REST_GRACE_S = 2.0
 
@@ -183,7 +182,7 @@ class ProcessBackend:
 
     def tail(self, replica: Replica, lines: int) -> str:
         """The last `lines` lines of the replica's log; empty when there is none."""
-        return _tail(Path(replica.log_path), lines)[0]
+        return processes.last_lines(Path(replica.log_path), lines)[0]
 
     def read_log(self, name: str, *, tail: int, launch_id: str | None = None, offset: int = 0) -> LogChunk:
         """The last `tail` lines of the newest log, or what follows byte `offset` while `launch_id`'s is the newest.
@@ -199,11 +198,11 @@ class ProcessBackend:
         if newest is None:
             return LogChunk(launch_id=None, text="", offset=0)
         if newest.stem != launch_id:
-            text, end = _tail(newest, tail)
+            text, end = processes.last_lines(newest, tail)
         else:
             with newest.open("rb") as log:
                 log.seek(offset)
-                data = log.read(_MAX_LOG_READ)
+                data = log.read(processes.MAX_LOG_READ)
             decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
             text = decoder.decode(data)  # a character that is cut by the end of what is written is left for later
             end = offset + len(data) - len(decoder.getstate()[0])
@@ -224,16 +223,3 @@ class ProcessBackend:
 def visible_devices(devices: Collection[str]) -> dict[str, str]:
     """The variables that show a program its accelerators and no other; none for a program that was given none."""
     return {"CUDA_VISIBLE_DEVICES": ",".join(devices), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if devices else {}
-
-
-def _tail(path: Path, lines: int) -> tuple[str, int]:
-    """The file's last lines and its size; looks at the last MiB only."""
-    try:
-        with path.open("rb") as log:
-            size = log.seek(0, 2)
-            log.seek(max(0, size - _MAX_LOG_READ))
-            data = log.read(_MAX_LOG_READ)
-            end = max(0, size - _MAX_LOG_READ) + len(data)
-    except OSError:
-        return "", 0
-    return "\n".join(data.decode(errors="replace").splitlines()[-lines:]), end

@@ -3,9 +3,9 @@
 import os
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Generic, Protocol, Self, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from modelops_dagster.clients.endpoints.backend import Replica
 from modelops_dagster.clients.endpoints.live import LiveEndpoint
@@ -186,21 +186,34 @@ class EndpointRecord(ReplicaRecord):
         )
 
 
-class RecordStore:
-    """The folder with the records. A record is whole or absent, whenever the writer is killed."""
+class Named(Protocol):
+    """A record that has a file of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    @property
+    def name(self) -> str: ...
+
+    def model_dump_json(self, *, indent: int | None = None) -> str: ...
+
+
+R = TypeVar("R", bound=Named)
+
+
+class Records(Generic[R]):
+    """A folder with one JSON file per record. A record is whole or absent, whenever the writer is killed."""
+
+    def __init__(self, folder: Path, kind: type[R]) -> None:
         self.folder = folder
+        self._kind = TypeAdapter(kind)
 
-    def load_all(self) -> tuple[dict[str, EndpointRecord], list[str]]:
+    def load_all(self) -> tuple[dict[str, R], list[str]]:
         """Records by name, and a sentence for each file that cannot be read; such a file is put aside, not removed."""
-        records: dict[str, EndpointRecord] = {}
+        records: dict[str, R] = {}
         complaints: list[str] = []
         for path in sorted(self.folder.glob("*.json")):
             try:
-                record = EndpointRecord.model_validate_json(path.read_bytes())
+                record = self._kind.validate_json(path.read_bytes())
                 if record.name != path.stem:
-                    raise ValueError(f"it describes endpoint {record.name}")
+                    raise ValueError(f"it describes {record.name}")
             except (ValidationError, ValueError) as error:
                 aside = path.with_suffix(".json.unreadable")
                 path.replace(aside)
@@ -210,7 +223,7 @@ class RecordStore:
             records[record.name] = record
         return records, complaints
 
-    def save(self, record: EndpointRecord) -> None:
+    def save(self, record: R) -> None:
         """Write the record so that a kill or a power cut leaves the old one or the new one.
 
         Raises:
@@ -231,3 +244,10 @@ class RecordStore:
 
     def delete(self, name: str) -> None:
         (self.folder / f"{name}.json").unlink(missing_ok=True)
+
+
+class RecordStore(Records[EndpointRecord]):
+    """The folder with the endpoints' records."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, EndpointRecord)

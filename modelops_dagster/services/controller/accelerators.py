@@ -42,7 +42,7 @@ class Accelerators:
         self._idleness = idleness
         self._wake = wake
         self._granted: dict[str, tuple[Claim, tuple[str, ...]]] = {}
-        self._evicted: set[str] = set()
+        self._evicted: dict[str, str] = {}  # owner -> for whom
 
     def require(self, count: int) -> None:
         """See that so many could ever be free.
@@ -71,7 +71,7 @@ class Accelerators:
             self._press(owner, claim)
         for owner in answer.to_evict:
             log.info("%s: evicted for %s", owner, claim.owner)
-            self._evicted.add(owner)
+            self._evicted[owner] = claim.owner
             self._wake(endpoint_of(owner))
         return answer
 
@@ -79,13 +79,13 @@ class Accelerators:
         """What was granted stands in the owner's record now, or is not needed."""
         self._granted.pop(owner, None)
 
-    def is_evicted(self, owner: str) -> bool:
-        """Whether the owner has to end, to make room."""
-        return owner in self._evicted
+    def evicted_for(self, owner: str) -> str | None:
+        """For whom the owner has to make room; None: it may stay."""
+        return self._evicted.get(owner)
 
     def left(self, owner: str) -> None:
         """The owner ended."""
-        self._evicted.discard(owner)
+        self._evicted.pop(owner, None)
 
     def holdings(self) -> Iterator[Holding]:
         """Everybody who has devices, or was granted some a moment ago."""
@@ -128,7 +128,8 @@ class Accelerators:
         self._wake(name)
 
     def _forget_who_left(self, holdings: Sequence[Holding]) -> None:
-        self._evicted &= {holding.owner for holding in holdings}
+        here = {holding.owner for holding in holdings}
+        self._evicted = {owner: by for owner, by in self._evicted.items() if owner in here}
         self._idleness.pressed &= {endpoint_of(holding.owner) for holding in holdings if holding.idle}
 
 

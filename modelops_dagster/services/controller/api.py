@@ -20,6 +20,7 @@ from modelops_dagster.services.controller.routers.engines import engines_router
 from modelops_dagster.services.controller.routers.monitoring import monitoring_router
 from modelops_dagster.services.controller.routers.pages import pages_router
 from modelops_dagster.services.controller.routers.playground import playground_router
+from modelops_dagster.services.controller.routers.research import research_router
 from modelops_dagster.services.controller.routers.routes import routes_router
 
 SERVICE = "modelops-controller"
@@ -83,6 +84,7 @@ def create_app(
     app.include_router(playground_router(controller.ledger))
     app.include_router(routes_router(gateway.routes, gateway.moves))
     app.include_router(batches_router(gateway.batches, gateway.keys))
+    app.include_router(research_router(controller.research))
     app.include_router(pages_router())
     if push is not None:
         add_webhook_route(app, push)

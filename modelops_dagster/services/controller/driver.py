@@ -201,7 +201,7 @@ class Driver:
             since_launch_s=(now - replica.launched_at).total_seconds() if replica else 0.0,
             start_timeout_s=replica.start_timeout_s if replica else 0.0,
             retry_in_s=(mine.retry_at - now).total_seconds() if mine.retry_at else 0.0,
-            evicted=self._shop.accelerators.is_evicted(self._label),
+            evicted=self._shop.accelerators.evicted_for(self._label) is not None,
             idle=self._shop.idleness.idle(record, mine),
             asked_for=self._shop.idleness.asked_for(record.name, mine),
         )

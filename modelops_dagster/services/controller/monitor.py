@@ -48,7 +48,10 @@ class Monitor:
         self._calls = calls
         self._price = price_per_hour or None
         # trust_env off: a proxy in the environment has no business between us and our own engine
-        self._http = httpx.Client(trust_env=False, timeout=_ASK_TIMEOUT_S)
+        # and no connection is kept: one that is open means that the engine is in use, so it would never sleep
+        self._http = httpx.Client(
+            trust_env=False, timeout=_ASK_TIMEOUT_S, limits=httpx.Limits(max_keepalive_connections=0)
+        )
 
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
@@ -122,17 +125,18 @@ class Monitor:
         return await asyncio.to_thread(self._health, record)
 
     def _health(self, record: EndpointRecord) -> EndpointHealth:
+        stands = record.status()
         total = replica_counts(record)[1]
         seen = [self._backend.observe(record.spec, replica, ask=True) for replica in running_replicas(record)]
         ready = sum(o.ready is True for o in seen)
         details = [o.detail for o in seen if o.detail]
-        message = f"The engine does not answer: {details[0]}." if details else record.message
-        status = health_status(record.state, wanted=record.desired == "Running", ready=ready, total=total)
+        message = f"The engine does not answer: {details[0]}." if details else stands.message
+        status = health_status(stands.state, wanted=record.desired == "Running", ready=ready, total=total)
         return EndpointHealth(
             endpoint=record.name,
             status=status,
-            state=record.state,
-            condition=record.condition,
+            state=stands.state,
+            condition=stands.condition,
             ready_replicas=ready,
             total_replicas=total,
             last_check=datetime.now(UTC),
@@ -153,14 +157,14 @@ class Monitor:
 
 def running_replicas(record: EndpointRecord) -> tuple[Replica, ...]:
     """The engines that may be asked."""
-    return (record.replica,) if record.replica is not None and record.state is EndpointState.RUNNING else ()
+    running = [mine for mine in record.replicas if mine.state is EndpointState.RUNNING]
+    return tuple(mine.replica for mine in running if mine.replica is not None)
 
 
 def replica_counts(record: EndpointRecord) -> tuple[int, int]:
     """(engines that answer, engines that should be there or are)."""
-    present = int(record.replica is not None)
-    wanted = 1 if record.desired == "Running" and record.state is not EndpointState.SLEEPING else 0
-    return int(record.status().url is not None), max(present, wanted)
+    awake = record.desired == "Running" and record.status().state is not EndpointState.SLEEPING
+    return len(record.urls()), max(len(record.started), record.wanted if awake else 0)
 
 
 def _source(

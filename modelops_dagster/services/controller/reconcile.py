@@ -8,10 +8,13 @@ from functools import partial
 from typing import Any, TypeVar
 
 from modelops_dagster.clients.endpoints import Demand, EndpointBackend, LiveStore, RecordStore
+from modelops_dagster.clients.research import JobProcesses
+from modelops_dagster.domain.alerts import Alert
 from modelops_dagster.domain.lifecycle import RestartPolicy
 from modelops_dagster.services.controller.accelerators import Accelerators
 from modelops_dagster.services.controller.driver import Diagnose, Driver, Workshop
 from modelops_dagster.services.controller.idleness import Idleness
+from modelops_dagster.services.controller.research import ResearchDesk
 from modelops_dagster.services.controller.wishes import Ledger, Wishes
 
 __all__ = ["Controller", "Diagnose"]
@@ -27,6 +30,7 @@ class Controller:
         store: what is shared with the gateway (see `clients.endpoints.live`) lies beside its folder.
         diagnose: names the reason of a failure from the engine's last lines, with a sentence about it.
         slots: names of this machine's accelerators.
+        alert: tells people that a research job was preempted.
         tick_s: seconds between two looks at a replica that nothing happens to.
         ask_every_s: seconds between two questions to an engine that is Running.
     """
@@ -39,6 +43,7 @@ class Controller:
         policy: RestartPolicy | None = None,
         *,
         slots: Sequence[str] = (),
+        alert: Callable[[Alert], None] = lambda _: None,
         tick_s: float = 1.0,
         ask_every_s: float = 5.0,
     ) -> None:
@@ -60,6 +65,8 @@ class Controller:
             tick_s=tick_s,
             ask_every_s=ask_every_s,
         )
+        jobs = JobProcesses(store.folder.parent / "research")
+        self.research = ResearchDesk(jobs, self.accelerators, alert, run=self._run, tick_s=tick_s)
         self._drivers: dict[tuple[str, int], Driver] = {}
         self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._closing = False
@@ -80,16 +87,17 @@ class Controller:
                     known.append(adopted)
         for sentence in await self._run(self.backend.end_strangers, known):
             log.warning(sentence)
+        await self.research.open()
         for record in self.ledger.all():
             self._wake(record.name)
 
     async def close(self, *, keep_engines: bool) -> None:
-        """Stop watching; unless `keep_engines`, end every engine. What is wanted stays as it is."""
+        """Stop watching; unless `keep_engines`, end every engine and job. What is wanted stays as it is."""
         self._closing = True
         for driver in self._drivers.values():
             driver.closing = True
             driver.wake()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await asyncio.gather(self.research.close(keep=keep_engines), *self._tasks.values(), return_exceptions=True)
         if not keep_engines:
             await asyncio.gather(*(driver.end_at_close() for driver in self._drivers.values()))
         self._pool.shutdown(wait=True)

@@ -16,6 +16,7 @@ import uvicorn
 
 from modelops_dagster.client import controller_folder, create_token
 from modelops_dagster.clients import processes
+from modelops_dagster.clients.alerts import Outbox
 from modelops_dagster.clients.credentials import CredentialStore, credentials_folder
 from modelops_dagster.clients.endpoints import (
     ExternalBackend,
@@ -24,8 +25,9 @@ from modelops_dagster.clients.endpoints import (
     ProcessBackend,
 )
 from modelops_dagster.clients.endpoints.history import History, WatchedRecords
-from modelops_dagster.clients.keys import AccessStore
 from modelops_dagster.clients.hardware import accelerator_slots
+from modelops_dagster.clients.keys import AccessStore
+from modelops_dagster.domain.alerts import Alert
 from modelops_dagster.domain.errors import DiskFull, PortTaken, UserError
 from modelops_dagster.domain.lifecycle import RestartPolicy
 from modelops_dagster.services.controller.api import create_app
@@ -124,6 +126,7 @@ def serve(
         access.prepare()
         history = History(folder / "history")
         backend = ProcessBackend(folder, launcher, grace_s=grace_s)
+        outbox = Outbox(settings.home / "alerts")
         controller = Controller(
             WatchedRecords(folder / "endpoints", history),
             MachineBackend(
@@ -133,6 +136,7 @@ def serve(
             diagnose,
             policy,
             slots=accelerator_slots(settings.accelerator, settings.gpus),
+            alert=lambda one: _put_alert(outbox, one),
             tick_s=tick_s,
         )
         app = create_app(
@@ -157,6 +161,10 @@ def serve(
         asyncio.run(_serve_until_signal(uvicorn.Config(app, log_config=None, access_log=False), listener))
         address.unlink(missing_ok=True)
         log.info("controller stopped")
+
+
+def _put_alert(outbox: Outbox, alert: Alert) -> None:
+    outbox.put([alert], None, alert.at)  # the channels are read when it is sent
 
 
 async def _serve_until_signal(config: uvicorn.Config, listener: socket.socket) -> None:

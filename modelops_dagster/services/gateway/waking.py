@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 
+from modelops_dagster.clients.calls import CLIENT_LEFT
 from modelops_dagster.clients.endpoints import Demand
 from modelops_dagster.domain.choosing import choose
 from modelops_dagster.domain.endpoints import EndpointState
 from modelops_dagster.domain.gateway import RouteTarget
 from modelops_dagster.services.gateway.admission import Refusal
-from modelops_dagster.services.gateway.calls import CLIENT_LEFT, Call
+from modelops_dagster.services.gateway.calls import Call
 from modelops_dagster.services.gateway.identity import Receive, Scope, header
 from modelops_dagster.services.gateway.reconcile import RouteReconciler
 from modelops_dagster.services.gateway.traffic import Traffic

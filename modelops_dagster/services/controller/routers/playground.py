@@ -130,7 +130,7 @@ def _broken(name: str, error: str) -> JSONResponse:
 
 
 def _not_answering(record: EndpointRecord) -> JSONResponse:
-    name, state = record.name, record.state
+    name, state = record.name, record.status().state
     if record.desired == "Running" and state in _STARTING:
         wait_s = max(_SOON_S, round(record.start_seconds or 0))
         return error_answer(
