@@ -154,7 +154,9 @@ def _repaired(settings: "Settings", store: Any, stored: "StoredCheckpoint") -> t
     Raises:
         UserError: the checkpoint was made here, so there is nothing to fetch.
     """
+    from modelops_dagster.clients.engines import EngineRegistry
     from modelops_dagster.clients.hub import HubClient
+    from modelops_dagster.clients.preflight import with_supports
     from modelops_dagster.domain.errors import UserError
     from modelops_dagster.settings import hub_token
 
@@ -165,7 +167,8 @@ def _repaired(settings: "Settings", store: Any, stored: "StoredCheckpoint") -> t
             f"({stored.scheme}) again."
         )
     hub = HubClient(settings.hub_url, hub_token())
-    release = hub.release(stored.revision)
+    registry = EngineRegistry(settings.engines, settings.cache, settings.own_engines)
+    release = with_supports(hub.release(stored.revision), hub, registry, settings.accelerator)
     with progress_bar(f"repairing {stored.revision}", " bytes") as report:
         repaired = store.deliver(release, hub, report).repaired
     return repaired, store.verify_directory(directory)

@@ -82,6 +82,7 @@ def read_transformers(packages: Path) -> TransformersFacts | None:
         model_types=frozenset(configs),
         classes=frozenset(_constants(auto / "modeling_auto.py")),
         generative=frozenset(t for table in _TEXT_MAPPINGS for t in models.get(table, {})),
+        tokenizers=frozenset(n for n in _constants(auto / "tokenization_auto.py") if n.endswith("Tokenizer")),
     )
 
 

@@ -61,7 +61,8 @@ def preflight(release: Release, hub: HubClient, here: Surroundings, accept: Sequ
     require_acceptable(accept)
     documents = hub.documents(release)
     code_allowed = here.store.allows_code(release.revision)
-    supports = _supports(release, documents, here, code_allowed)
+    supports = _supports(release, documents, here.registry, here.accelerator, code_allowed)
+    release = release.model_copy(update={"preflight": Preflight(supports=supports)})
     shape = ModelShape.from_json(documents.config)
     weight_bytes = sum(f.size_bytes for f in wanted_files(release.files) if is_weight(f.path))
     plan = None
@@ -98,16 +99,28 @@ def require_passed(revision: ModelRevision, found: Preflight) -> None:
         raise PreflightBlocked(f"{revision} was stopped before any weight was fetched: {said}", findings=found.findings)
 
 
-def _supports(release: Release, documents: Documents, here: Surroundings, code_allowed: bool) -> tuple[Support, ...]:
-    rungs: Sequence[Rung] = here.registry.rungs(here.accelerator, release.architectures)
-    manifests, versions = here.registry.manifests(), here.registry.installed_versions()
-    environments: Mapping[str, Path | None] = {r.engine: here.registry.environment(r.engine) for r in rungs}
+def with_supports(release: Release, hub: HubClient, registry: EngineRegistry, accelerator: str) -> Release:
+    """The release with what the engines would do with it, for those who fetch it and do not judge it.
+
+    Raises:
+        RepoGated, HubUnavailable, IntegrityError: its small files cannot be read.
+    """
+    supports = _supports(release, hub.documents(release), registry, accelerator, code_allowed=False)
+    return release.model_copy(update={"preflight": Preflight(supports=supports)})
+
+
+def _supports(
+    release: Release, documents: Documents, registry: EngineRegistry, accelerator: str, code_allowed: bool
+) -> tuple[Support, ...]:
+    rungs: Sequence[Rung] = registry.rungs(accelerator, release.architectures)
+    manifests, versions = registry.manifests(), registry.installed_versions()
+    environments: Mapping[str, Path | None] = {r.engine: registry.environment(r.engine) for r in rungs}
     facts = {
         name: engine_facts(path, versions[name])
         for name, path in environments.items()
         if path is not None and name in versions
     }
-    model = ModelConfig.from_json(documents.config)
+    model = ModelConfig.from_json(documents.config, documents.tokenizer_config)
     return tuple(support(r, manifests[r.engine], facts.get(r.engine), model, code_allowed=code_allowed) for r in rungs)
 
 

@@ -46,6 +46,7 @@ class TransformersFacts(Value):
     model_types: frozenset[str]
     classes: frozenset[str] = Field(description="names of model classes that its auto classes know")
     generative: frozenset[str] = Field(description="model types with a class that writes text")
+    tokenizers: frozenset[str] = Field(default=frozenset(), description="names of tokenizer classes")
 
 
 class EngineFacts(Value):
@@ -75,6 +76,11 @@ class Support(Value):
     @property
     def is_installed(self) -> bool:
         return bool(self.engine_version)
+
+    @property
+    def is_native(self) -> bool:
+        """Whether it is installed and knows architecture and tokenizer by itself, so that no other code is run."""
+        return self.is_installed and self.kind in ("native", "transformers_backend")
 
     @property
     def result(self) -> RungResult:
@@ -108,6 +114,10 @@ def support(
         kind, sentence = read(engine, facts.vllm, facts.transformers, model)
     else:
         kind, sentence = "not_known", f"{engine} does not list what it supports, so only starting it tells."
+    if kind in ("native", "transformers_backend") and not _knows_tokenizer(facts, model):
+        name = model.tokenizer_class or "of the model"
+        kind = "remote_code"
+        sentence = f"{engine} does not know the tokenizer {name}, and nobody allowed code of the repository to be run."
     if kind == "remote_code" and code_allowed:
         kind, sentence = "not_known", f"The model brings code of its own, so only starting {manifest.name} tells."
     caution = ""
@@ -123,6 +133,14 @@ def support(
         sentence=sentence,
         caution=caution,
     )
+
+
+def _knows_tokenizer(facts: EngineFacts | None, model: ModelConfig) -> bool:
+    """Whether the tokenizer needs no code of the repository, or has the name of one that Transformers brings."""
+    if not model.tokenizer_code:
+        return True
+    known = facts.transformers.tokenizers if facts is not None and facts.transformers is not None else frozenset()
+    return (model.tokenizer_class or "").removesuffix("Fast") in known
 
 
 def is_through_transformers(manifest: EngineManifest, rung: Rung) -> bool:
@@ -180,6 +198,11 @@ def _raw_transformers(engine: str, transformers: TransformersFacts, model: Model
         return "not_known", f"The model states no model_type, so only starting {engine} tells."
     if model.model_type not in transformers.model_types:
         return _newer(engine, transformers, model)
+    if model.remote_code and model.architectures[0] not in transformers.classes:
+        return "remote_code", (
+            f"{engine} knows the model type {model.model_type} and not {model.architectures[0]}, for which the model "
+            "brings code of its own, which nobody allowed to be run."
+        )
     if model.model_type in transformers.generative:
         return "native", f"{engine} knows the model type {model.model_type}."
     return "unsupported", f"{engine} has no class that writes text for the model type {model.model_type}."

@@ -49,16 +49,28 @@ class Space(Value):
 
 
 def file_findings(release: Release, documents: Documents, space: Space, *, code_allowed: bool) -> Iterator[Finding]:
-    """What can be fetched, and whether there is room for it; `code_allowed`: an operator let this commit bring code."""
+    """What can be fetched, and whether there is room for it.
+
+    Args:
+        release: with what the engines were found to support.
+        code_allowed: an operator let this commit bring code.
+    """
     tokenizer = documents.tokenizer_config
     asks = "tokenizer_config.json" if isinstance(tokenizer, Mapping) and tokenizer.get("auto_map") else None
     try:
         files = checkpoint_files(release, code_allowed=code_allowed)
-        if asks and not release.remote_code and not code_allowed:
+        if asks and not (release.remote_code or code_allowed or release.runs_without_code):
             raise remote_code_refused(release.revision, asks)
     except ModelOpsError as error:
         yield Finding(severity="blocks", code=error.code, sentence=error.sentence)
         files = wanted_files(release.files, with_code=code_allowed)
+    if (release.remote_code or asks) and release.runs_without_code and not code_allowed:
+        yield Finding(
+            severity="informs",
+            code="code_not_needed",
+            sentence="Its repository brings code of its own (auto_map), which is neither fetched nor run, since an "
+            "installed engine knows it by itself: compare its first answers with the example of its card.",
+        )
     if (release.remote_code or asks) and code_allowed:
         yield Finding(
             severity="informs",

@@ -86,5 +86,10 @@ class Release(Value):
     preflight: Preflight | None = Field(default=None, description="what follows for serving it here; None: not looked")
 
     @property
+    def runs_without_code(self) -> bool:
+        """Whether an installed engine was found that knows it by itself, whatever code its repository brings."""
+        return self.preflight is not None and any(s.is_native for s in self.preflight.supports)
+
+    @property
     def weight_bytes(self) -> int:
         return sum(f.size_bytes for f in self.files if f.path.endswith(".safetensors"))

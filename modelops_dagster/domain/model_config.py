@@ -20,12 +20,16 @@ class ModelConfig(Value):
     quantization: str | None = Field(default=None, description="quant_method of a checkpoint released quantized")
     max_context: int | None = Field(default=None, description="max_position_embeddings, in tokens")
     remote_code: bool = Field(default=False, description="asks for code from the repository (auto_map)")
+    tokenizer_class: str | None = None
+    tokenizer_code: bool = Field(default=False, description="the tokenizer asks for code from the repository")
 
     @classmethod
-    def from_json(cls, config: object) -> "ModelConfig":
-        """Read a parsed config.json; a field that is absent or of the wrong kind is left at its default."""
+    def from_json(cls, config: object, tokenizer_config: object = None) -> "ModelConfig":
+        """Read a parsed config.json, and tokenizer_config.json where the tokenizer is asked about; a field that is
+        absent or of the wrong kind is left at its default."""
         if not isinstance(config, Mapping):
             return cls()
+        tokenizer: Mapping[str, Any] = tokenizer_config if isinstance(tokenizer_config, Mapping) else {}
         text = config.get("text_config")  # multimodal models keep the language model's fields one level down
         nested: Mapping[str, Any] = text if isinstance(text, Mapping) else {}
 
@@ -42,6 +46,8 @@ class ModelConfig(Value):
             quantization=_text(quantization.get("quant_method")) if isinstance(quantization, Mapping) else None,
             max_context=context if isinstance(context, int) and context > 0 else None,
             remote_code=asks_for_code(config),
+            tokenizer_class=_text(tokenizer.get("tokenizer_class")),
+            tokenizer_code=asks_for_code(tokenizer),
         )
 
 

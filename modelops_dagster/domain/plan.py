@@ -83,7 +83,7 @@ def _impossible(release: Release, machine: Machine, recipe: Recipe) -> str | Non
     """What stands in the way, whoever asks for it; None when nothing does."""
     if (by := released_quantized(release)) is not None:
         return f"released quantized ({by}) already, and quantizing it again would lose more"
-    if release.remote_code:
+    if release.remote_code and not release.runs_without_code:
         return "it needs code of its own repository, which the quantizer never runs"
     if machine.quantizer_missing is not None:
         return machine.quantizer_missing

@@ -74,13 +74,14 @@ def checkpoint_files(release: Release, *, code_allowed: bool = False) -> tuple[R
         code_allowed: an operator allowed this commit to bring code.
 
     Raises:
-        UnsafeCheckpoint: the release asks for code from the repository, or lists a path outside of it.
+        UnsafeCheckpoint: the release asks for code from the repository and no installed engine was found that does
+            without, or it lists a path outside of the checkpoint.
         NoWeights: no safetensors, not all of them, or no configuration beside them.
         NoTokenizer: nothing that turns text into tokens.
     """
     for file in release.files:
         require_safe_path(file.path)
-    if release.remote_code and not code_allowed:
+    if release.remote_code and not (code_allowed or release.runs_without_code):
         raise remote_code_refused(release.revision, "config.json")
     files = wanted_files(release.files, with_code=code_allowed)
     paths = [f.path for f in files]

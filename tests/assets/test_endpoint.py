@@ -15,7 +15,7 @@ from modelops_dagster.domain.hub import ModelRevision
 from modelops_dagster.domain.lanes import RAW
 from modelops_dagster.domain.rehearsal import Rehearsal
 from modelops_dagster.resources.lineage import LineageIOManager, LineageResource
-from modelops_dagster.resources.platform import ControllerResource, EngineResource
+from modelops_dagster.resources.platform import ControllerResource, EngineResource, ScoreResource
 from modelops_dagster.settings import Settings
 from tests.e2e.scenery import install_engine, write_engine, write_model
 from tests.fakes.zoo import Zoo, zoo
@@ -51,6 +51,7 @@ def endpoint_of(home: Path, checkpoint: Checkpoint) -> dg.ExecuteInProcessResult
             min_tokens_per_second=0.01,
         ),
         "controller": ControllerResource(),
+        "scores": ScoreResource(root=str(home / "scores")),
         "lineage": LineageResource(root=str(home / "lineage")),
         "io_manager": LineageIOManager(root=str(home / "lineage")),
     }

@@ -14,6 +14,7 @@ from modelops_dagster.clients.checkpoints import AllowList, CheckpointStore
 from modelops_dagster.clients.checkpoints.manifests import read_manifest
 from modelops_dagster.clients.checkpoints.verification import bad_values
 from modelops_dagster.domain.allowances import Allowance, parse_revision
+from modelops_dagster.domain.architectures import Support
 from modelops_dagster.domain.checkpoints import Manifest, ManifestFile
 from modelops_dagster.domain.errors import (
     DiskFull,
@@ -26,7 +27,8 @@ from modelops_dagster.domain.errors import (
     UnsafeCheckpoint,
     UserError,
 )
-from modelops_dagster.domain.hub import ModelRevision
+from modelops_dagster.domain.hub import ModelRevision, Release
+from modelops_dagster.domain.preflight import Preflight
 from modelops_dagster.services.hub_server import HubServer, RepoSettings, publish
 from tests.fakes.hub import client, downloads, noise, released, running_hub, safetensors, write_repo
 
@@ -205,6 +207,33 @@ def test_code_is_refused_wherever_it_is_asked_for(hub: HubServer, store: Checkpo
     assert asked in caught.value.sentence
     assert store.load(release.revision) is None
     assert not any("model.safetensors" in r for r in downloads(hub))
+
+
+def known(release: Release) -> Release:
+    """The same, after a preflight that found an engine which knows it by itself."""
+    found = Support(rung="vllm", engine_version="1+a", kind="native", sentence="It is known.")
+    return release.model_copy(update={"preflight": Preflight(supports=(found,))})
+
+
+@pytest.mark.parametrize("where", ["config.json", "nested", "tokenizer_config.json"])
+def test_code_that_no_engine_needs_is_left_where_it_is(
+    hub: HubServer, store: CheckpointStore, tmp_path: Path, where: str
+):
+    release = known(released(hub, with_code(tmp_path / "a", where)))
+    checkpoint = store.ensure(release, client(hub))
+    assert not checkpoint.remote_code
+    assert not list(Path(checkpoint.directory).rglob("*.py"))
+    assert not any(".py" in r for r in downloads(hub))
+
+
+def test_what_no_engine_was_asked_about_is_refused_all_the_same(hub: HubServer, store: CheckpointStore, tmp_path: Path):
+    release = known(released(hub, with_code(tmp_path / "a", "preprocessor_config.json")))
+    with pytest.raises(UnsafeCheckpoint, match=r"in its preprocessor_config\.json"):
+        store.ensure(release, client(hub))
+    absent = Support(rung="vllm", kind="native", sentence="It would be known.")  # an engine that is not installed
+    config = released(hub, with_code(tmp_path / "b"))
+    with pytest.raises(UnsafeCheckpoint):
+        store.ensure(config.model_copy(update={"preflight": Preflight(supports=(absent,))}), client(hub))
 
 
 def test_one_commit_is_allowed_and_the_next_is_not(

@@ -135,7 +135,19 @@ def test_a_good_release_passes_and_costs_no_weights(scene: Scene):
             "unsafe_checkpoint",
             "auto_map",
         ),
-        ({"config": {"auto_map": {"AutoModel": "m.X"}}}, "blocks", "unsafe_checkpoint", "modelops models allow"),
+        ({"config": {"auto_map": {"AutoModel": "m.X"}}}, "informs", "code_not_needed", "neither fetched nor run"),
+        (
+            {"config": {"architectures": ["NovelForCausalLM"], "auto_map": {"AutoModel": "m.X"}}},
+            "blocks",
+            "unsafe_checkpoint",
+            "modelops models allow",
+        ),
+        (
+            {"tokenizer": {"auto_map": {"AutoTokenizer": "t.X"}, "tokenizer_class": "LlamaTokenizer"}},
+            "informs",
+            "code_not_needed",
+            "auto_map",
+        ),
         (
             {"tokenizer": {"auto_map": {"AutoTokenizer": "t.X"}}},
             "blocks",

@@ -62,7 +62,7 @@ CODE = {"auto_map": {"AutoModel": "modeling.X"}}
         ("NovelForCausalLM", {"model_type": "novel"}, ("needs_newer_transformers",) * 3),
         ("NovelForCausalLM", {"model_type": "novel"} | CODE, ("remote_code",) * 3),
         ("NovelForCausalLM", {"model_type": "llama"}, ("unsupported", "unsupported", "native")),
-        ("NovelForCausalLM", {"model_type": "llama"} | CODE, ("remote_code", "remote_code", "native")),
+        ("NovelForCausalLM", {"model_type": "llama"} | CODE, ("remote_code",) * 3),
         ("Grok1ForCausalLM", {"model_type": "grok1"}, ("previously_supported",) + ("needs_newer_transformers",) * 2),
         ("BartForConditionalGeneration", {"model_type": "bart"}, ("out_of_tree", "unsupported", "unsupported")),
         ("BertModel", {"model_type": "bert"}, ("not_generative", "not_generative", "unsupported")),
@@ -76,6 +76,26 @@ def test_support(
     found = [judged(facts, rung, architecture, **config) for rung in (VLLM, BACKEND, RAW)]
     assert tuple(s.kind for s in found) == kinds, [s.sentence for s in found]
     assert all(s.sentence.endswith(".") for s in found)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "kinds"),
+    [
+        ({"tokenizer_class": "OwnTokenizer"}, ("native", "transformers_backend", "native")),
+        ({"tokenizer_class": "OwnTokenizer"} | CODE, ("remote_code",) * 3),
+        (CODE, ("remote_code",) * 3),
+        ({"tokenizer_class": "LlamaTokenizerFast"} | CODE, ("native", "transformers_backend", "native")),
+    ],
+)
+def test_a_tokenizer_of_the_repository_is_code_unless_transformers_brings_its_class(
+    facts: dict[str, EngineFacts], tokenizer: dict[str, Any], kinds: tuple[str, ...]
+):
+    model = ModelConfig.from_json({"architectures": ["LlamaForCausalLM"], "model_type": "llama"} | CODE, tokenizer)
+    found = [support(r, manifest(r.engine), facts.get(r.engine), model) for r in (VLLM, BACKEND, RAW)]
+    assert tuple(s.kind for s in found) == kinds, [s.sentence for s in found]
+    assert [s.is_native for s in found] == [kind != "remote_code" for kind in kinds]
+    allowed = support(VLLM, manifest("vllm"), facts["vllm"], model, code_allowed=True)
+    assert allowed.kind == (kinds[0] if kinds[0] != "remote_code" else "not_known")
 
 
 def test_an_engine_that_is_not_there_or_may_have_more_is_not_known(facts: dict[str, EngineFacts]):

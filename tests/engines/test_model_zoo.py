@@ -4,11 +4,14 @@
 there is. By default the rows that need few starts are checked; the whole table is the test marked long.
 """
 
+import json
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from modelops_dagster.clients.engines import EngineRegistry
+from modelops_dagster.clients.engines import WORKERS, EngineRegistry
 from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.engines import Rung
 from modelops_dagster.settings import Settings
@@ -17,6 +20,7 @@ from tests.fakes.zoo import COLUMNS, GOLDEN, NAMES, Zoo, build, zoo
 pytestmark = pytest.mark.engine
 
 WRITERS = tuple(name for name in NAMES if name not in ("bert", "unknown", "remote_code"))
+DECODER = Path(__file__).parents[1] / "fakes" / "decode_in_batch.py"
 LAST_RUNG = (Rung(engine="transformers"),)
 
 
@@ -53,6 +57,20 @@ def test_the_last_rung_alone_holds_every_architecture_that_transformers_knows(
 ):
     architecture = ", ".join(models[name].architectures)
     assert place.line(models[name], LAST_RUNG) == f"{name} | {architecture} | transformers | -"
+
+
+def test_every_architecture_writes_the_same_side_by_side_as_alone(
+    registry: EngineRegistry, models: dict[str, Checkpoint]
+):
+    launch = registry.program("transformers")
+    argv = [launch.argv[0], str(DECODER), *(models[name].directory for name in WRITERS)]
+    environ = launch.environ | {"PYTHONPATH": str(WORKERS)}
+    done = subprocess.run(argv, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = {line["model"]: line for line in map(json.loads, done.stdout.splitlines())}
+    assert set(found) == set(WRITERS)
+    assert all(line["same"] and line["tokens"] > 50 for line in found.values()), found
+    assert [name for name, line in found.items() if not line["together"]] == ["mamba"]
 
 
 @pytest.mark.parametrize("name", ["bert", "unknown", "remote_code"])

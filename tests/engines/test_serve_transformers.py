@@ -2,13 +2,20 @@
 
 import json
 import signal
+import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
+import openai
 import pytest
 
+from modelops_dagster.clients import processes
+from modelops_dagster.clients.engines import EngineRegistry
+from modelops_dagster.domain.endpoints import EndpointSpec
 from modelops_dagster.domain.ladder import diagnose
 from tests.fakes.real_engine import CAPITAL, MAX_CONTEXT, NAME, STORY, Running, Start
 
@@ -85,6 +92,132 @@ def test_the_context_bounds_the_answer(ours: Running):
 def _metric(running: Running, name: str) -> float:
     lines = httpx.get(f"{running.url}/metrics", timeout=10).text.splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+
+
+def test_four_requests_at_once_take_far_less_than_one_after_the_other(ours: Running):
+    """Measured in the same minute; on an idle machine four take little more than one."""
+
+    def ask(number: int) -> None:
+        story = [{"role": "user", "content": f"Write {number} long stories about a lighthouse."}]
+        body = {"model": NAME, "messages": story, "max_tokens": 48, "temperature": 0, "ignore_eos": True}
+        httpx.post(f"{ours.url}/v1/chat/completions", json=body, timeout=120).raise_for_status()
+
+    begun = time.monotonic()
+    for number in range(4):
+        ask(number)
+    alone_s = time.monotonic() - begun
+    begun = time.monotonic()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(ask, range(4)))
+    beside_s = time.monotonic() - begun
+    print(f"\nfour one after the other: {alone_s:.1f} s; at once: {beside_s:.1f} s")
+    assert beside_s < 0.75 * alone_s
+
+
+def test_requests_side_by_side_keep_what_each_of_them_asked_for(ours: Running):
+    schema = {"type": "object", "properties": {"colour": {"enum": ["red", "blue"]}}, "required": ["colour"]}
+    sampled = {"temperature": 1, "max_tokens": 24, "ignore_eos": True}
+    asked: list[dict[str, Any]] = [
+        {"temperature": 0, "max_tokens": 7},
+        {"temperature": 0, "max_tokens": 40, "stop": ["lighthouse"]},
+        {
+            "temperature": 0,
+            "max_tokens": 40,
+            "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+        },
+        {"temperature": 0, "max_tokens": 5, "logprobs": True, "top_logprobs": 2},
+        {**sampled, "seed": 1},
+        {**sampled, "seed": 2},
+        {**sampled, "seed": 1},
+    ]
+
+    def ask(fields: dict[str, Any]) -> Any:
+        body = {"model": NAME, "messages": STORY, **fields}
+        return httpx.post(f"{ours.url}/v1/chat/completions", json=body, timeout=120).json()
+
+    with ThreadPoolExecutor(len(asked)) as pool:
+        short, stopped, strict, scored, one, two, again = pool.map(ask, asked)
+    assert (short["usage"]["completion_tokens"], short["choices"][0]["finish_reason"]) == (7, "length")
+    assert stopped["choices"][0]["finish_reason"] == "stop"
+    assert "lighthouse" not in stopped["choices"][0]["message"]["content"]
+    assert json.loads(strict["choices"][0]["message"]["content"])["colour"] in ("red", "blue")
+    entries = scored["choices"][0]["logprobs"]["content"]
+    assert [len(entry["top_logprobs"]) for entry in entries] == [2] * 5
+    texts = [answer["choices"][0]["message"]["content"] for answer in (one, two)]
+    assert texts[0] != texts[1]
+    assert texts[0] == again["choices"][0]["message"]["content"] == ask(asked[4])["choices"][0]["message"]["content"]
+    assert {answer["usage"]["completion_tokens"] for answer in (one, two)} == {24}
+
+
+def test_one_that_goes_away_leaves_the_others_alone(ours: Running):
+    body = {"model": NAME, "messages": STORY, "max_tokens": 60, "temperature": 0, "ignore_eos": True}
+
+    def stay() -> int:
+        answer = httpx.post(f"{ours.url}/v1/chat/completions", json=body, timeout=120).json()
+        return int(answer["usage"]["completion_tokens"])
+
+    before = _metric(ours, 'engine_requests_total{reason="cancelled"}')
+    with ThreadPoolExecutor(2) as pool:
+        staying = [pool.submit(stay) for _ in range(2)]
+        gone = {**body, "max_tokens": 900, "stream": True}
+        with httpx.stream("POST", f"{ours.url}/v1/chat/completions", json=gone, timeout=60) as answer:
+            next(answer.iter_lines())
+        assert [future.result() for future in staying] == [60, 60]
+    deadline = time.monotonic() + 20
+    while _metric(ours, 'engine_requests_total{reason="cancelled"}') == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_more_requests_than_places_wait_for_their_turn(ours: Running):
+    answer = ours.client.chat.completions.create(model=NAME, messages=STORY, n=20, max_tokens=3, temperature=1)
+    assert [choice.index for choice in answer.choices] == list(range(20))
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 60
+
+
+def test_a_key_is_asked_for_where_the_environment_holds_one(registry: EngineRegistry, model: Path, tmp_path: Path):
+    port = processes.free_port("127.0.0.1", set())
+    spec = EndpointSpec(
+        name="test",
+        checkpoint=str(model),
+        checkpoint_digest="sha256:test",
+        engine="transformers",
+        served_model_name=NAME,
+        max_context=MAX_CONTEXT,
+    )
+    launch = registry.launch(spec, "127.0.0.1", port)
+    key = "sk-only-for-tests"
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            launch.argv, env={**launch.environ, "SERVE_API_KEY": key}, stdout=log, stderr=log, start_new_session=True
+        )
+    running = Running("transformers", process, port, tmp_path / "log")
+    try:
+        deadline = time.monotonic() + 300
+        while not _is_healthy(running):
+            assert process.poll() is None, running.log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        body = {"model": NAME, "messages": CAPITAL, "max_tokens": 2}
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {key}"}):
+            answer = httpx.post(f"{running.url}/v1/chat/completions", json=body, headers=headers, timeout=30)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
+        assert httpx.get(f"{running.url}/v1/models", timeout=30).status_code == 401
+        assert httpx.post(f"{running.url}/tokenize", json={"prompt": "x"}, timeout=30).status_code == 401
+        assert httpx.get(f"{running.url}/metrics", timeout=30).status_code == 200
+        client = openai.OpenAI(base_url=f"{running.url}/v1", api_key=key, max_retries=0)
+        assert client.chat.completions.create(model=NAME, messages=CAPITAL, max_tokens=2).usage is not None
+        assert key not in running.log.read_text()
+    finally:
+        running.stop()
+
+
+def _is_healthy(running: Running) -> bool:
+    try:
+        return httpx.get(f"{running.url}/health", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -47,6 +47,9 @@ MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = OrderedDict(
 MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES = OrderedDict([("gemma3", "Gemma3ForConditionalGeneration")])
 MODEL_FOR_CAUSAL_LM_MAPPING = _LazyAutoMapping(CONFIG_MAPPING_NAMES, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 """
+TOKENIZERS = """
+TOKENIZER_MAPPING_NAMES = OrderedDict([("llama", "LlamaTokenizer" if is_tokenizers_available() else None)])
+"""
 
 
 def write_vllm(packages: Path) -> Path:
@@ -64,6 +67,7 @@ def write_transformers(packages: Path) -> Path:
     _write(auto / "auto_mappings.py", AUTO)
     _write(auto / "configuration_auto.py", CONFIGURATION)
     _write(auto / "modeling_auto.py", MODELING)
+    _write(auto / "tokenization_auto.py", TOKENIZERS)
     (packages / "transformers-7.2.0.dist-info").mkdir(parents=True, exist_ok=True)
     return packages
 

@@ -20,6 +20,8 @@ from modelops_dagster.domain.repo_files import is_weight, mismatch
 # A file is called this until it has all its bytes; a later process goes on where it ends.
 PART_SUFFIX = ".part"
 REPORT_EVERY_S = 0.1
+# What engines were found to do without the code of; they read it by classes of their own.
+JUDGED = ("config.json", "tokenizer_config.json")
 Progress = Callable[[int, int], None]
 
 
@@ -66,8 +68,9 @@ class Fetch:
         self._total_bytes = sum(f.size_bytes for f in files)
         self._positions = {f.path: min(f.size_bytes, present_bytes(self.partial / f.path)) for f in files}
         fetched = self._all([f for f in files if not is_weight(f.path)], max_workers)
-        if not (self.code_allowed or self.release.remote_code):  # the latter was judged before anything was fetched
-            require_no_code(revision, self.partial, paths)
+        if not self.code_allowed:
+            judged = JUDGED if self.release.runs_without_code else ()
+            require_no_code(revision, self.partial, paths, judged=judged)
         maps = weight_maps(revision, self.partial, paths)
         require_indexed(revision, maps, paths)
         fetched += self._all([f for f in files if is_weight(f.path)], max_workers)

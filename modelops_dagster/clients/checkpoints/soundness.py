@@ -17,14 +17,16 @@ CONFIG_SUFFIX = "config.json"
 MAX_JSON_BYTES = 256 << 20
 
 
-def require_no_code(revision: ModelRevision, directory: Path, paths: Collection[str]) -> None:
-    """No configuration of any kind asks for code of the repository.
+def require_no_code(
+    revision: ModelRevision, directory: Path, paths: Collection[str], *, judged: Collection[str] = ()
+) -> None:
+    """No configuration of any kind asks for code of the repository, but those that were `judged` to need none.
 
     Raises:
         UnsafeCheckpoint: one does.
         IntegrityError: one cannot be read.
     """
-    for path in sorted(p for p in paths if p.endswith(CONFIG_SUFFIX)):
+    for path in sorted(p for p in paths if p.endswith(CONFIG_SUFFIX) and p not in judged):
         if asks_for_code(_parsed(revision, directory, path)):
             raise remote_code_refused(revision, path)
 

@@ -9,6 +9,7 @@ from types import FrameType
 import uvicorn
 
 from .app import Api
+from .auth import VARIABLE, RequireKey
 from .generation import Engine
 
 SHUTDOWN_GRACE_S = 5
@@ -35,6 +36,7 @@ def main() -> int:
     parser.add_argument("--served-model-name", required=True, help="the name clients send")
     parser.add_argument("--max-context", type=int, help="tokens; the model's own length when left out")
     parser.add_argument("--trust-remote-code", action="store_true", help="run the checkpoint's own Python files")
+    parser.add_argument("--max-num-seqs", type=int, default=8, help="requests that are answered at the same time")
     parser.add_argument("--made-up-weights", action="store_true", help="random ones; the directory holds none")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -43,8 +45,11 @@ def main() -> int:
         arguments.max_context,
         trust_remote_code=arguments.trust_remote_code,
         made_up_weights=arguments.made_up_weights,
+        max_at_once=max(1, arguments.max_num_seqs),
     )
     app = Api(engine, arguments.served_model_name).app()
+    if key := os.environ.pop(VARIABLE, None):
+        app.add_middleware(RequireKey, key=key)
     config = uvicorn.Config(
         app,
         host=arguments.host,

@@ -12,7 +12,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from . import metrics
-from .generation import Engine, Job, Piece, Token
+from .generation import Engine
+from .jobs import Job, Piece, Token
 from .protocol import (
     ChatRequest,
     CompletionRequest,

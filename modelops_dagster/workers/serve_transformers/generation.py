@@ -3,66 +3,26 @@
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from . import metrics
+from .jobs import FinishReason, Job, Piece, Token
 from .loading import FALLBACK_CONTEXT, load
 from .protocol import Refused
-from .steering import Constraint, Grammars, Penalties
-from .text_stream import TextStream
+from .rows import Row, score
+from .steering import Constraint, Grammars
+
+if TYPE_CHECKING:
+    from .batching import Batch
 
 log = logging.getLogger(__name__)
-FinishReason = Literal["stop", "length", "cancelled"]
-LOWEST_LOGPROB = -9999.0  # JSON has no infinity
 SCORED_AT_ONCE = 128  # prompt positions
 
 
-@dataclass(frozen=True)
-class Token:
-    """One token; with its log-probability and the likeliest alternatives, best first, when they were asked for."""
-
-    token_id: int
-    logprob: float | None = None
-    top: tuple[tuple[int, float], ...] = ()
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Text that is safe to show and the tokens since the last piece. The last piece has a reason or an error."""
-
-    text: str = ""
-    tokens: tuple[Token, ...] = ()
-    finish_reason: FinishReason | None = None
-    error: str | None = None
-
-
-@dataclass
-class Job:
-    """One prompt to answer. `post` is called from the generating thread."""
-
-    prompt: list[int]
-    max_tokens: int
-    post: Callable[[Piece], None]
-    sampling: dict[str, Any] = field(default_factory=lambda: {"do_sample": False})
-    seed: int | None = None
-    stops: tuple[str, ...] = ()
-    logprobs: int | None = None
-    echo: bool = False
-    ignore_eos: bool = False
-    schema: str | None = None
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
-    is_warm_up: bool = False
-    arrived: float = field(default_factory=time.monotonic)
-    cancelled: threading.Event = field(default_factory=threading.Event)
-
-
 class Engine:
-    """Loads one checkpoint and answers jobs in the order they came."""
+    """Loads one checkpoint and answers jobs: up to `max_at_once` of them side by side, the others in their order."""
 
     def __init__(
         self,
@@ -71,6 +31,7 @@ class Engine:
         *,
         trust_remote_code: bool = False,
         made_up_weights: bool = False,
+        max_at_once: int = 1,
     ) -> None:
         self.checkpoint = checkpoint
         self.max_context = max_context or FALLBACK_CONTEXT
@@ -85,13 +46,18 @@ class Engine:
         self._grammars: Grammars | None = None
         # fast tokenizers fail with "Already borrowed" when two threads use one
         self._tokenizer_lock = threading.Lock()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="generate")
+        self._max_at_once = max_at_once
+        # where a seed decides, and everything else; the same one where sequences cannot be decoded together
+        self._batches: dict[bool, Batch] = {}
+        self._rows: list[Row] = []  # of each batch in its order; used by the generating thread alone
+        self._queue: deque[Job] = deque()
+        self._news = threading.Condition()
         self._stopping = threading.Event()
 
     def start(self, on_failure: Callable[[], None]) -> None:
-        """Load in the background and generate one token; `on_failure` is called when that did not work."""
+        """Load in the background, generate one token, then answer; `on_failure` is called when loading failed."""
 
-        def load() -> None:
+        def run() -> None:
             begun = time.monotonic()
             try:
                 self._load()
@@ -100,23 +66,27 @@ class Engine:
                 log.exception("loading failed")
                 self.failure = f"{type(error).__name__}: {' '.join(str(error).split())}"
                 on_failure()
-            else:
-                self.ready = True
-                log.info("ready after %.1f s, context %d tokens", time.monotonic() - begun, self.max_context)
+                return
+            self.ready = True
+            log.info("ready after %.1f s, context %d tokens", time.monotonic() - begun, self.max_context)
+            self._answer_all()
 
-        self._thread.submit(load)
+        threading.Thread(target=run, name="generate", daemon=True).start()
 
     def stop(self) -> None:
-        """End the running request and the waiting ones."""
+        """End the running requests and the waiting ones."""
         self._stopping.set()
-        self._thread.shutdown(wait=False)
+        with self._news:
+            self._news.notify()
 
     def submit(self, job: Job) -> None:
         """Queue a job; its pieces come through `job.post`."""
-        if self._stopping.is_set():
-            raise Refused("the engine is stopping.", status=503)
-        metrics.WAITING.inc()
-        self._thread.submit(self._work, job)
+        with self._news:
+            if self._stopping.is_set():
+                raise Refused("the engine is stopping.", status=503)
+            metrics.WAITING.inc()
+            self._queue.append(job)
+            self._news.notify()
 
     def require_schema(self, schema: str) -> None:
         """Refuse a schema that cannot be followed, before its request is queued."""
@@ -183,72 +153,145 @@ class Engine:
         self.max_context, self.defaults = loaded.max_context, loaded.defaults
 
     def _warm_up(self) -> None:
-        pieces: list[Piece] = []
-        prompt = self.encode("Hello") or self._eos[:1]
-        self._answer(Job(prompt=prompt, max_tokens=1, post=pieces.append, is_warm_up=True))
-        if pieces[-1].error:
-            raise RuntimeError(f"the model loads and does not generate: {pieces[-1].error}")
+        """One token, and whether several sequences can be decoded together."""
+        import torch
 
-    def _work(self, job: Job) -> None:
+        from .batching import Apart, batch_for
+
+        with torch.inference_mode():
+            prompt = self.encode("Hello") or self._eos[:1]
+            self._batches = dict.fromkeys((True, False), Apart(self._model))
+            pieces: list[Piece] = []
+            self._begin(Job(prompt=prompt, max_tokens=1, post=pieces.append, is_warm_up=True))
+            if pieces[-1].error:
+                raise RuntimeError(f"the model loads and does not generate: {pieces[-1].error}")
+            if self._max_at_once > 1:
+                probes = [self.encode("One, two, three, four") or 2 * prompt, prompt]
+                self._batches[False] = batch_for(self._model, probes)
+
+    def _answer_all(self) -> None:
+        """Until told to stop: read one more prompt, then a token for everybody."""
+        import torch
+
+        with torch.inference_mode():
+            while self._wait_for_work():
+                if self._queue and len(self._rows) < self._max_at_once:
+                    self._admit()
+                for batch in self._batches.values():
+                    self._step(batch)
+        for row in self._rows:
+            self._end(row, "cancelled")
+        with self._news:
+            waiting, self._queue = list(self._queue), deque()
+        for job in waiting:
+            self._turn_away(job)
+
+    def _wait_for_work(self) -> bool:
+        with self._news:
+            self._news.wait_for(lambda: self._queue or self._rows or self._stopping.is_set())
+        return not self._stopping.is_set()
+
+    def _admit(self) -> None:
+        job = self._queue.popleft()
+        if job.cancelled.is_set():
+            self._turn_away(job)
+            return
         metrics.WAITING.dec()
-        reason = "cancelled"
-        if job.cancelled.is_set() or self._stopping.is_set():
-            job.post(Piece(finish_reason="cancelled"))
-        else:
-            with metrics.RUNNING.track_inprogress():
-                reason = self._answer(job)
-        metrics.FINISHED.labels(reason).inc()
-        metrics.DURATION.observe(time.monotonic() - job.arrived)
+        metrics.RUNNING.inc()
+        self._begin(job)
 
-    def _answer(self, job: Job) -> str:
+    def _turn_away(self, job: Job) -> None:
+        metrics.WAITING.dec()
+        job.post(Piece(finish_reason="cancelled"))
+        metrics.FINISHED.labels("cancelled").inc()
+
+    def _begin(self, job: Job) -> None:
+        """Read the prompt and write the first token; what needs more joins the batch."""
         import torch
 
+        # in company a model rounds differently, and what a seed draws would depend on who else is there
+        batch = self._batches[job.seed is not None and bool(job.sampling["do_sample"])]
         try:
-            with torch.inference_mode():
-                return self._generate(job)
+            with self._tokenizer_lock:
+                constraint = self._follow(job.schema) if job.schema is not None else None
+            row = Row(job, batch, self.decode, self._eos, constraint, self._model.device)
         except Exception as error:
-            log.exception("a request failed")
-            job.post(Piece(error=f"{type(error).__name__}: {error}"))
-            return "error"
+            self._fail(job, error)
+            return
+        try:
+            if not job.is_warm_up:
+                metrics.PROMPT_TOKENS.inc(len(job.prompt))
+            if job.echo:
+                ids = torch.tensor([job.prompt], device=self._model.device)
+                job.post(Piece(text=self.decode(job.prompt), tokens=self._score_prompt(ids, job.logprobs)))
+            if job.max_tokens == 0:
+                self._end(row, "length")
+                return
+            logits, state = batch.read(job.prompt)
+            row.take(logits)
+            if row.reason is not None:
+                self._count(job, row.reason)
+                return
+            batch.join(state)
+            self._rows.append(row)
+        except Exception as error:
+            self._fail(job, error)
 
-    def _generate(self, job: Job) -> FinishReason:
-        import torch
+    def _step(self, batch: "Batch") -> None:
+        """One token for every row of a batch; those that are done leave it."""
+        for row in self._rows_of(batch):
+            if row.job.cancelled.is_set():
+                self._end(row, "cancelled")
+        self._drop_ended(batch)
+        rows = self._rows_of(batch)
+        if not rows:
+            return
+        try:
+            logits = batch.step([row.last for row in rows])
+        except Exception as error:
+            for row in rows:
+                self._break_off(row, error)
+            self._drop_ended(batch)
+            return
+        for index, row in enumerate(rows):
+            try:
+                row.take(logits[index])
+            except Exception as error:
+                self._break_off(row, error)
+            else:
+                if row.reason is not None:
+                    self._count(row.job, row.reason)
+        self._drop_ended(batch)
 
-        ids = torch.tensor([job.prompt], device=self._model.device)
+    def _rows_of(self, batch: "Batch") -> list[Row]:
+        """In the order of the batch."""
+        return [row for row in self._rows if row.batch is batch]
+
+    def _drop_ended(self, batch: "Batch") -> None:
+        rows = self._rows_of(batch)
+        left = [index for index, row in enumerate(rows) if not row.ended]
+        if len(left) < len(rows):
+            batch.keep(left)
+            self._rows = [row for row in self._rows if row.batch is not batch or not row.ended]
+
+    def _break_off(self, row: Row, error: Exception) -> None:
+        row.ended = True
+        self._fail(row.job, error)
+
+    def _end(self, row: Row, reason: FinishReason) -> None:
+        row.finish(reason)
+        self._count(row.job, row.reason or reason)
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        log.error("a request failed", exc_info=error)
+        job.post(Piece(error=f"{type(error).__name__}: {error}"))
+        self._count(job, "error")
+
+    def _count(self, job: Job, reason: str) -> None:
         if not job.is_warm_up:
-            metrics.PROMPT_TOKENS.inc(len(job.prompt))
-        if job.echo:
-            job.post(Piece(text=self.decode(job.prompt), tokens=self._score_prompt(ids, job.logprobs)))
-        if job.max_tokens == 0:
-            job.post(Piece(finish_reason="length"))
-            return "length"
-        if job.seed is None:
-            torch.seed()
-        else:
-            torch.manual_seed(job.seed)
-        with self._tokenizer_lock:
-            constraint = self._follow(job.schema) if job.schema is not None else None
-        watch = _Watch(job, TextStream(self.decode, job.stops), self._stopping, constraint)
-        extra: dict[str, Any] = {"min_new_tokens": job.max_tokens} if job.ignore_eos else {}
-        output = self._model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=job.max_tokens,
-            eos_token_id=self._eos or None,
-            pad_token_id=self._eos[0] if self._eos else 0,
-            stopping_criteria=[watch.after_token],
-            logits_processor=watch.processors(),
-            **job.sampling,
-            **extra,
-        )
-        reason: FinishReason = "length"
-        rest = watch.stream.finish()
-        if watch.stream.stopped or int(output[0, -1]) in self._eos or (constraint and constraint.finished):
-            reason = "stop"
-        elif job.cancelled.is_set() or self._stopping.is_set():
-            reason = "cancelled"
-        job.post(Piece(text=rest, finish_reason=reason))
-        return reason
+            metrics.RUNNING.dec()
+            metrics.FINISHED.labels(reason).inc()
+            metrics.DURATION.observe(time.monotonic() - job.arrived)
 
     def _score_prompt(self, ids: Any, top: int | None) -> tuple[Token, ...]:
         """The prompt's tokens; with log-probabilities from the second on, the first follows nothing."""
@@ -259,61 +302,5 @@ class Engine:
         scored = [Token(prompt[0])]
         for start in range(0, len(prompt) - 1, SCORED_AT_ONCE):
             rows = logits[start : start + SCORED_AT_ONCE].float().log_softmax(-1)
-            scored += [_score(row, prompt[start + offset + 1], top) for offset, row in enumerate(rows)]
+            scored += [score(row, prompt[start + offset + 1], top) for offset, row in enumerate(rows)]
         return tuple(scored)
-
-
-class _Watch:
-    """Looks on while generate() runs: posts each token and says when it is enough."""
-
-    def __init__(self, job: Job, stream: TextStream, stopping: threading.Event, constraint: Constraint | None) -> None:
-        self.stream = stream
-        self._constraint = constraint
-        self._penalties = Penalties(job.presence_penalty, job.frequency_penalty, job.logit_bias)
-        self._job = job
-        self._stopping = stopping
-        self._logprobs: Any = None
-        self._count = 0
-
-    def processors(self) -> list[Any]:
-        """Logits processors, in their order: log-probabilities are those of the model, not of what steers it."""
-        job = self._job
-        found: list[Any] = [] if job.logprobs is None else [self.before_token]
-        if job.presence_penalty or job.frequency_penalty or job.logit_bias:
-            found.append(self._penalties)
-        return [*found, self._constraint] if self._constraint else found
-
-    def before_token(self, _ids: Any, logits: Any) -> Any:
-        """A logits processor that changes nothing: sees them before temperature and top-p."""
-        self._logprobs = logits[0].float().log_softmax(-1)
-        return logits
-
-    def after_token(self, ids: Any, _scores: Any, **_: Any) -> Any:
-        """A stopping criterion."""
-        import torch
-
-        self._count += 1
-        if not self._job.is_warm_up:
-            metrics.OUTPUT_TOKENS.inc()
-            if self._count == 1:
-                metrics.TTFT.observe(time.monotonic() - self._job.arrived)
-        chosen = int(ids[0, -1])
-        self._penalties.take(chosen)
-        if self._constraint:
-            self._constraint.take(chosen)
-        wanted = self._job.logprobs
-        token = Token(chosen) if wanted is None else _score(self._logprobs, chosen, wanted)
-        self._job.post(Piece(text=self.stream.feed(chosen), tokens=(token,)))
-        enough = self.stream.stopped or self._job.cancelled.is_set() or self._stopping.is_set()
-        enough = enough or (self._constraint is not None and self._constraint.finished)
-        return torch.full((ids.shape[0],), enough, dtype=torch.bool, device=ids.device)
-
-
-def _score(logprobs: Any, chosen: int, top: int) -> Token:
-    best = logprobs.topk(top) if top else None
-    alternatives = zip(best.indices.tolist(), best.values.tolist(), strict=True) if best is not None else ()
-    return Token(
-        token_id=chosen,
-        logprob=max(float(logprobs[chosen]), LOWEST_LOGPROB),
-        top=tuple((i, max(value, LOWEST_LOGPROB)) for i, value in alternatives),
-    )

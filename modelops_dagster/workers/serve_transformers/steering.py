@@ -21,8 +21,9 @@ class Penalties:
 
     def __call__(self, _ids: Any, logits: Any) -> Any:
         """A logits processor."""
-        for token_id, count in self._written.items():
-            logits[0, token_id] -= self._frequency * count + self._presence
+        if self._frequency or self._presence:
+            for token_id, count in self._written.items():
+                logits[0, token_id] -= self._frequency * count + self._presence
         for token_id, bias in self._bias.items():
             logits[0, token_id] += bias
         return logits
