@@ -11,6 +11,7 @@ from typing import Any
 from modelops_dagster.clients.gauntlet.inference import InferenceClient, RetryBudget
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.errors import UserError
+from modelops_dagster.domain.gauntlet.admission import Calibration
 from modelops_dagster.domain.gauntlet.grader_summary import GraderSummary, summarized
 from modelops_dagster.domain.gauntlet.grading import (
     MOST_RAW,
@@ -45,18 +46,25 @@ class Graded:
     rows: list[Row]
     judgements: list[Row] = field(default_factory=list)
     summaries: tuple[GraderSummary, ...] = ()
+    calibrations: tuple[Calibration, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What a report says of it."""
+        return {"graders": self.summaries, "calibrations": self.calibrations, "notes": self.notes}
 
 
 @dataclass(frozen=True)
 class Panel:
     """The graders that can be asked, and what each is admitted for.
 
-    `admitted` holds (grader uid, category group); `notes` are sentences about graders that cannot be asked.
+    `calibrations` are of any graders; one that is not admitted is as good as none. `notes` are sentences about graders
+    that cannot be asked.
     """
 
     graders: tuple[Grader, ...] = ()
-    admitted: frozenset[tuple[str, str]] = frozenset()
+    calibrations: tuple[Calibration, ...] = ()
     notes: tuple[str, ...] = ()
 
     def able(self, judged: Sequence[Endpoint]) -> tuple[tuple[Grader, ...], tuple[str, ...]]:
@@ -86,8 +94,13 @@ class Panel:
     def scoring(self, suite: Suite, judged: Sequence[Endpoint]) -> dict[str, str]:
         """By category group, the uid of the grader whose verdicts become scores. Part of the instrument."""
         able, _ = self.able(judged)
-        first = {g: next((a.uid for a in able if (a.uid, g) in self.admitted), None) for g in suite.groups_to_grade}
+        admitted = {(c.grader, c.category) for c in self.calibrations if c.admitted}
+        first = {g: next((a.uid for a in able if (a.uid, g) in admitted), None) for g in suite.groups_to_grade}
         return {group: uid for group, uid in first.items() if uid is not None}
+
+    def calibrations_of(self, scoring: Mapping[str, str]) -> tuple[Calibration, ...]:
+        """The calibrations behind what `scoring` returned."""
+        return tuple(c for c in self.calibrations if scoring.get(c.category) == c.grader)
 
     async def grade(
         self, suite: Suite, rows: Sequence[Row], judged: Sequence[Endpoint], progress: Progress | None = None
@@ -121,7 +134,13 @@ class Panel:
         scored = [_scored(row, found[id(row)], scoring) if row["outcome_class"] == "ungraded" else row for row in rows]
         said = [(_group(order.row), found[id(order.row)]) for order in orders]
         shown = summarized(said, scoring, [g.uid for g in able]) if able else ()
-        return Graded(scored, landed, shown, (*self.notes, *notes, *_counting_nowhere(scored, scoring, bool(able))))
+        return Graded(
+            scored,
+            landed,
+            shown,
+            self.calibrations_of(scoring),
+            (*self.notes, *notes, *_counting_nowhere(scored, scoring, bool(able))),
+        )
 
 
 @dataclass(frozen=True)
