@@ -20,12 +20,16 @@ def show_calibrations(as_json: bool) -> None:
     from modelops_dagster.clients.gauntlet.graders import load_graders
     from modelops_dagster.clients.gauntlet.loading import load_suites
     from modelops_dagster.clients.labels import Graded
+    from modelops_dagster.clients.preferences import run_preferences
     from modelops_dagster.clients.scores import ScoreStore
     from modelops_dagster.settings import Settings
 
     settings = Settings.load()
     rule = load_graders(settings.home, settings.eval_datasets).admission
-    found = calibrations(ScoreStore(settings.home / "scores"), Graded(load_suites(settings.eval_datasets)), rule)
+    store = ScoreStore(settings.home / "scores")
+    found = calibrations(store, Graded(load_suites(settings.eval_datasets)), rule)
+
+    preferred = run_preferences(store)
 
     def render() -> None:
         if not found:
@@ -47,8 +51,14 @@ def show_calibrations(as_json: bool) -> None:
         table("", columns, rows)
         for c in found:
             click.echo(f"{c.grader} for {c.category}: {'admitted' if c.admitted else f'advisory, because {c.why}'}")
+        for one in preferred:
+            click.echo(f"{one.repo_id} ({one.lane}), run {one.run_id}: {one.found.shown}")
 
-    emit([c.model_dump(mode="json") for c in found], as_json, render)
+    shown = {
+        "calibrations": [c.model_dump(mode="json") for c in found],
+        "preferences": [{**one._asdict(), "found": one.found.model_dump(mode="json")} for one in preferred],
+    }
+    emit(shown, as_json, render)
 
 
 def _cell(found: "Interval | None") -> str | None:

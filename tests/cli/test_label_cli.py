@@ -92,7 +92,7 @@ def test_the_plan_and_the_calibration_table(scene: Scene, environ: dict[str, str
     shown = run(environ, "--plan")
     assert "for reply: 4 of 10 labels are there" in shown.stdout and "one person about 1 min" in shown.stdout
     grader = CliRunner().invoke(main.cli, ["verdict", "grader", "--json"], env=environ)
-    found = {(c["grader"].split("-")[0], c["category"]): c for c in json.loads(grader.stdout)}
+    found = {(c["grader"].split("-")[0], c["category"]): c for c in json.loads(grader.stdout)["calibrations"]}
     assert set(found) == {(g, c) for g in ("strict", "kind") for c in ("reply", "summary")}
     # texts 1 and 3 are bad; the one likes 1, the other wavers over 3, which is no pass
     assert found["kind", "reply"]["specificity"]["value"] == 0.5
