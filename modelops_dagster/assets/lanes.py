@@ -144,7 +144,7 @@ def _gauntlet(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
                 key: s.subset(policy.subsets[s.name]) if s.name in policy.subsets else s for key, s in by_key.items()
             }
             found = _incumbent(policy, list(asked.values()), endpoint, gateway, controller)
-            panel = _panel(list(asked.values()), gauntlet, gateway, controller)
+            panel = _panel(suites, gauntlet, scores, gateway, controller)
         for key, suite in asked.items():
             if key not in context.selected_asset_keys:
                 continue
@@ -209,6 +209,7 @@ def _incumbent(
 def _panel(
     suites: Sequence[Suite],
     gauntlet: GauntletResource,
+    scores: ScoreResource,
     gateway: GatewayResource,
     controller: ControllerResource,
 ) -> Panel:
@@ -216,7 +217,7 @@ def _panel(
     if not any(suite.groups_to_grade for suite in suites):
         return Panel()
     known = Known(lambda name: controller.client().get(name), gateway.routes().get, gateway.url)
-    return gauntlet.panel(known)
+    return gauntlet.panel(known, scores.store(), suites)
 
 
 def _verdict(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:

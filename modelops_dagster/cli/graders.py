@@ -34,12 +34,17 @@ def panel_for(suites: "Sequence[Suite]", settings: "Settings", *, is_named: bool
     Raises:
         UserError: a grader of `graders.yaml` cannot be asked, or a suite was named that nobody can judge.
     """
-    from modelops_dagster.clients.gauntlet.graders import load_graders, open_panel
+    from modelops_dagster.clients.calibrations import open_panel
+    from modelops_dagster.clients.gauntlet.graders import load_graders
+    from modelops_dagster.clients.gauntlet.loading import load_suites
+    from modelops_dagster.clients.scores import ScoreStore
     from modelops_dagster.domain.errors import UserError
 
     if not any(suite.groups_to_grade for suite in suites):
         return None, list(suites)
-    panel = open_panel(load_graders(settings.home, settings.eval_datasets), known(settings))
+    store = ScoreStore(settings.home / "scores")
+    whole = load_suites(settings.eval_datasets)  # labels of samples that are not asked now count as well
+    panel = open_panel(load_graders(settings.home, settings.eval_datasets), known(settings), store, whole)
     if panel.notes:
         raise UserError(panel.notes[0])
     left = [s for s in suites if s.needs_graders and not panel.graders]

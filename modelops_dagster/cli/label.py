@@ -22,6 +22,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--author", help="Who labels; default: the name you are logged in by.")
 @click.option("--export", "export", type=FILE, metavar="FILE", help="Write what is left as .jsonl or .csv instead.")
 @click.option("--import", "filled", type=FILE, metavar="FILE", help="Take the labels of such a file instead.")
+@click.option("--plan", is_flag=True, help="Say what how many labels would bring about, above all for a hold.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of the page; default: a free one.")
 @click.option("--browser/--no-browser", default=True, help="Open the page.")
 @json_option
@@ -32,6 +33,7 @@ def command(
     author: str | None,
     export: Path | None,
     filled: Path | None,
+    plan: bool,
     port: int,
     browser: bool,
     as_json: bool,
@@ -42,13 +44,17 @@ def command(
     """
     import getpass
 
+    from modelops_dagster.cli.calibrations import show_plan
     from modelops_dagster.clients.label_files import read_filled, write_tasks
     from modelops_dagster.clients.labels import land_labels, read_labels
     from modelops_dagster.domain.errors import UserError
     from modelops_dagster.domain.labels import pending
 
-    if export and filled:
-        raise UserError("--export and --import exclude each other: give one.")
+    if sum((export is not None, filled is not None, plan)) > 1:
+        raise UserError("--export, --import and --plan exclude each other: give one.")
+    if plan:
+        show_plan(repo_id, as_json)
+        return
     who = author or getpass.getuser()
     kinds = (False, True) if filled is not None else (pairs,)  # a file says by itself what its lines are about
     store, graded, tasks = _tasks(run_id, repo_id, kinds, every_run=filled is not None)

@@ -151,21 +151,26 @@ def policy(name: str | None, as_json: bool) -> None:
 
 
 @command.command("grader")
-@click.argument("file", type=click.Path(dir_okay=False))
+@click.argument("file", required=False, type=click.Path(dir_okay=False))
 @json_option
-def grader(file: str, as_json: bool) -> None:
-    """What a grader's scores in FILE are worth, and their mean corrected by people's labels.
+def grader(file: str | None, as_json: bool) -> None:
+    """How the graders stand against people's labels, and in which categories their verdicts count.
 
-    FILE is CSV: `grade` and `human` (empty where nobody labelled) from 0 to 1, and `chance` of a label where answers
-    were picked for labels on purpose.
+    With FILE: what a grader's scores in it are worth, and their mean corrected by people's labels. It is CSV: `grade`
+    and `human` (empty where nobody labelled) from 0 to 1, and `chance` of a label where answers were picked for labels
+    on purpose.
     """
     from pathlib import Path
 
+    from modelops_dagster.cli.calibrations import show_calibrations
     from modelops_dagster.clients.gradings import read_gradings
     from modelops_dagster.domain.errors import InvalidSpec
     from modelops_dagster.domain.policies import shown
     from modelops_dagster.domain.statistics.graders import calibration
 
+    if file is None:
+        show_calibrations(as_json)
+        return
     try:
         rows = calibration(read_gradings(Path(file)))
     except ValueError as error:

@@ -115,6 +115,9 @@ TABLES: dict[str, tuple[tuple[str, ColumnType], ...]] = {
         ("category", "text"),
         ("epoch", "int"),
         ("answer_uid", "text"),
+        # of a pair: the incumbent's answer, and how much the candidate's is preferred (1, 0.5, 0)
+        ("other_uid", "text"),
+        ("preference", "float"),
         ("grader", "text"),
         ("grader_model", "text"),
         ("prompt_version", "int"),

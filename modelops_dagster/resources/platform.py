@@ -9,12 +9,13 @@ import dagster as dg
 
 from modelops_dagster.client import ModelOpsClient
 from modelops_dagster.clients.alerts.config import CONFIG_NAME
+from modelops_dagster.clients.calibrations import open_panel
 from modelops_dagster.clients.checkpoints import AllowList, CheckpointStore
 from modelops_dagster.clients.checkpoints.inventory import Pruned
 from modelops_dagster.clients.checkpoints.usage import prune_store
 from modelops_dagster.clients.engines import EngineRegistry
 from modelops_dagster.clients.gateway import GatewayClient
-from modelops_dagster.clients.gauntlet.graders import Known, load_graders, open_panel
+from modelops_dagster.clients.gauntlet.graders import Known, load_graders
 from modelops_dagster.clients.gauntlet.panel import Panel
 from modelops_dagster.clients.hardware import inventory
 from modelops_dagster.clients.hub import HubClient
@@ -24,6 +25,7 @@ from modelops_dagster.clients.recipes import Recipes, overlays_for
 from modelops_dagster.clients.routes import RouteStore
 from modelops_dagster.clients.scores import ScoreStore
 from modelops_dagster.domain.engines import Rung, StartOverlay
+from modelops_dagster.domain.gauntlet.suite import Suite
 from modelops_dagster.domain.rehearsal import Wish
 from modelops_dagster.domain.retention import RetentionPolicy
 from modelops_dagster.domain.verdicts import Policy
@@ -143,10 +145,10 @@ class GauntletResource(dg.ConfigurableResource[Policy]):
         """The policy of that name; without one, the platform's own."""
         return load_policy(Path(self.eval_datasets) / "policies", name or self.policy_name)
 
-    def panel(self, known: Known) -> Panel:
-        """The graders of `graders.yaml` in the home, else beside the suites, as they answer now."""
+    def panel(self, known: Known, store: ScoreStore, suites: Sequence[Suite]) -> Panel:
+        """The graders of `graders.yaml` in the home, else beside the suites, as they answer and are admitted now."""
         folders = [Path(folder) for folder in (self.home, self.eval_datasets) if folder]
-        return open_panel(load_graders(*folders), known)
+        return open_panel(load_graders(*folders), known, store, suites)
 
 
 class ScoreResource(dg.ConfigurableResource[ScoreStore]):

@@ -12,8 +12,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from modelops_dagster.cli import main
-from modelops_dagster.clients.labels import read_labels
+from modelops_dagster.clients.labels import land_labels, read_labels, said_by
+from modelops_dagster.clients.scores import ScoreStore
 from modelops_dagster.domain.errors import UserError
+from tests.clients.grading_parts import written
 from tests.clients.labelling_parts import Scene, judged
 
 
@@ -77,3 +79,35 @@ def test_the_page_runs_until_it_is_stopped_and_says_what_is_kept(scene: Scene, e
     assert process.returncode == 0
     assert "1 labels by ana are kept." in told
     assert [label.value for label in read_labels(scene.store)] == [0.0]
+
+
+def test_the_plan_and_the_calibration_table(scene: Scene, environ: dict[str, str], tmp_path: Path):
+    (tmp_path / "graders.yaml").write_text("admission: {labels: 10, kappa: 0.1, skill: 0.1, flips: 1.0}")
+    before = json.loads(run(environ, "--plan", "--json").stdout)
+    assert before["holds"] == [] and before["seconds_per_label"] == 45.0
+    assert {(n["category"], n["labels"]) for n in before["categories"]} == {("reply", 10), ("summary", 10)}
+    tasks = scene.tasks()
+    said = [(said_by(t, "pass" if "good" in t.answer.text else "fail", "ana", seconds=6.0), t.answer) for t in tasks]
+    land_labels(scene.store, said, "page")
+    shown = run(environ, "--plan")
+    assert "for reply: 4 of 10 labels are there" in shown.stdout and "one person about 1 min" in shown.stdout
+    grader = CliRunner().invoke(main.cli, ["verdict", "grader", "--json"], env=environ)
+    found = {(c["grader"].split("-")[0], c["category"]): c for c in json.loads(grader.stdout)["calibrations"]}
+    assert set(found) == {(g, c) for g in ("strict", "kind") for c in ("reply", "summary")}
+    # texts 1 and 3 are bad; the one likes 1, the other wavers over 3, which is no pass
+    assert found["kind", "reply"]["specificity"]["value"] == 0.5
+    assert found["strict", "reply"]["specificity"]["value"] == 1.0
+    assert found["strict", "reply"]["flip_rate"] == 0.25
+    assert "both kinds" in found["strict", "summary"]["why"]
+    table = CliRunner().invoke(main.cli, ["verdict", "grader"], env=environ)
+    assert "advisory, because 4 of 10 labels are there" in table.stdout
+    both = run(environ, "--plan", "--export", "a.csv")
+    assert isinstance(both.exception, UserError)
+
+
+def test_without_any_judgement_the_plan_names_what_is_missing(environ: dict[str, str], tmp_path: Path):
+    Scene(ScoreStore(tmp_path / "scores"), written(2)).write_suite(tmp_path / "suites")
+    shown = run(environ, "--plan")
+    assert "No grader has judged answers of reply: name one in graders.yaml" in shown.stdout
+    table = CliRunner().invoke(main.cli, ["verdict", "grader"], env=environ)
+    assert "No grader has judged anything yet" in table.stdout

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from modelops_dagster.domain.gauntlet.admission import Calibration, Interval
 from modelops_dagster.domain.gauntlet.grading import Grader, GraderSpec
 from modelops_dagster.domain.gauntlet.samples import Sample
 from modelops_dagster.domain.gauntlet.suite import Suite, SuiteSpec
@@ -39,6 +40,20 @@ def grader(server: OpenAIServer, name: str = "strict", **changes: Any) -> Grader
     known = {k: changes.pop(k) for k in ("endpoints", "revisions") if k in changes}
     spec = GraderSpec.model_validate({"name": name, "url": server.url, "model": f"{name}-model", **changes})
     return Grader(spec=spec, url=server.url, model=f"{name}-model", **known)
+
+
+def calibrated(grader: Grader, category: str, **changes: Any) -> Calibration:
+    """An admission: 200 labels of a grader with sensitivity 0.95 and specificity 0.9."""
+
+    def interval(value: float, low: float, high: float) -> Interval:
+        return Interval(value=value, low=low, high=high)
+
+    known = {
+        "grader": grader.uid, "category": category, "answers": 200, "labels": 200, "n_right": 100, "n_wrong": 100,
+        "sensitivity": interval(0.95, 0.89, 0.98), "specificity": interval(0.9, 0.83, 0.95),
+        "kappa": interval(0.85, 0.77, 0.93), "skill": interval(0.85, 0.75, 0.91), "admitted": True,
+    }  # fmt: skip
+    return Calibration.model_validate(known | changes)
 
 
 def number_in(body: Any) -> int:

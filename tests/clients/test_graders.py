@@ -5,11 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from modelops_dagster.clients.gauntlet.graders import Known, load_graders, open_panel
+from modelops_dagster.clients.calibrations import open_panel
+from modelops_dagster.clients.gauntlet.graders import Known, load_graders
 from modelops_dagster.clients.gauntlet.loading import load_suites
+from modelops_dagster.clients.gauntlet.panel import Panel
 from modelops_dagster.clients.routes import RouteStore
+from modelops_dagster.clients.scores import ScoreStore
 from modelops_dagster.domain.errors import InvalidSpec, NotRunning
 from modelops_dagster.domain.gateway import Route, RouteTarget
+from tests.clients.grading_parts import written
 
 FILE = """
 graders:
@@ -31,6 +35,11 @@ def known(tmp_path: Path, **environment: str) -> Known:
         raise NotRunning("no controller was ever started here")
 
     return Known(status_of, routes.get, "http://127.0.0.1:4000", environment)
+
+
+def opened(tmp_path: Path, **environment: str) -> Panel:
+    store = ScoreStore(tmp_path / "scores")
+    return open_panel(load_graders(tmp_path), known(tmp_path, **environment), store, [written(2)])
 
 
 def test_the_home_goes_before_the_suites_and_no_file_is_no_grader(tmp_path: Path):
@@ -68,24 +77,23 @@ def test_a_bad_file_is_one_sentence_without_its_values(text: str, said: str, tmp
 
 def test_what_can_be_asked_and_why_the_rest_cannot(tmp_path: Path):
     (tmp_path / "graders.yaml").write_text(FILE)
-    file = load_graders(tmp_path)
-    panel = open_panel(file, known(tmp_path))
+    panel = opened(tmp_path)
     assert [g.spec.name for g in panel.graders] == ["ours"]
     assert panel.graders[0].endpoints == ("judge-1",) and panel.graders[0].revisions == ("c" * 40,)
     assert "JUDGE_KEY, which is not set" in panel.notes[0]
     assert "no controller" in panel.notes[1]
-    remote = open_panel(file, known(tmp_path, JUDGE_KEY="k")).graders[0]
+    remote = opened(tmp_path, JUDGE_KEY="k").graders[0]
     assert (remote.url, remote.model) == ("http://127.0.0.1:1/v1", "big")
 
 
 def test_an_alias_asked_by_url_is_looked_up_as_well(tmp_path: Path):
     (tmp_path / "graders.yaml").write_text('graders: [{name: g, url: "http://127.0.0.1:4000/v1", model: best}]')
-    (grader,) = open_panel(load_graders(tmp_path), known(tmp_path)).graders
+    (grader,) = opened(tmp_path).graders
     assert grader.endpoints == ("judge-1",)
 
 
 def test_an_alias_without_endpoints_and_a_bad_url_are_told(tmp_path: Path):
     (tmp_path / "graders.yaml").write_text("graders: [{name: g, alias: no/one}, {name: h, url: nowhere, model: m}]")
-    panel = open_panel(load_graders(tmp_path), known(tmp_path))
+    panel = opened(tmp_path)
     assert panel.graders == ()
     assert "serves no endpoint" in panel.notes[0] and "not a URL" in panel.notes[1]

@@ -14,7 +14,7 @@ from modelops_dagster.domain.gauntlet.grading import Grader
 from modelops_dagster.domain.gauntlet.report import SuiteReport
 from modelops_dagster.domain.gauntlet.suite import Suite
 from tests.clients.gauntlet_parts import endpoint, quality
-from tests.clients.grading_parts import by_number, grader, written
+from tests.clients.grading_parts import by_number, calibrated, grader, written
 from tests.fakes.grader_model import GraderModel
 from tests.fakes.openai_server import OpenAIServer
 
@@ -22,7 +22,7 @@ GROUPS = ("summary", "reply")
 
 
 def admitted(*graders: Grader, groups: tuple[str, ...] = GROUPS) -> Panel:
-    return Panel(tuple(graders), frozenset((g.uid, group) for g in graders for group in groups))
+    return Panel(tuple(graders), tuple(calibrated(g, group) for g in graders for group in groups))
 
 
 def asked(suite: Suite, panel: Panel, tmp_path: Path, answer=by_number) -> tuple[SuiteReport, ScoreStore]:

@@ -15,6 +15,7 @@ from modelops_dagster.domain.gauntlet.grading import (
     read_reply,
     settle,
 )
+from modelops_dagster.domain.gauntlet.preferring import compared, pair_messages, read_preference
 from modelops_dagster.domain.gauntlet.report import Incumbent
 from modelops_dagster.domain.gauntlet.rubrics import Rubric
 from modelops_dagster.domain.gauntlet.samples import Sample
@@ -48,12 +49,13 @@ def test_a_reply_that_holds(reply: str):
         ("Four.", "not one JSON object"),
         ('Here: {"supported": 4, "brief": 3}', "not one JSON object"),
         ("[4, 3]", "type list"),
+        ("[" * 100_000, "nested too deeply"),
         ('{"supported": 4}', "brief is null"),
         ('{"supported": 5, "brief": 3}', "supported is 5; points are 1 to 4"),
         ('{"supported": true, "brief": 3}', "supported is true"),
         ('{"supported": 3.0, "brief": 3}', r"supported is 3\.0"),
         ('{"supported": "4", "brief": 3}', 'supported is "4"'),
-        ('{"supported": 4, "brief": 3, "overall": 4}', "'overall', which is no criterion"),
+        ('{"supported": 4, "brief": 3, "overall": 4}', "'overall', which nobody asked for"),
         ('{"supported": 4, "brief": 3, "reason": 7}', "reason is not a text"),
     ],
 )
@@ -204,3 +206,41 @@ def test_a_sample_names_its_rubric():
     silent = Sample.model_validate({"id": "x", "input": "Q", "metadata": {"category": "g", "scorer": "rubric"}})
     with pytest.raises(ValueError, match=r"params\.rubric"):
         scorer_params(silent)
+
+
+@pytest.mark.parametrize(
+    ("reply", "placement", "value"),
+    [
+        ('{"better": "first", "reason": "x"}', "forward", 1.0),
+        ('{"better": "first"}', "reversed", 0.0),
+        ('{"better": "second"}', "reversed", 1.0),
+        ('{"better": "same"}', "forward", 0.5),
+    ],
+)
+def test_a_preference_is_put_back_to_its_side(reply: str, placement: str, value: float):
+    assert read_preference(reply, placement)[0] == value
+
+
+@pytest.mark.parametrize(
+    "reply", ['{"better": "A"}', '{"better": ["first"]}', '{"reason": "x"}', "first", '{"better": "first", "score": 1}']
+)
+def test_a_preference_that_breaks_the_contract(reply: str):
+    with pytest.raises(ValueError, match=r"better is|not one JSON|nobody asked for"):
+        read_preference(reply, "forward")
+
+
+def test_a_pair_is_shown_both_ways_without_names():
+    forward, back = (pair_messages(SAMPLE, TEXT, "ours", "theirs", p)[1]["content"] for p in ("forward", "reversed"))
+    assert forward.index("ours") < forward.index("theirs") and back.index("ours") > back.index("theirs")
+    assert not any(word in forward for word in ("candidate", "incumbent"))
+
+
+def test_a_repeat_without_both_orders_says_nothing_of_a_pair():
+    def call(placement: str, repeat: int, value: float | None) -> Judgement:
+        return Judgement(grader="g", placement=placement, repeat=repeat, preference=value)
+
+    found = compared(
+        [call("forward", 0, 1.0), call("reversed", 0, None), call("forward", 1, 1.0), call("reversed", 1, 0.5)]
+    )
+    assert found == (0.75, 1, 1)
+    assert compared([call("forward", 0, 1.0), call("reversed", 0, None)]).value is None

@@ -9,7 +9,6 @@ import yaml
 from pydantic import ValidationError
 
 from modelops_dagster.clients.gauntlet.loading import GRADERS_NAME
-from modelops_dagster.clients.gauntlet.panel import Panel
 from modelops_dagster.domain.endpoints import EndpointStatus
 from modelops_dagster.domain.errors import InvalidSpec, ModelOpsError, UserError
 from modelops_dagster.domain.gateway import Route
@@ -89,12 +88,6 @@ def present(spec: GraderSpec, known: Known) -> Grader:
         endpoints=tuple(sorted(t.endpoint for t in targets)),
         revisions=tuple(sorted({t.commit_hash for t in targets})),
     )
-
-
-def open_panel(file: GradersFile, known: Known) -> Panel:
-    """The panel of an installation, as its graders answer now."""
-    graders, notes = present_graders(file, known)
-    return Panel(graders, notes=notes)
 
 
 def present_graders(file: GradersFile, known: Known) -> tuple[tuple[Grader, ...], tuple[str, ...]]:

@@ -1,40 +1,21 @@
 """The graders at work: every one judges every answer, and the verdict of the one that is admitted is the score."""
 
-import asyncio
-import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
-from modelops_dagster.clients.gauntlet.inference import InferenceClient, RetryBudget
+from modelops_dagster.clients.gauntlet.asking import Asking, Order, PairOrder, judgement_row
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.errors import UserError
+from modelops_dagster.domain.gauntlet.admission import Calibration
 from modelops_dagster.domain.gauntlet.grader_summary import GraderSummary, summarized
-from modelops_dagster.domain.gauntlet.grading import (
-    MOST_RAW,
-    Grader,
-    Judgement,
-    Placement,
-    answer_of,
-    answer_uid,
-    grading_messages,
-    read_reply,
-    settle,
-)
+from modelops_dagster.domain.gauntlet.grading import Grader, Judgement, answer_of, settle
+from modelops_dagster.domain.gauntlet.preferring import compared, preferences
 from modelops_dagster.domain.gauntlet.rows import Row
-from modelops_dagster.domain.gauntlet.rubrics import Rubric, rubric_of
-from modelops_dagster.domain.gauntlet.samples import Sample, canonical
+from modelops_dagster.domain.gauntlet.rubrics import rubric_of
 from modelops_dagster.domain.gauntlet.suite import Suite
 
-GIVE_UP_AFTER = 8  # requests in a row that fail: the grader is not there
-LEAST_RETRIES = 20
-MOST_REASON = 500
-COPIED = (
-    "run_id", "repo_id", "commit_hash", "lane", "endpoint", "suite", "instrument", "arm", "item_uid", "sample_id",
-    "category", "epoch",
-)  # fmt: skip
 Progress = Callable[[float, float, str], None]
 
 
@@ -45,18 +26,25 @@ class Graded:
     rows: list[Row]
     judgements: list[Row] = field(default_factory=list)
     summaries: tuple[GraderSummary, ...] = ()
+    calibrations: tuple[Calibration, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What a report says of it."""
+        return {"graders": self.summaries, "calibrations": self.calibrations, "notes": self.notes}
 
 
 @dataclass(frozen=True)
 class Panel:
     """The graders that can be asked, and what each is admitted for.
 
-    `admitted` holds (grader uid, category group); `notes` are sentences about graders that cannot be asked.
+    `calibrations` are of any graders; one that is not admitted is as good as none. `notes` are sentences about graders
+    that cannot be asked.
     """
 
     graders: tuple[Grader, ...] = ()
-    admitted: frozenset[tuple[str, str]] = frozenset()
+    calibrations: tuple[Calibration, ...] = ()
     notes: tuple[str, ...] = ()
 
     def able(self, judged: Sequence[Endpoint]) -> tuple[tuple[Grader, ...], tuple[str, ...]]:
@@ -86,8 +74,13 @@ class Panel:
     def scoring(self, suite: Suite, judged: Sequence[Endpoint]) -> dict[str, str]:
         """By category group, the uid of the grader whose verdicts become scores. Part of the instrument."""
         able, _ = self.able(judged)
-        first = {g: next((a.uid for a in able if (a.uid, g) in self.admitted), None) for g in suite.groups_to_grade}
+        admitted = {(c.grader, c.category) for c in self.calibrations if c.admitted}
+        first = {g: next((a.uid for a in able if (a.uid, g) in admitted), None) for g in suite.groups_to_grade}
         return {group: uid for group, uid in first.items() if uid is not None}
+
+    def calibrations_of(self, scoring: Mapping[str, str]) -> tuple[Calibration, ...]:
+        """The calibrations behind what `scoring` returned."""
+        return tuple(c for c in self.calibrations if scoring.get(c.category) == c.grader)
 
     async def grade(
         self, suite: Suite, rows: Sequence[Row], judged: Sequence[Endpoint], progress: Progress | None = None
@@ -102,135 +95,54 @@ class Panel:
             return Graded(list(rows))
         able, notes = self.able(judged)
         scoring = self.scoring(suite, judged)
-        samples = {s.uid: s for s in suite.samples if rubric_of(s)}
-        orders = [
-            Order(row, samples[row["item_uid"]], suite.spec.rubrics[rubric_of(samples[row["item_uid"]]) or ""])
-            for row in waiting
-            if answer_of(row["completion"])
-        ]
+        orders = _orders(suite, waiting)
+        pairs = _pairs(orders)
+        work = [(g, [*orders, *(pairs if g.spec.pairs else ())]) for g in able]
         tell = progress or (lambda done, total, text: None)
-        total = len(orders) * sum(len(g.spec.placements) * g.spec.repeats for g in able)
+        total = sum(len(o.placements(g.spec)) * g.spec.repeats for g, asked in work for o in asked)
         found: dict[int, dict[str, list[Judgement]]] = defaultdict(dict)
         landed: list[Row] = []
-        for grader in able:
+        told: list[str] = []
+        for grader, asked in work:
             before = len(landed)
-            replies = await Asking(grader).all(orders, lambda n, b=before: tell(b + n, total, "graded"))  # type: ignore[misc]
-            for order, judgements in zip(orders, replies, strict=True):
-                found[id(order.row)][grader.uid] = judgements
-                landed += [judgement_row(order.row, grader, one) for one in judgements]
+            replies = await Asking(grader).all(asked, lambda n, b=before: tell(b + n, total, "graded"))  # type: ignore[misc]
+            for order, judgements in zip(asked, replies, strict=True):
+                landed += [judgement_row(order, grader, one) for one in judgements]
+                if not isinstance(order, PairOrder):
+                    found[id(order.row)][grader.uid] = judgements
+            both = [
+                (_group(order.row), order.row["cluster"], compared(judgements))
+                for order, judgements in zip(asked, replies, strict=True)
+                if isinstance(order, PairOrder)
+            ]
+            told += [preference.shown for preference in preferences(grader.uid, both)]
         scored = [_scored(row, found[id(row)], scoring) if row["outcome_class"] == "ungraded" else row for row in rows]
         said = [(_group(order.row), found[id(order.row)]) for order in orders]
         shown = summarized(said, scoring, [g.uid for g in able]) if able else ()
-        return Graded(scored, landed, shown, (*self.notes, *notes, *_counting_nowhere(scored, scoring, bool(able))))
-
-
-@dataclass(frozen=True)
-class Order:
-    """One answer to be judged."""
-
-    row: Row
-    sample: Sample
-    rubric: Rubric
-
-
-class Asking:
-    """One grader and its connection pool, for the answers of one suite."""
-
-    def __init__(self, grader: Grader) -> None:
-        self.grader = grader
-        self._failed_in_a_row = 0
-        self._given_up = ""
-
-    async def all(self, orders: Sequence[Order], told: Callable[[int], None]) -> list[list[Judgement]]:
-        """The grader's calls about each answer: every repeat in every order of the scale."""
-        spec = self.grader.spec
-        todo = [
-            (o, placement, repeat) for o in orders for repeat in range(spec.repeats) for placement in spec.placements
-        ]
-        out: dict[int, Judgement] = {}
-        client = InferenceClient(
-            self.grader.url,
-            concurrency=spec.concurrency,
-            attempt_timeout_s=spec.attempt_timeout_s,
-            budget=RetryBudget(max(LEAST_RETRIES, len(todo))),
-            api_key=os.environ.get(spec.key_env) if spec.key_env else None,
-        )
-        queue = iter(enumerate(todo))
-
-        async def work() -> None:
-            for number, (order, placement, repeat) in queue:
-                if self._given_up:
-                    return
-                out[number] = await self._one(client, order, placement, repeat)
-                told(len(out))
-
-        try:
-            async with client, asyncio.timeout(spec.deadline_s), asyncio.TaskGroup() as group:
-                for _ in range(min(spec.concurrency, len(todo))):
-                    group.create_task(work())
-        except TimeoutError:
-            self._given_up = f"its deadline of {spec.deadline_s:g} s passed"
-        each = spec.repeats * len(spec.placements)
-        whole = [out.get(i) or self._not_asked(placement, repeat) for i, (_, placement, repeat) in enumerate(todo)]
-        return [whole[i * each : (i + 1) * each] for i in range(len(orders))]
-
-    def _not_asked(self, placement: Placement, repeat: int) -> Judgement:
-        why = f"not asked: {self._given_up}"
-        return Judgement(
-            grader=self.grader.uid, placement=placement, repeat=repeat, reason=why, status="not_asked", attempts=0
+        return Graded(
+            scored,
+            landed,
+            shown,
+            self.calibrations_of(scoring),
+            (*self.notes, *notes, *_counting_nowhere(scored, scoring, bool(able)), *told),
         )
 
-    async def _one(self, client: InferenceClient, order: Order, placement: Placement, repeat: int) -> Judgement:
-        """One call; a reply that breaks the contract is asked for again, with another seed."""
-        spec, judged = self.grader.spec, order.row["completion"]
-        messages = grading_messages(order.sample, order.rubric, answer_of(judged), placement)
-        body = {
-            "model": self.grader.model,
-            "messages": messages,
-            "max_tokens": spec.max_tokens,
-            "temperature": spec.temperature,
-        }
-        seen: dict[str, Any] = {"latency_ms": 0.0, "tokens_in": 0, "tokens_out": 0}
-        whose = {"grader": self.grader.uid, "placement": placement, "repeat": repeat}
-        status, why, raw, attempt = "", "", "", 0
-        for attempt in range(1, spec.invalid_retries + 2):
-            got = await client.complete({**body, "seed": repeat * (spec.invalid_retries + 1) + attempt})
-            seen["latency_ms"] += got.e2el_ms or 0.0
-            seen["tokens_in"] += got.tokens_in or 0
-            seen["tokens_out"] += got.tokens_out or 0
-            if got.error is not None:
-                self._failed(got.error, got.error_detail)
-                status, why = got.error, got.error_detail
-                break
-            self._failed_in_a_row, raw = 0, got.text[:MOST_RAW]
-            try:
-                points, reason = read_reply(got.text, order.rubric)
-            except ValueError as error:
-                status, why = "malformed", str(error)
-                continue
-            verdict = order.rubric.passes(points)
-            reason = reason[:MOST_REASON]
-            return Judgement(**whose, points=points, verdict=verdict, reason=reason, raw=raw, attempts=attempt, **seen)
-        return Judgement(**whose, status=status, reason=why[:MOST_REASON], raw=raw, attempts=attempt, **seen)
 
-    def _failed(self, error: str, detail: str) -> None:
-        self._failed_in_a_row += 1
-        if self._failed_in_a_row >= GIVE_UP_AFTER or error in ("unauthorized", "not_found"):
-            self._given_up = f"it answers {error}: {detail}".rstrip(": ")[:MOST_REASON]
+def _orders(suite: Suite, waiting: Sequence[Row]) -> list[Order]:
+    """The answers to show to graders: empty ones are shown to nobody."""
+    samples = {s.uid: (s, suite.spec.rubrics[name]) for s in suite.samples if (name := rubric_of(s)) is not None}
+    return [Order(row, *samples[row["item_uid"]]) for row in waiting if answer_of(row["completion"])]
 
 
-def judgement_row(row: Row, grader: Grader, one: Judgement) -> Row:
-    """The `judgements` row of one call about the answer in a sample row."""
-    return {
-        **{name: row.get(name) for name in COPIED},
-        "answer_uid": answer_uid(row["item_uid"], answer_of(row["completion"])),
-        "grader_model": grader.model,
-        "prompt_version": grader.spec.prompt,
-        **one.model_dump(exclude={"points", "verdict"}),
-        "points": canonical(dict(one.points)) if one.points is not None else None,
-        "verdict": None if one.verdict is None else "pass" if one.verdict else "fail",
-        "judged_at": datetime.now(UTC),
-    }
+def _pairs(orders: Sequence[Order]) -> list[PairOrder]:
+    """Each candidate's answer beside the incumbent's to the same question, where they differ."""
+    theirs = {(o.row["item_uid"], o.row["epoch"]): o.row for o in orders if o.row.get("arm") == "incumbent"}
+    found = []
+    for order in orders:
+        other = theirs.get((order.row["item_uid"], order.row["epoch"])) if order.row.get("arm") == "candidate" else None
+        if other is not None and answer_of(other["completion"]) != answer_of(order.row["completion"]):
+            found.append(PairOrder(order.row, order.sample, order.rubric, other))
+    return found
 
 
 def _scored(row: Row, found: Mapping[str, Sequence[Judgement]], scoring: Mapping[str, str]) -> Row:

@@ -178,12 +178,10 @@ class _Run:
             graded = await self._graded(panel, rows, both, land)
             rows = graded.rows[: len(rows)]
             known = counted(rows)
-            metrics = dataset_metrics(self.suite.spec.metrics, rows)
+            metrics = dataset_metrics(self.suite.spec.metrics, rows, graded.calibrations)
             is_waiting = len(known) < len(rows)
             report = self.report(metrics, known, _lost(known), asking.inference_seconds, may_be_void=is_waiting)
-            report = report.model_copy(
-                update={"adapter": asking.adapter_summary, "notes": graded.notes, "graders": graded.summaries}
-            )
+            report = report.model_copy(update=graded.told | {"adapter": asking.adapter_summary})
             if both is not None:
                 report = self._with_incumbent(report, both, land)
             report = await self._land(report, rows, land)

@@ -1,8 +1,10 @@
 """From rows to a report's metrics."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from modelops_dagster.domain.gauntlet.admission import Calibration
 from modelops_dagster.domain.gauntlet.contract import ADVISORY
 from modelops_dagster.domain.gauntlet.load import Goodput, Load
 from modelops_dagster.domain.gauntlet.load_times import level_of
@@ -13,6 +15,7 @@ from modelops_dagster.domain.gauntlet.metrics import (
     percentile,
     percentile_metric,
     share_metric,
+    weighted_mean,
 )
 from modelops_dagster.domain.gauntlet.report import Metric
 from modelops_dagster.domain.gauntlet.rows import Row
@@ -24,10 +27,14 @@ def counted(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row["outcome_class"] != "ungraded"]
 
 
-def dataset_metrics(specs: Sequence[MetricSpec], rows: Sequence[Row]) -> tuple[Metric, ...]:
+def dataset_metrics(
+    specs: Sequence[MetricSpec], rows: Sequence[Row], calibrations: Sequence[Calibration] = ()
+) -> tuple[Metric, ...]:
     """The metrics of a dataset suite, from its rows alone, so that stored rows give the same numbers again.
 
-    Rows without a score are missing everywhere but in `scored_share`; ungraded ones are missing there too.
+    Rows without a score are missing everywhere but in `scored_share`; ungraded ones are missing there too. For each of
+    the `calibrations`, those of the graders that scored, `corrected/GROUP` is the share of good answers behind the
+    grader's.
     """
     rows = counted(rows)
     scored = [row for row in rows if row["score"] is not None]
@@ -38,7 +45,21 @@ def dataset_metrics(specs: Sequence[MetricSpec], rows: Sequence[Row]) -> tuple[M
         out += [mean_metric(f"accuracy/{g}", [_scoring(r) for r in scored if _group(r) == g]) for g in groups]
     for outcome in ("empty", "truncated"):
         out.append(share_metric(f"{outcome}_rate", sum(r["outcome_class"] == outcome for r in rows), len(rows)))
+    out += [_corrected(c, [r for r in scored if _group(r) == c.category]) for c in calibrations]
     return tuple(out)
+
+
+def _corrected(calibration: Calibration, scored: Sequence[Row]) -> Metric:
+    """The share corrected for the grader's errors; answers that no grader was shown are wrong beyond doubt."""
+    name = f"corrected/{calibration.category}"
+    judged = [_scoring(row) for row in scored if row["outcome_class"] in ("correct", "wrong")]
+    if not judged:
+        return Metric(name=name, value=None, n=0, unit="share")
+    samples = len({s.cluster for s in judged})
+    found = calibration.correct(weighted_mean(judged), samples)
+    shown = math.fsum(s.weight for s in judged) / math.fsum(float(row["weight"]) for row in scored)
+    low, value, high = (shown * end for end in (found.low, found.value, found.high))
+    return Metric(name=name, value=value, ci_low=low, ci_high=high, n=len(judged), unit="share")
 
 
 def _group(row: Row) -> str:

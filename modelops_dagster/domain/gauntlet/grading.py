@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
@@ -39,6 +39,7 @@ class GraderSpec(Value):
     prompt: Literal[1] = Field(default=1, description="version of what it is told")
     repeats: int = Field(default=1, ge=1, le=9, description="times it judges an answer, in each order of the scale")
     both_orders: bool = Field(default=True, description="show the scale best first as well, and count what flips")
+    pairs: bool = Field(default=False, description="also say which of candidate's and incumbent's answer is better")
     temperature: float = Field(default=0, ge=0, le=2)
     max_tokens: int = Field(default=400, gt=0)
     invalid_retries: int = Field(default=2, ge=0, le=5, description="further tries when a reply breaks the contract")
@@ -132,6 +133,7 @@ class Judgement(Value):
     repeat: int
     points: Mapping[str, int] | None = Field(default=None, description="by criterion; None without a valid reply")
     verdict: bool | None = None
+    preference: float | None = Field(default=None, description="of a pair: 1 candidate, 0 incumbent, 0.5 alike")
     reason: str = Field(default="", description="the grader's, or why there is no verdict")
     raw: str = ""
     status: str = Field(default="ok", description="ok, malformed, not_asked, or how the request failed")
@@ -195,11 +197,11 @@ def grading_messages(sample: Sample, rubric: Rubric, answer: str, placement: Pla
     shown = steps if placement == "forward" else steps[::-1]
     names = list(rubric.criteria)
     reply = ", ".join(['"reason": "<one sentence>"', *(f'"{name}": <points>' for name in names)])
-    parts = [rubric.asks, _marked("What was asked", question_text(sample))]
+    parts = [rubric.asks, marked("What was asked", question_text(sample))]
     if any(sample.targets):
-        parts.append(_marked("What a good answer contains", "\n".join(sample.targets)))
+        parts.append(marked("What a good answer contains", "\n".join(sample.targets)))
     parts += [
-        _marked("The answer to judge", answer),
+        marked("The answer to judge", answer),
         "Criteria, each judged by itself:\n" + "\n".join(f"- {n}: {asks}" for n, asks in rubric.criteria.items()),
         "Points, for every criterion:\n" + "\n".join(f"{points}: {text}" for points, text in shown),
         f"Reply with one JSON object and nothing else: {{{reply}}}",
@@ -207,16 +209,31 @@ def grading_messages(sample: Sample, rubric: Rubric, answer: str, placement: Pla
     return [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": "\n\n".join(parts)}]
 
 
-def _marked(title: str, text: str) -> str:
+def marked(title: str, text: str) -> str:
+    """Material between marks that follow from it."""
     mark = hashlib.sha256(text.encode()).hexdigest()[:8]
     return f"{title}, between the marks {mark}:\n[{mark}\n{text}\n{mark}]"
 
 
 def read_reply(text: str, rubric: Rubric) -> tuple[dict[str, int], str]:
-    """Points by criterion and the reason, from a grader's reply. Reasoning before it and a code fence are let pass.
+    """Points by criterion and the reason, from a grader's reply.
 
     Raises:
         ValueError: not one JSON object, a criterion without points, points off the scale, or a key nobody asked for.
+    """
+    found = reply_object(text, {*rubric.criteria, "reason"})
+    for name in rubric.criteria:
+        points = found.get(name)
+        if type(points) is not int or not 1 <= points <= len(rubric.scale):
+            raise ValueError(f"{name} is {json.dumps(points)}; points are 1 to {len(rubric.scale)}")
+    return {name: found[name] for name in rubric.criteria}, str(found.get("reason", "")).strip()
+
+
+def reply_object(text: str, keys: Collection[str]) -> dict[str, Any]:
+    """The JSON object that a reply is. Reasoning before it and a code fence around it are let pass.
+
+    Raises:
+        ValueError: it is not one JSON object, has a key that was not asked for, or a reason that is no text.
     """
     body = split_reasoning(text).answer
     fenced = _FENCED.match(body)
@@ -224,15 +241,13 @@ def read_reply(text: str, rubric: Rubric) -> tuple[dict[str, int], str]:
         found: Any = json.loads(fenced.group(1) if fenced else body)
     except json.JSONDecodeError as error:
         raise ValueError(f"the reply is not one JSON object: {error.msg}") from None
+    except RecursionError:
+        raise ValueError("the reply is nested too deeply") from None
     if not isinstance(found, dict):
         raise ValueError(f"the reply is JSON of the type {type(found).__name__}, not an object")
-    unknown = sorted(found.keys() - rubric.criteria.keys() - {"reason"})
+    unknown = sorted(found.keys() - set(keys))
     if unknown:
-        raise ValueError(f"the reply has the key {unknown[0]!r}, which is no criterion")
-    for name in rubric.criteria:
-        points = found.get(name)
-        if type(points) is not int or not 1 <= points <= len(rubric.scale):
-            raise ValueError(f"{name} is {json.dumps(points)}; points are 1 to {len(rubric.scale)}")
+        raise ValueError(f"the reply has the key {unknown[0]!r}, which nobody asked for")
     if not isinstance(found.get("reason", ""), str):
         raise ValueError("the reason is not a text")
-    return {name: found[name] for name in rubric.criteria}, str(found.get("reason", "")).strip()
+    return found

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from modelops_dagster.domain.endpoints import Endpoint
+from modelops_dagster.domain.gauntlet.admission import Calibration
 from modelops_dagster.domain.gauntlet.grader_summary import GraderSummary
 from modelops_dagster.domain.gauntlet.suite import MetricSpec, SuiteKind
 from modelops_dagster.domain.values import Value
@@ -63,6 +64,9 @@ class SuiteReport(Value):
         default_factory=dict, description="what the interceptors counted: answers, cache hits, tokens, reasoning"
     )
     graders: tuple[GraderSummary, ...] = Field(default=(), description="what graders said, of both arms together")
+    calibrations: tuple[Calibration, ...] = Field(
+        default=(), description="of the graders whose verdicts are scores: what corrected metrics are computed with"
+    )
     notes: tuple[str, ...] = Field(
         default=(),
         description="what a reader has to know of the grading, as sentences: who sat out, what counts nowhere",

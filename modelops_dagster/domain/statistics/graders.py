@@ -23,17 +23,39 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """A grader against people, over samples that both judged."""
+    """A grader against people, over samples that both judged. The last two are the effective numbers behind the first
+    two estimates: answers that people called right, and wrong."""
 
     n: int
     sensitivity: Estimate
     specificity: Estimate
     kappa: Estimate
     ac1: float
+    n_right: float
+    n_wrong: float
+
+    @property
+    def skill(self) -> Estimate:
+        """As `skill_of`."""
+        return skill_of(self.sensitivity, self.specificity)
 
 
-def agreement(grader: Sequence[bool], human: Sequence[bool]) -> Agreement:
+def skill_of(sensitivity: Estimate, specificity: Estimate) -> Estimate:
+    """Sensitivity + specificity - 1 (Youden 1950, Cancer 3:32): 0 is a coin, 1 a person.
+
+    The interval is put together from the two given (MOVER; Zou and Donner 2008, Stat. Med. 27:1693).
+    """
+    se, sp = sensitivity, specificity
+    value = se.value + sp.value - 1
+    down, up = math.hypot(se.value - se.low, sp.value - sp.low), math.hypot(se.high - se.value, sp.high - sp.value)
+    return Estimate(value, value - down, value + up)
+
+
+def agreement(grader: Sequence[bool], human: Sequence[bool], weights: Sequence[float] | None = None) -> Agreement:
     """Sensitivity and specificity with Wilson intervals, Cohen's kappa and Gwet's AC1.
+
+    With `weights` (1 / chance of a label, where answers were picked on purpose) the shares are weighted, and every
+    interval rests on the effective number (sum w)^2 / sum w^2 (Kish 1965, Survey Sampling) of the answers behind it.
 
     Kappa's interval uses the large-sample variance of Fleiss, Cohen and Everitt (1969, Psychol. Bull. 72:323). AC1
     (Gwet 2008, Br. J. Math. Stat. Psychol. 61:29) stays meaningful where nearly all samples are of one kind.
@@ -41,26 +63,39 @@ def agreement(grader: Sequence[bool], human: Sequence[bool]) -> Agreement:
     Raises:
         ValueError: different lengths, or people found no right (or no wrong) answer.
     """
-    n, right = len(human), sum(human)
+    n, found = len(human), sum(human)
     if n != len(grader):
         raise ValueError(f"{len(grader)} verdicts of the grader stand against {n} of people")
-    if right in (0, n):
-        raise ValueError(f"people called {right} of {n} answers right; both kinds are needed")
-    both = sum(g and h for g, h in zip(grader, human, strict=True))
-    neither = sum(not g and not h for g, h in zip(grader, human, strict=True))
-    table = ((both / n, (sum(grader) - both) / n), ((right - both) / n, neither / n))  # [grader][human]
-    prevalence = (sum(grader) + right) / (2 * n)
+    if found in (0, n):
+        raise ValueError(f"people called {found} of {n} answers right; both kinds are needed")
+    judged = list(zip(grader, human, weights or [1.0] * n, strict=True))
+    whole = math.fsum(w for _, _, w in judged)
+    right = math.fsum(w for _, h, w in judged if h) / whole
+    both = math.fsum(w for g, h, w in judged if g and h) / whole
+    called = math.fsum(w for g, _, w in judged if g) / whole
+    wrong = math.fsum(w for _, h, w in judged if not h) / whole
+    neither = math.fsum(w for g, h, w in judged if not g and not h) / whole
+    prevalence = (called + right) / 2
     chance = 2 * prevalence * (1 - prevalence)
+    n_right, n_wrong = (_effective([w for _, h, w in judged if h is kind]) for kind in (True, False))
+    se, sp = both / right, neither / wrong
     return Agreement(
         n=n,
-        sensitivity=Estimate(both / right, *wilson(both, right)),
-        specificity=Estimate(neither / (n - right), *wilson(neither, n - right)),
-        kappa=_kappa(table, n),
-        ac1=((both + neither) / n - chance) / (1 - chance),
+        sensitivity=Estimate(se, *wilson(se * n_right, n_right)),
+        specificity=Estimate(sp, *wilson(sp * n_wrong, n_wrong)),
+        kappa=_kappa(((both, called - both), (right - both, neither)), _effective([w for *_, w in judged])),
+        ac1=(both + neither - chance) / (1 - chance),
+        n_right=n_right,
+        n_wrong=n_wrong,
     )
 
 
-def _kappa(table: Sequence[Sequence[float]], n: int) -> Estimate:
+def _effective(weights: Sequence[float]) -> float:
+    return math.fsum(weights) ** 2 / math.fsum(w * w for w in weights)
+
+
+def _kappa(table: Sequence[Sequence[float]], n: float) -> Estimate:
+    # [grader][human]
     rows = [sum(row) for row in table]
     columns = [table[0][j] + table[1][j] for j in (0, 1)]
     observed, chance = table[0][0] + table[1][1], rows[0] * columns[0] + rows[1] * columns[1]
@@ -72,14 +107,14 @@ def _kappa(table: Sequence[Sequence[float]], n: int) -> Estimate:
     return Estimate(kappa, max(-1.0, kappa - half), min(1.0, kappa + half))
 
 
-def rogan_gladen(positive: int, n: int, *, right: tuple[int, int], wrong: tuple[int, int]) -> Estimate:
+def rogan_gladen(positive: float, n: float, *, right: tuple[float, float], wrong: tuple[float, float]) -> Estimate:
     """The share of right answers behind a grader's share, corrected for its sensitivity and specificity.
 
     p = (q + sp - 1) / (se + sp - 1) (Rogan and Gladen 1978, Am. J. Epidemiol. 107:71). The interval is the delta
     method's with the calibration's own error, every count adjusted as in Lang and Reiczigel (2014, Prev. Vet. Med.
     113:13): Var = (q(1-q)/n + p^2 se(1-se)/n1 + (1-p)^2 sp(1-sp)/n0) / (se + sp - 1)^2.
 
-    Args:
+    Args (effective numbers need not be whole):
         positive, n: answers the grader called right, of all it judged.
         right: of the answers people called right, how many the grader did, and how many there were.
         wrong: of the answers people called wrong, how many the grader did, and how many there were.

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from modelops_dagster.domain.gauntlet.admission import Calibration
 from modelops_dagster.domain.gauntlet.report import Incumbent, Metric, SuiteReport
 from modelops_dagster.domain.gauntlet.suite import MetricSpec, SuiteKind
 from modelops_dagster.domain.policies import Policy, Tier
@@ -43,11 +44,20 @@ class SuiteEvidence(Value):
     n_unscored: int
     n_reserve: int = Field(default=0, description="samples the suite keeps back")
     failing: tuple[str, ...] = ()
+    calibrations: tuple[Calibration, ...] = Field(default=(), description="of the graders whose verdicts are scores")
 
     @classmethod
     def of(cls, report: SuiteReport) -> "SuiteEvidence":
         """The evidence in a report."""
         return cls(**{name: getattr(report, name) for name in cls.model_fields})
+
+    @property
+    def skill(self) -> float:
+        """How much of a true difference between two models is seen at least: 1 where code scores.
+
+        A grader of sensitivity se and specificity sp shows se + sp - 1 of it (Rogan and Gladen 1978).
+        """
+        return min((c.skill.low for c in self.calibrations if c.skill is not None), default=1.0)
 
     def metric(self, name: str) -> Metric | None:
         return next((m for m in self.metrics if m.name == name), None)

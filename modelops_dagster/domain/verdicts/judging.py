@@ -158,6 +158,8 @@ def _margin(
 ) -> Finding:
     """The comparison with the incumbent on one suite. Without one the line is shown and decides nothing."""
     label = f"{rule.suite}.{rule.metric}"
+    seen = by_suite[rule.suite].skill if rule.suite in by_suite else 1.0
+    rule = rule.model_copy(update={"margin": rule.margin * seen})  # a grader's errors shrink what it sees of a loss
 
     def found(outcome: Outcome, note: str, sentence: str, is_infrastructure: bool = False) -> Finding:
         criterion = Criterion(

@@ -35,7 +35,7 @@ def recomputed(piece: SuiteEvidence, rows: Sequence[Row], landed: Sequence[Metri
     if piece.kind == "contract":
         offered = [row for row in rows if row["outcome_class"] != "not_offered"]
         return _counted(piece, contract_metrics(rows), offered)
-    return _counted(piece, dataset_metrics(piece.specs, rows), counted(rows))
+    return _counted(piece, dataset_metrics(piece.specs, rows, piece.calibrations), counted(rows))
 
 
 def mismatches(stored: Verdict, again: Verdict) -> list[Mismatch]:
