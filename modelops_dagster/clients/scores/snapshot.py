@@ -58,6 +58,7 @@ def connected(path: str) -> Iterator[duckdb.DuckDBPyConnection]:
     connection = duckdb.connect(path, config=SEALED)
     try:
         connection.execute("set TimeZone = 'UTC'")
+        connection.execute("set enable_progress_bar = false")
         yield connection
     finally:
         connection.close()
