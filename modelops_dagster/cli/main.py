@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "datasets": ("datasets", "Check and describe the samples that suites ask."),
     "label": ("label", "Judge answers that no code can check, on a local page or in a file."),
     "scores": ("scores", "The score history, as a table or by SQL."),
+    "report": ("report", "A page about one model or all: verdict and why, in the terminal or as one HTML file."),
     "verdict": ("verdict", "The promotion decision and its numbers."),
     "alerts": ("alerts", "Try the alert channels, and list what was sent."),
     "hub": ("hub", "Serve a folder of models as a Hub."),

@@ -69,6 +69,8 @@ def _evaluated(
     load = [
         _row(run, repo_id, commit, lane, suite="performance", concurrency=c, request=i, status="ok")
         | {"ttft_ms": 10.0 * c + i, "e2el_ms": 100.0 * c, "tokens_out": 10, "tpot_ms": 9.0, "started_at": at}
+        | {"itl_ms": "[9.0, 9.5]", "chunk_gaps_ms": "[9.0, 9.5]", "tokens_per_chunk": 1.0, "client_queue_ms": 0.1}
+        | {"ttfot_ms": 10.0 * c + i, "first_chunk_ms": 10.0 * c + i, "tokens_in": 5}
         for c in (1, 4)
         for i in range(4)
     ]

@@ -65,7 +65,8 @@ def test_old_and_new_files_of_one_part_count_once(store: ScoreStore):
 def test_a_part_that_lands_again_on_a_later_day_takes_the_place_of_the_first(store: ScoreStore):
     first = store.land("scores", [score(value=0.1)], repo_id="org/model", run_id="run-1")
     store.land("scores", [score("run-0", value=0.3)], repo_id="org/model", run_id="run-0")
-    old = first.parent.with_name("day=2020-01-01")
+    old = first.parents[1].with_name("day=2020-01-01") / first.parent.name
+    old.parent.mkdir()
     first.parent.rename(old)
     for path in old.iterdir():
         os.utime(path, (1, 1))
@@ -118,4 +119,4 @@ def test_many_files_are_loaded_in_batches(store: ScoreStore, monkeypatch: pytest
     assert store.counts()["scores"] == 10
     store.publish()
     assert store.query("select sum(value) from latest_scores")[1] == [(pytest.approx(4.5),)]
-    assert landing.part_key("scores/day=2026-01-01/a+b.parquet") == "scores/a+b.parquet"
+    assert landing.part_key("scores/day=2026-01-01/0812/a+b.parquet") == "scores/a+b.parquet"

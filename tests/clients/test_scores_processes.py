@@ -5,7 +5,6 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -100,21 +99,21 @@ def _write_forever(root: Path) -> None:
 
 
 def test_a_writer_that_is_killed_leaves_nothing_that_is_taken_for_whole(store: ScoreStore, processes: Any) -> None:
-    folder = store.landing.root / "scores" / f"day={datetime.now(UTC):%Y-%m-%d}"
+    folder = store.landing.root / "scores"
     leftovers = 0
     for _ in range(3):
         writer = processes.Process(target=_write_forever, args=(store.root,))
         writer.start()
         deadline = time.monotonic() + 30
-        while not list(folder.glob(".*.tmp")) and time.monotonic() < deadline:
+        while not list(folder.rglob(".*.tmp")) and time.monotonic() < deadline:
             time.sleep(0.0005)
         os.kill(writer.pid, signal.SIGKILL)
         writer.join()
-        leftovers = len(list(folder.glob(".*.tmp")))
+        leftovers = len(list(folder.rglob(".*.tmp")))
     assert leftovers > 0, "no writer was killed in the middle of a write"
-    whole = len(list(folder.glob("*.parquet")))
+    whole = len(list(folder.rglob("*.parquet")))
     assert store.query("select count(*), count(distinct run_id) from scores")[1] == [(whole * 20_000, whole)]
-    for leftover in folder.glob(".*.tmp"):
+    for leftover in folder.rglob(".*.tmp"):
         os.utime(leftover, (0, 0))
     store.publish()
-    assert not list(folder.glob(".*.tmp"))
+    assert not list(folder.rglob(".*.tmp"))

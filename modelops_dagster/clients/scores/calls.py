@@ -51,8 +51,8 @@ class CallLog:
         settled = time.time() - 2 * MAX_AGE_S
         return sorted(p.relative_to(self.root).as_posix() for p in self._files(None, known, settled))
 
-    def since(self, first: date | None, known: Set[str]) -> list[str]:
-        """Every file of a day and later that is not known, whether it still grows or not."""
+    def since(self, first: str | None, known: Set[str]) -> list[str]:
+        """Every file from a slot's day on that is not known, whether it still grows or not."""
         return sorted(p.relative_to(self.root).as_posix() for p in self._files(first, known, None))
 
     def load(
@@ -71,9 +71,9 @@ class CallLog:
             if listing is not None:
                 connection.execute(f"insert into {listing} values (?)", [path])  # noqa: S608
 
-    def _files(self, first: date | None, known: Set[str], settled: float | None) -> Iterator[Path]:
+    def _files(self, first: str | None, known: Set[str], settled: float | None) -> Iterator[Path]:
         # a file may go on for some minutes into the day after the one it is named by
-        earliest = f"{first - timedelta(days=1)}" if first else ""
+        earliest = f"{date.fromisoformat(first[:10]) - timedelta(days=1)}" if first else ""
         for day in sorted(self.root.iterdir()) if self.root.is_dir() else ():
             if day.name >= earliest and day.is_dir():
                 for path in day.glob("*.parquet"):

@@ -10,7 +10,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -45,9 +45,9 @@ class Stamp(NamedTuple):
 
 
 class Landing:
-    """The folder `landing/<table>/day=<UTC date>/`; any number of processes may write at once.
+    """The folders `landing/<table>/day=<UTC date>/<hour and minute>/`; any number of processes may write at once.
 
-    A folder a day, because a reader that holds a snapshot looks only into those that may have changed since. Older
+    A folder a minute, because a reader that holds a snapshot looks only into those that may have changed since. Older
     layouts had a folder `model=<quoted repo_id>` instead; their files are read where they are.
     """
 
@@ -62,7 +62,7 @@ class Landing:
             DiskFull: the filesystem took only part of it; nothing is left.
         """
         body = _arrow_table(table, rows, {"repo_id": repo_id, "run_id": run_id})
-        folder = self.root / table / f"{DAY}{datetime.now(UTC):%Y-%m-%d}"
+        folder = self.root / table / f"{DAY}{slot(datetime.now(UTC))}"
         path = folder / _file_name(repo_id, run_id, _part(table, rows) if part is None else quote(part, safe=""))
         temporary = folder / f".{uuid.uuid4().hex}.tmp"
         try:
@@ -83,13 +83,13 @@ class Landing:
                 temporary.unlink(missing_ok=True)
         return path
 
-    def stamps(self, since: date | None = None) -> dict[str, Stamp]:
+    def stamps(self, since: str = "") -> dict[str, Stamp]:
         """Every whole file that counts, by its path relative to the folder.
 
-        A part that landed on two days counts once, as it landed last.
+        A part that landed twice, at different times, counts once, as it landed last.
 
         Args:
-            since: leave out the folders of earlier days.
+            since: leave out the folders of earlier slots.
         """
         found: dict[str, tuple[Stamp, str]] = {}
         for entry in self._entries(".parquet", since):
@@ -109,18 +109,37 @@ class Landing:
                 if time.time() - entry.stat().st_mtime > LEFTOVER_S:
                     Path(entry.path).unlink()
 
-    def _entries(self, ending: str, since: date | None = None) -> Iterator[os.DirEntry[str]]:
-        first = f"{DAY}{since}" if since else ""
+    def _entries(self, ending: str, since: str = "") -> Iterator[os.DirEntry[str]]:
         for table in TABLES:
-            folder = self.root / table
-            for below in os.scandir(folder) if folder.is_dir() else ():
-                if below.is_dir() and (not first or (below.name.startswith(DAY) and below.name >= first)):
-                    yield from (e for e in os.scandir(below.path) if e.name.endswith(ending))
+            for folder in _folders(self.root / table, since):
+                yield from (e for e in os.scandir(folder) if e.name.endswith(ending))
+
+
+def _folders(table: Path, since: str) -> Iterator[str]:
+    """The folders that files lie in, from a slot on; from the first, also those of older layouts."""
+    for below in os.scandir(table) if table.is_dir() else ():
+        if below.name.startswith(MODEL) and not since:
+            yield below.path
+        elif below.name.startswith(DAY) and below.name.removeprefix(DAY) >= since[:10]:
+            for minute in os.scandir(below.path):
+                if f"{below.name.removeprefix(DAY)}/{minute.name}" >= since:
+                    yield minute.path
+
+
+def slot(at: datetime) -> str:
+    """The part of the folder's name that says when, e.g. `2026-11-26/0812`; slots sort as time does."""
+    return f"{at:%Y-%m-%d/%H%M}"
+
+
+def slot_of(path: str) -> str:
+    """The slot of a landed file's path; of an older layout's, ''."""
+    folders = path.split("/")[1:-1]
+    return "/".join(folders).removeprefix(DAY) if folders[0].startswith(DAY) else ""
 
 
 def part_key(path: str) -> str:
-    """What a landed file is the newest copy of: its table, model, run and part, whichever day it landed on."""
-    table, folder, name = path.split("/")
+    """What a landed file is the newest copy of: its table, model, run and part, whenever it landed."""
+    table, folder, *_, name = path.split("/")
     return f"{table}/{folder.removeprefix(MODEL)}+{name}" if folder.startswith(MODEL) else f"{table}/{name}"
 
 

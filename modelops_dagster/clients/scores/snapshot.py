@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -17,7 +17,7 @@ import duckdb
 import pyarrow as pa
 
 from modelops_dagster.clients.scores.calls import CALL_COLUMNS, CallLog
-from modelops_dagster.clients.scores.landing import DAY, Landing, Stamp, part_key
+from modelops_dagster.clients.scores.landing import Landing, Stamp, part_key, slot, slot_of
 from modelops_dagster.clients.scores.views import LATEST, MACROS, VIEWS
 from modelops_dagster.domain.errors import IntegrityError
 from modelops_dagster.domain.scores import MIGRATED, TABLES, ColumnType
@@ -30,6 +30,8 @@ ALL_TABLES = {**TABLES, CALLS: CALL_COLUMNS}
 # Files of one load: bounds what DuckDB keeps of their footers.
 BATCH_FILES = 1000
 ATTEMPTS = 5
+# A writer's clock may be so far behind ours, and its rename take so long; what comes later, the next publish sees.
+SLACK = timedelta(minutes=2)
 # Nothing in the caller's Python is readable as a table, and nothing is fetched for a statement that names an extension.
 SEALED = {
     "python_enable_replacements": False,
@@ -56,16 +58,17 @@ def connected(path: str) -> Iterator[duckdb.DuckDBPyConnection]:
     connection = duckdb.connect(path, config=SEALED)
     try:
         connection.execute("set TimeZone = 'UTC'")
+        connection.execute("set enable_progress_bar = false")
         yield connection
     finally:
         connection.close()
 
 
-def attach_past(connection: duckdb.DuckDBPyConnection, published: Path) -> date | None:
+def attach_past(connection: duckdb.DuckDBPyConnection, published: Path) -> str | None:
     """Attach the published snapshot as `past`, if it is of use.
 
     Returns:
-        The first day it may lack something of; None when there is no snapshot, it cannot be opened (somebody opened
+        The first slot it may lack something of; None when there is no snapshot, it cannot be opened (somebody opened
         it for writing), or it is of another layout. `past` is not attached then.
     """
     for _ in range(ATTEMPTS):
@@ -74,36 +77,35 @@ def attach_past(connection: duckdb.DuckDBPyConnection, published: Path) -> date 
             return None
         try:
             connection.execute(f"attach '{_quoted(target)}' as past (read_only)")
-            layout, day = connection.execute("select digest, day from past.landing.layout").fetchall()[0]
+            layout, first = connection.execute("select digest, lacks from past.landing.layout").fetchall()[0]
         except duckdb.Error:
             connection.execute("detach database if exists past")
             if published.resolve() != target:
                 continue  # a newer one took its place, and this one was cleared away
             return None
         if layout == LAYOUT:
-            return date.fromisoformat(day)
+            return str(first)
         connection.execute("detach past")
         return None
     return None
 
 
-def lacking(connection: duckdb.DuckDBPyConnection, schema: str, landing: Landing, first: date | None) -> Since:
-    """What landed since the snapshot whose tables are in `schema`, looking at folders of `first` and later only.
+def lacking(connection: duckdb.DuckDBPyConnection, schema: str, landing: Landing, first: str) -> Since:
+    """What landed since the snapshot whose tables are in `schema`, looking at folders of the slot `first` and later.
 
     Args:
-        first: None looks at every folder.
+        first: '' looks at every folder.
     """
     stamps = landing.stamps(first)
     listed = connection.execute(
-        f"select id, path, size_bytes, mtime_ns, inode from {schema}.files where day >= ?",  # noqa: S608
-        [f"{first}" if first else ""],
+        f"select id, path, size_bytes, mtime_ns, inode from {schema}.files where slot >= ?",  # noqa: S608
+        [first],
     ).fetchall()
     held = {path: (number, Stamp(*stamp)) for number, path, *stamp in listed}
     new = {path: stamp for path, stamp in stamps.items() if path not in held or held[path][1] != stamp}
     stale = {number for path, (number, stamp) in held.items() if stamps.get(path) != stamp}
     if new and first:
-        keys = pa.table({"key": [part_key(path) for path in new]})
-        connection.register("new_keys", keys)
+        connection.register("new_keys", pa.table({"key": [part_key(path) for path in new]}))
         replaced = connection.execute(f"select id from {schema}.files semi join new_keys using (key)").fetchall()  # noqa: S608
         connection.unregister("new_keys")
         stale |= {number for (number,) in replaced}
@@ -118,7 +120,7 @@ def create_tables(connection: duckdb.DuckDBPyConnection, schema: str) -> None:
         connection.execute(f"create table {schema}.{name} ({_typed(TABLES[table])})")
     connection.execute(
         f"create table {schema}.files "
-        "(id bigint, path varchar, key varchar, day varchar, size_bytes bigint, mtime_ns bigint, inode bigint)"
+        "(id bigint, path varchar, key varchar, slot varchar, size_bytes bigint, mtime_ns bigint, inode bigint)"
     )
 
 
@@ -126,31 +128,43 @@ def load(connection: duckdb.DuckDBPyConnection, schema: str, landing: Landing, f
     """Read landed files into the tables of `schema`. Columns that older layouts lack are null or what they meant.
 
     Raises:
-        Changing: a file was replaced meanwhile; what was read is of no use.
+        Changing: a file was replaced meanwhile. What was read before it stays, and is listed.
         IntegrityError: a file cannot be read.
     """
-    first = connection.execute(f"select coalesce(max(id), 0) + 1 from {schema}.files").fetchall()[0][0]  # noqa: S608
+    first = _last_file(connection, schema) + 1
     # one model's rows lie together, so DuckDB skips the rest of the table
     numbered = {path: first + i for i, path in enumerate(sorted(files, key=part_key))}
-    failure = ""
     for table in TABLES:
         own = [path for path in numbered if path.startswith(f"{table}/")]
-        for some in _batches(own):
+        for paths in _batches(own):
+            some = {path: numbered[path] for path in paths}
+            connection.execute("begin")
             try:
-                _load_some(connection, schema, table, landing.root, {path: numbered[path] for path in some})
+                _load_some(connection, schema, table, landing.root, some)
+                failure = ""
             except duckdb.Error as error:
-                failure = failure or str(error).splitlines()[0]
-    if any(_stamp(landing.root / path) != stamp for path, stamp in files.items()):
-        raise Changing
-    if failure:
-        raise IntegrityError(f"a file under {landing.root} cannot be read ({failure}); move it away.")
-    columns = [(number, path, part_key(path), _day(path), *files[path]) for path, number in numbered.items()]
-    if columns:
-        connection.register(
-            "listed", pa.table([pa.array(c) for c in zip(*columns, strict=True)], names=list("abcdefg"))
-        )
-        connection.execute(f"insert into {schema}.files select * from listed")  # noqa: S608
-        connection.unregister("listed")
+                failure = str(error).splitlines()[0]
+            changed = any(_stamp(landing.root / path) != files[path] for path in some)
+            connection.execute("rollback" if changed or failure else "commit")
+            if changed:
+                raise Changing
+            if failure:
+                raise IntegrityError(f"a file under {landing.root} cannot be read ({failure}); move it away.")
+            _list(connection, schema, some, files)
+
+
+def _list(
+    connection: duckdb.DuckDBPyConnection, schema: str, numbered: Mapping[str, int], files: Mapping[str, Stamp]
+) -> None:
+    columns = [(number, path, part_key(path), slot_of(path), *files[path]) for path, number in numbered.items()]
+    arrays = [pa.array(column) for column in zip(*columns, strict=True)]
+    connection.register("listed", pa.table(arrays, names=list("abcdefg")))
+    connection.execute(f"insert into {schema}.files select * from listed")  # noqa: S608
+    connection.unregister("listed")
+
+
+def _last_file(connection: duckdb.DuckDBPyConnection, schema: str) -> int:
+    return int(connection.execute(f"select coalesce(max(id), 0) from {schema}.files").fetchall()[0][0])  # noqa: S608
 
 
 def _load_some(
@@ -177,42 +191,39 @@ def build(path: Path, published: Path, landing: Landing, calls: CallLog) -> bool
     Raises:
         IntegrityError: a landed file cannot be read, or files keep changing while they are read.
     """
+    lacks = slot(datetime.now(UTC) - SLACK)
     with connected(":memory:") as looking:
         past = attach_past(looking, published)
-        since = lacking(looking, "past.landing", landing, None) if past else Since(landing.stamps(), [])
-        base = published.resolve() if past else None
-        known = looking.execute("select path from past.landing.calls").fetchall() if past else []
+        base = published.resolve() if past is not None else None
+        known = looking.execute("select path from past.landing.calls").fetchall() if base else []
         closed = calls.closed({name for (name,) in known})
-        if past and not any(since) and not closed:
+        if base and not closed and not any(lacking(looking, "past.landing", landing, "")):
             return False
     if base is not None:
         shutil.copyfile(base, path)
     with connected(str(path)) as connection:
         if base is None:
             _create(connection)
-        for attempt in range(ATTEMPTS):
-            connection.execute("begin")
+        last, touched = _last_file(connection, "landing"), set[str]()
+        for _ in range(ATTEMPTS):
+            since = lacking(connection, "landing", landing, "")
+            touched |= _drop_stale(connection, since.stale)
             try:
-                touched = _drop_stale(connection, since.stale)
                 load(connection, "landing", landing, since.files)
                 break
-            except Changing as error:
-                connection.execute("rollback")
-                if attempt == ATTEMPTS - 1:
-                    raise IntegrityError(
-                        f"files under {landing.root} keep changing while they are read; try again."
-                    ) from error
-                since = lacking(connection, "landing", landing, None)
+            except Changing:
+                continue
+        else:
+            raise IntegrityError(f"files under {landing.root} keep changing while they are read; try again.")
         calls.load(connection, f"landing.{CALLS}", "landing.calls", closed)
-        _refresh_latest(connection, touched, since, is_new=base is None)
-        connection.execute("update landing.layout set day = ?", [f"{datetime.now(UTC).date() - timedelta(days=1)}"])
-        connection.execute("commit")
+        _refresh_latest(connection, touched, last)
+        connection.execute("update landing.layout set lacks = ?", [lacks])
     return True
 
 
 def _create(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("create schema landing")
-    connection.execute(f"create table landing.layout as select '{LAYOUT}' as digest, '' as day")
+    connection.execute(f"create table landing.layout as select '{LAYOUT}' as digest, '' as lacks")
     connection.execute("create table landing.calls (path varchar)")
     create_tables(connection, "landing")
     for table, columns in ALL_TABLES.items():
@@ -244,21 +255,16 @@ def _drop_stale(connection: duckdb.DuckDBPyConnection, stale: Sequence[int]) -> 
     return touched
 
 
-def _refresh_latest(connection: duckdb.DuckDBPyConnection, touched: set[str], since: Since, *, is_new: bool) -> None:
-    """Work out the latest rows again, of the models that something happened to."""
-    first_new = f"select max(id) - {len(since.files)} from landing.files"  # noqa: S608
+def _refresh_latest(connection: duckdb.DuckDBPyConnection, touched: set[str], last: int) -> None:
+    """Work out the latest rows again, of models that lost rows and of those with rows of files after `last`."""
+    connection.register("gone", pa.table({"repo_id": pa.array(sorted(touched), pa.string())}))
     for name, (table, keep) in LATEST.items():
-        if is_new:
-            connection.execute(f"insert into landing.{name} select * from {table} {keep} order by repo_id")  # noqa: S608
-            continue
-        connection.register("gone", pa.table({"repo_id": pa.array(sorted(touched), pa.string())}))
-        fresh = f"select distinct repo_id from landing.{table} where file > ({first_new})"  # noqa: S608
+        fresh = f"select distinct repo_id from landing.{table} where file > {last}"  # noqa: S608
         connection.execute(f"create or replace temp table touched as from gone union {fresh}")
-        connection.unregister("gone")
         connection.execute(f"delete from landing.{name} where repo_id in (from touched)")  # noqa: S608
-        connection.execute(
-            f"insert into landing.{name} select * from {table} where repo_id in (from touched) {keep}"  # noqa: S608
-        )
+        rows = f"select * from {table} where repo_id in (from touched) {keep} order by repo_id"  # noqa: S608
+        connection.execute(f"insert into landing.{name} {rows}")
+    connection.unregister("gone")
 
 
 def once(table: str, rows: str) -> str:
@@ -284,11 +290,6 @@ def _quoted(path: Path) -> str:
 def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
     for begin in range(0, len(items), BATCH_FILES):
         yield items[begin : begin + BATCH_FILES]
-
-
-def _day(path: str) -> str:
-    folder = path.split("/")[1]
-    return folder.removeprefix(DAY) if folder.startswith(DAY) else ""
 
 
 def _stamp(path: Path) -> Stamp | None:

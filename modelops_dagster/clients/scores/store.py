@@ -159,16 +159,20 @@ class ScoreStore:
         asks_calls = any(word in sql for word in CALL_WORDS)
         for _ in range(ATTEMPTS):
             first = attach_past(connection, self.published)
-            if first and not asks_calls and not any(lacking(connection, "past.landing", self.landing, first)):
+            if (
+                first is not None
+                and not asks_calls
+                and not any(lacking(connection, "past.landing", self.landing, first))
+            ):
                 connection.execute("use past")
                 return
-            schema = "past.landing" if first else "nothing"
+            schema = "past.landing" if first is not None else "nothing"
             connection.execute("attach ':memory:' as fresh")
             create_tables(connection, "fresh")
             if first is None:
                 connection.execute("create schema nothing")
                 create_tables(connection, "nothing")
-            since = lacking(connection, schema, self.landing, first)
+            since = lacking(connection, schema, self.landing, first or "")
             try:
                 load(connection, "fresh", self.landing, since.files)
                 break
@@ -179,7 +183,7 @@ class ScoreStore:
         else:
             raise IntegrityError(f"files under {self.landing.root} keep changing while they are read; try again.")
         if asks_calls:
-            known = connection.execute("select path from past.landing.calls").fetchall() if first else []
+            known = connection.execute("select path from past.landing.calls").fetchall() if first is not None else []
             self.calls.load(connection, f"fresh.{CALLS}", None, self.calls.since(first, {path for (path,) in known}))
         _offer(connection, schema, since.stale)
 

@@ -1,0 +1,83 @@
+"""`modelops report`: a page about one model, or about all of them, to read, print and send."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from modelops_dagster.cli.output import emit, json_option, table
+
+if TYPE_CHECKING:
+    from modelops_dagster.clients.reports import ModelReport
+
+
+@click.command("report")
+@click.argument("repo_id", required=False)
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write one HTML file here.")
+@json_option
+def command(repo_id: str | None, output: Path | None, as_json: bool) -> None:
+    """What is known of REPO_ID and what to look at first; without one, the leaderboard.
+
+    With -o the same as one HTML file that needs no network, with pictures, flips and lineage.
+    """
+    from modelops_dagster.clients.reports import gather_leaderboard, gather_model, leaderboard_page, model_page
+    from modelops_dagster.clients.scores import ScoreStore
+    from modelops_dagster.domain.errors import UserError
+    from modelops_dagster.domain.summary import interval, number
+    from modelops_dagster.settings import Settings
+
+    store, now = ScoreStore(Settings.load().home / "scores"), datetime.now(UTC)
+    report = gather_model(store, repo_id, now) if repo_id else None
+    rows = [] if report else gather_leaderboard(store)
+    if output is not None:
+        try:
+            output.write_text(model_page(report) if report else leaderboard_page(rows, now))
+        except OSError as error:
+            raise UserError(f"{output} cannot be written ({error.strerror}); name another file.") from error
+        click.echo(f"wrote {output}", err=True)
+        if not as_json:
+            return
+
+    def render() -> None:
+        if report:
+            _render(report)
+            return
+        if not rows:
+            click.echo("No model has been evaluated yet: `modelops onboard REPO_ID --wait` takes one through.")
+            return
+        cells = [
+            (
+                r["rank"], r["repo_id"], r["lane"], r["verdict"], number(r["accuracy"]),
+                interval(r["accuracy_low"], r["accuracy_high"]), number(r["refusal_rate"]),
+                number(r["ttft_p95_ms"], "ms"), number(r["output_tokens_per_s"]),
+                (r["quality_digest"] or "-").removeprefix("sha256:")[:8],
+            )
+            for r in rows
+        ]  # fmt: skip
+        columns = ["rank", "model", "lane", "verdict", "accuracy", "95 % interval", "refuses", "TTFT p95", "tokens/s"]
+        table("", [*columns, "questions"], cells)
+
+    emit(report if report else rows, as_json, render)
+
+
+def _render(report: "ModelReport") -> None:
+    from modelops_dagster.domain.summary import interval, number, verdict_table
+
+    for lane in report.lanes:
+        verdict = lane.verdict
+        click.echo(f"{verdict.repo_id}@{verdict.commit_hash[:12]}, lane {verdict.lane}: {verdict.reason}")
+        for line in lane.look_first:
+            click.echo(f"  look at: {line}")
+        criteria = verdict_table(verdict)
+        table("", list(criteria[0]) if criteria else [], [list(row.values()) for row in criteria])
+        if lane.categories:
+            cells = [
+                (g["suite"], g["name"], g["n"], number(g["mean"]), interval(g["low"], g["high"]))
+                for g in lane.categories
+            ]
+            table("by category, worst first", ["suite", "category", "n", "mean", "95 % interval"], cells)
+        if lane.flips:
+            flips = [(f["change"], f["suite"], f["sample_id"], f["category"]) for f in lane.flips]
+            table(f"{lane.n_flips} answered unlike the incumbent", ["change", "suite", "sample", "category"], flips)
+        table("", ["rests on", ""], list(lane.lineage))

@@ -1,0 +1,112 @@
+"""Reports in a real browser: nothing is fetched, nothing is cut off, what was stored is text and not markup."""
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page
+
+from modelops_dagster.clients.reports import gather_model, model_page, write_reports
+from modelops_dagster.clients.scores import ScoreStore
+from modelops_dagster.domain.errors import InvalidSpec
+from tests.clients.score_rows import score, verdict
+from tests.clients.score_world import SMALL, TINY, fill
+from tests.fakes.browser import new_page
+
+NOW = datetime(2026, 11, 23, 9, tzinfo=UTC)
+ARTIFACTS = Path(__file__).resolve().parents[2] / "artifacts"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("home")
+    write_reports(fill(home), home / "reports", [TINY], NOW)
+    return home / "reports"
+
+
+def test_a_report_says_why_and_what_to_look_at(folder: Path):
+    text = (folder / "acme@tiny.html").read_text()
+    for words in (
+        "Look at first",
+        "fail: because",
+        "1 sample that the incumbent got right and this model did not",
+        "vllm-cpu was left (unsupported_architecture)",
+        "run-old on q2",
+        "0 only this model got, 1 only the incumbent",
+        "Throughput, closed loop",
+        "acme/tiny@bbbbbbbbbbbb",
+        "sha256:0",
+    ):
+        assert words in text, words
+
+
+def test_a_report_is_one_file_that_needs_no_network(folder: Path):
+    for path in folder.glob("*.html"):
+        text = path.read_text()
+        assert "<script" not in text
+        assert not re.findall(r"(?:src|@import|url\()\s*=?\s*[\"']?https?:", text)
+
+
+def test_what_a_model_said_is_never_markup(tmp_path: Path):
+    store = fill(tmp_path)
+    rows = [
+        dict(zip(*store_row, strict=True))
+        for store_row in [
+            (columns, row)
+            for columns, found in [store.query("select * from samples where run_id = 'run-new' and lane = 'raw'")]
+            for row in found
+        ]
+    ]
+    evil = [row | {"completion": "<img src=x onerror=alert(1)>", "category": "<b>x</b>"} for row in rows]
+    store.land("samples", evil, repo_id=TINY, run_id="run-new")
+    text = model_page(gather_model(store, TINY, NOW))
+    assert "<img" not in text
+    assert "<b>x</b>" not in text
+    assert "&lt;img" in text
+
+
+def test_a_model_without_samples_and_an_unknown_one(tmp_path: Path):
+    store = ScoreStore(tmp_path / "scores")
+    with pytest.raises(InvalidSpec, match="no verdict on 'org/model'"):
+        gather_model(store, "org/model", NOW)
+    store.land_verdict(verdict(), run_id="r")
+    store.land("scores", [score("r", value=None)], repo_id="org/model", run_id="r")
+    assert "Nothing stands out" in model_page(gather_model(store, "org/model", NOW))
+    board = write_reports(store, tmp_path / "reports", [], NOW)
+    assert "org/model" in board.read_text()
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    with new_page(viewport={"width": 1280, "height": 900}) as opened:
+        yield opened
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["acme@tiny", "leaderboard"])
+def test_a_browser_shows_it_in_light_and_dark(folder: Path, page: Page, name: str, scheme: str):
+    ARTIFACTS.mkdir(exist_ok=True)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    page.goto(f"file://{folder / name}.html")
+    page.screenshot(path=ARTIFACTS / f"report-{name}-{scheme}.png", full_page=True)
+    assert {url.split(":")[0] for url in asked} == {"file"}
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert background == {"light": "rgb(255, 255, 255)", "dark": "rgb(13, 17, 23)"}[scheme]
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, f"cut off at {width} pixels"
+    assert page.locator("svg").count() > 0
+    assert page.get_by_text(SMALL if name == "leaderboard" else "Look at first").first.is_visible()
+    page.set_viewport_size({"width": 1280, "height": 900})
+
+
+@pytest.mark.browser
+def test_it_prints(folder: Path, page: Page, tmp_path: Path):
+    page.goto(f"file://{folder / 'acme@tiny'}.html")
+    printed = page.pdf(path=tmp_path / "report.pdf", format="A4", print_background=True)
+    assert printed.startswith(b"%PDF")

@@ -1,0 +1,44 @@
+"""Pictures as markup: what stands where, and that text in them is text."""
+
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from modelops_dagster.domain.pictures import Curve, Span, curves, intervals
+
+
+def read(picture: str) -> ET.Element:
+    return ET.fromstring(picture)  # noqa: S314 - drawn by us
+
+
+def test_a_span_lies_where_its_numbers_say():
+    drawn = read(intervals([Span(label="a", value=0.5, low=0.25, high=0.75, bar=0.4, tone="pass")]))
+    (dot,) = drawn.iter("circle")
+    span = next(e for e in drawn.iter("line") if e.get("class") == "span pass")
+    assert [float(span.get("x1", 0)), float(dot.get("cx", 0)), float(span.get("x2", 0))] == [265.0, 340.0, 415.0]
+
+
+def test_an_axis_is_widened_to_hold_everything():
+    drawn = read(intervals([Span(label="a", value=-3.0)], low=-0.1, high=0.1, zero=True))
+    (dot,) = drawn.iter("circle")
+    assert float(dot.get("cx", 0)) == 190.0
+
+
+@pytest.mark.parametrize("label", ["<b>&\"'", "x" * 100])
+def test_labels_are_text(label: str):
+    for drawn in (
+        intervals([Span(label=label, value=0.5)]),
+        curves([Curve(label=label, points=((1, 2), (2, 4)))], x_label=label, y_label=label),
+    ):
+        assert "<b>" not in drawn
+        read(drawn)
+
+
+def test_curves_start_at_zero_and_end_at_the_highest():
+    drawn = read(curves([Curve(label="a", points=((0, 0), (4, 10)))], x_label="x", y_label="y"))
+    (line,) = drawn.iter("polyline")
+    assert line.get("points") == "56.0,162.0 356.0,12.0"
+
+
+def test_nothing_to_draw_is_an_empty_picture():
+    read(curves([], x_label="x", y_label="y"))
