@@ -74,12 +74,16 @@ def create(files: tuple[Path, ...], wait: bool, timeout_s: float, dry_run: bool,
 
 def created(client: "ModelOpsClient", spec: "EndpointSpec") -> "EndpointStatus":
     """Ask for the endpoint, and say what this machine does not do for it."""
+    status = client.create_endpoint(spec)
+    for notice in _notices(spec):
+        click.echo(notice, err=True)
+    return status
+
+
+def _notices(spec: "EndpointSpec") -> list[str]:
     from modelops_dagster.domain.endpoint_spec.this_machine import notices_here
 
-    status = client.apply(spec)
-    for notice in notices_here(spec):
-        click.echo(f"{spec.name}: {notice}", err=True)
-    return status
+    return [f"{spec.name}: {notice}" for notice in notices_here(spec)]
 
 
 def settle(
@@ -98,6 +102,50 @@ def settle(
     emit({"endpoints": statuses}, as_json, render)
     if any(s.failed for s in statuses):
         sys.exit(1)
+
+
+@click.command()
+@click.argument("name")
+@click.option("-o", "assignments", multiple=True, required=True, metavar="FIELD=VALUE", help="A new value; repeatable.")
+@click.option("--restart", is_flag=True, help="End its engine and start another where a change needs that.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="After a restart, wait until it answers.")
+@click.option("--timeout", "timeout_s", default=900.0, show_default=True, help="Seconds to wait at most.")
+@json_option
+def update(name: str, assignments: tuple[str, ...], restart: bool, wait: bool, timeout_s: float, as_json: bool) -> None:
+    """Change fields of an endpoint's spec, e.g. -o max_replicas=3 -o autoscale_config.cooldown_period=600.
+
+    Replicas, scaling, priority, price and the like change while it runs; engine, arguments, hardware and visibility
+    need it Stopped, or --restart.
+    """
+    from modelops_dagster.domain.endpoint_spec.changes import assigned
+    from modelops_dagster.domain.errors import Conflict, NoSuchEndpoint, UserError
+
+    client = open_client()
+    status = client.get(name)
+    if status is None:
+        raise NoSuchEndpoint(f"There is no endpoint {name!r}; `modelops endpoints list` shows those there are.")
+    changes = assigned(status.spec, dict(_assignment(text) for text in assignments))
+    try:
+        status = client.update_endpoint(name, restart=restart, **changes)
+    except Conflict as error:
+        raise UserError(error.sentence) from error
+    for notice in _notices(status.spec):
+        click.echo(notice, err=True)
+    settle(client, [status], wait and restart and status.desired == "Running", timeout_s, as_json)
+
+
+def _assignment(text: str) -> tuple[str, object]:
+    import yaml
+
+    from modelops_dagster.domain.errors import InvalidSpec
+
+    field, equals, value = text.partition("=")
+    if not equals or not field.strip():
+        raise InvalidSpec(f"-o {text!r} is not FIELD=VALUE, e.g. max_replicas=3.", field="-o")
+    try:
+        return field.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        return field.strip(), value
 
 
 @click.command()
@@ -151,4 +199,4 @@ def _open_state() -> "PlatformState":
     return PlatformState(Settings.load().home, open_client(), open_rollout(), open_resolver())
 
 
-COMMANDS = (create, schema, export, apply)
+COMMANDS = (create, update, schema, export, apply)
