@@ -1,13 +1,14 @@
 """Verbs of endpoints."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from modelops_dagster.client.connection import Connection
+from modelops_dagster.domain.endpoint_spec.document import translated
 from modelops_dagster.domain.endpoints import ENDPOINT_NAME, EndpointSpec, EndpointState, EndpointStatus, LogChunk
 from modelops_dagster.domain.engines import EngineStatus
-from modelops_dagster.domain.errors import EndpointFailed, NoSuchEndpoint, NotRunning
+from modelops_dagster.domain.errors import EndpointFailed, InvalidSpec, NoSuchEndpoint, NotRunning
 
 _POLL_S = 0.3
 _SOONEST_POLL_S = 0.05  # what waits for something short waits in small steps
@@ -36,6 +37,48 @@ class EndpointVerbs(Connection):
             Conflict: there is an endpoint of that name.
         """
         return self._status("POST", "/v1/endpoints", json=spec.model_dump(mode="json"), **_patience(spec))
+
+    def update_endpoint(self, name: str, *, restart: bool = False, **changes: Any) -> EndpointStatus:
+        """Change fields of the spec, e.g. `max_replicas=10`; a stopped endpoint stays so until it is started.
+
+        Args:
+            restart: end its engine and start another where a change needs that.
+
+        Raises:
+            InvalidSpec: a field does not hold, or would make it another endpoint.
+            Conflict: the endpoint must be Stopped for one of them.
+        """
+        options = {"timeout": _ARGUMENTS_TIMEOUT_S} if changes.get("engine_args") else {}
+        try:
+            told = translated(changes)
+        except ValueError as error:
+            raise InvalidSpec(f"{error}.") from error
+        return self._status("PATCH", endpoint_path(name), json=told, params={"restart": restart}, **options)
+
+    def configure_autoscaling(
+        self,
+        name: str,
+        metrics: Sequence[Mapping[str, Any]],
+        min_replicas: int | None = None,
+        max_replicas: int | None = None,
+        cooldown_period: int | None = None,
+    ) -> EndpointStatus:
+        """Say when replicas come and go, while the endpoint runs.
+
+        Args:
+            metrics: targets, as in a spec's `autoscale_config` (metric, target, percentile), or in the terms of others:
+                cpu_usage, gpu_usage and memory_usage as shares, request_rate in requests a minute.
+            min_replicas, max_replicas: None leaves the number as it is.
+            cooldown_period: seconds; None is the default.
+
+        Raises:
+            InvalidSpec: a target does not hold.
+        """
+        config: dict[str, Any] = {"targets": [dict(m) for m in metrics]}
+        config |= {} if cooldown_period is None else {"cooldown_period": cooldown_period}
+        bounds = {"min_replicas": min_replicas, "max_replicas": max_replicas}
+        given: dict[str, Any] = {k: v for k, v in bounds.items() if v is not None}
+        return self.update_endpoint(name, autoscale_config=config, **given)
 
     def get(self, name: str) -> EndpointStatus | None:
         """How the endpoint stands; None when there is none of that name."""

@@ -54,6 +54,8 @@ def _spec(
 ) -> EndpointSpec:
     return EndpointSpec(
         name=endpoint_name,
+        model=f"{checkpoint.revision.repo_id}@{checkpoint.revision.commit_hash}",
+        quantization=checkpoint.scheme,
         checkpoint=checkpoint.directory,
         checkpoint_digest=checkpoint.digest,
         engine=rung.engine,

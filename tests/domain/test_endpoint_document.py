@@ -86,6 +86,15 @@ def test_utilization_is_a_short_form_of_an_autoscaler():
     assert other.targets[0].metric == "cpu"
 
 
+def test_metrics_of_other_tools_are_read_in_our_units():
+    given = [{"metric": "cpu_usage", "target": 0.7}, {"metric": "request_rate", "target": 120}]
+    kept = document(autoscale_config={"targets": given}, max_replicas=2).autoscale_config
+    assert kept is not None
+    assert [(t.metric, t.target) for t in kept.targets] == [("cpu", 70.0), ("throughput", 2.0)]
+    extra = {"metric": "cpu_usage", "target": 0.7, "scale_up_threshold": 0.8}
+    assert "scale_up_threshold is not a field" in complaint(autoscale_config={"targets": [extra]})
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [

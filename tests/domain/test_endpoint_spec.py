@@ -12,7 +12,7 @@ from modelops_dagster.domain.endpoint_spec.changes import (
     CHANGES,
     changed_fields,
     changes_while_running,
-    refusal,
+    refused_change,
     updated,
 )
 from modelops_dagster.domain.endpoint_spec.complaints import invalid_spec
@@ -218,20 +218,20 @@ def test_what_may_change_while_it_runs(name: str):
     new = updated(spec(), {name: values[name]})
     assert changed_fields(spec(), new) == (name,)
     assert changes_while_running(spec(), new)
-    assert refusal(spec(), new, stopped=False) is None
+    assert refused_change(spec(), new, stopped=False) is None
 
 
 def test_what_needs_a_stop():
     new = updated(spec(), {"engine_args": ["--dtype", "bfloat16"], "gpus": 2})
-    said = refusal(spec(), new, stopped=False)
+    said = refused_change(spec(), new, stopped=False)
     assert isinstance(said, Conflict)
     assert "must be Stopped before engine_args, gpus can change" in said.sentence
-    assert refusal(spec(), new, stopped=True) is None
+    assert refused_change(spec(), new, stopped=True) is None
     assert not changes_while_running(spec(), new)
 
 
 def test_what_never_changes():
-    said = refusal(spec(), updated(spec(), {"checkpoint_digest": "sha256:1"}), stopped=True)
+    said = refused_change(spec(), updated(spec(), {"checkpoint_digest": "sha256:1"}), stopped=True)
     assert isinstance(said, InvalidSpec)
     assert said.field == "checkpoint_digest"
     assert "make another endpoint" in said.sentence
@@ -240,7 +240,7 @@ def test_what_never_changes():
 def test_an_update_names_only_fields_there_are():
     with pytest.raises(InvalidSpec, match="colour is not a field of a spec"):
         updated(spec(), {"colour": "red"})
-    with pytest.raises(ValidationError):
+    with pytest.raises(InvalidSpec, match="max_replicas is 1 and must be at least min_replicas, which is 7"):
         updated(spec(), {"min_replicas": 7})
 
 

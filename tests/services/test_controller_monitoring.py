@@ -58,6 +58,8 @@ def test_metrics_are_null_without_traffic_then_the_engines_then_the_gateways(sta
     assert (through.prompt_tokens, through.error_rate) == (7, 0)
     past = client.get_endpoint_metrics("small", since=datetime.now(UTC) - timedelta(hours=9), until="1h")
     assert (past.availability, past.replica_hours, past.observed_hours) == (None, 0, 0)
+    client.update_endpoint("small", usd_per_hour=5)  # the spec's own price goes before the home's
+    assert client.get_endpoint_metrics("small").price_per_hour == 5
 
 
 def test_a_crash_costs_availability_and_a_stop_on_purpose_does_not(stack: Stack):

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
+from modelops_dagster.domain.endpoint_spec.complaints import invalid_spec
 from modelops_dagster.domain.endpoint_spec.spec import EndpointSpec
 from modelops_dagster.domain.errors import Conflict, InvalidSpec, ModelOpsError
 
@@ -71,18 +74,41 @@ def updated(old: EndpointSpec, changes: Mapping[str, Any]) -> EndpointSpec:
     """The spec with these fields, seen to hold as a whole.
 
     Raises:
-        InvalidSpec: there is no such field.
-        ValidationError: a value does not hold.
+        InvalidSpec: there is no such field, or a value does not hold.
     """
     unknown = next((name for name in changes if name not in EndpointSpec.model_fields), None)
     if unknown is not None:
         raise InvalidSpec(
             f"{unknown} is not a field of a spec; `modelops endpoints schema` lists those there are.", field=unknown
         )
-    return EndpointSpec.model_validate({**old.model_dump(mode="json"), **changes})
+    try:
+        return EndpointSpec.model_validate({**old.model_dump(mode="json"), **changes})
+    except ValidationError as error:
+        raise invalid_spec(error) from error
 
 
-def refusal(old: EndpointSpec, new: EndpointSpec, *, stopped: bool) -> ModelOpsError | None:
+def assigned(old: EndpointSpec, assignments: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes of whole fields from assignments to dotted paths, `autoscale_config.cooldown_period`.
+
+    Raises:
+        InvalidSpec: a path goes through something that has no members.
+    """
+    told, out = old.model_dump(mode="json"), dict[str, Any]()
+    for path, value in assignments.items():
+        first, *steps = path.split(".")
+        if not steps:
+            out[first] = value
+            continue
+        at = out.setdefault(first, told.get(first) or {})
+        for step in steps[:-1]:
+            at = at.setdefault(step, {}) if isinstance(at, dict) else None
+        if not isinstance(at, dict):
+            raise InvalidSpec(f"{path}: a part of it has no members; give the whole of {first} instead.", field=path)
+        at[steps[-1]] = value
+    return out
+
+
+def refused_change(old: EndpointSpec, new: EndpointSpec, *, stopped: bool) -> ModelOpsError | None:
     """Why the endpoint may not be given `new` now; None when it may.
 
     Args:

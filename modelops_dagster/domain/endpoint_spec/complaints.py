@@ -25,7 +25,7 @@ def first_complaint(errors: Sequence[Mapping[str, Any]], *, skip: int = 0) -> tu
     if first["type"] == "extra_forbidden":
         return field, f"{field} is not a field of this document; remove it."
     if first["type"] == MISSING:
-        return field, f"{field or 'The document'} is missing."
+        return field, f"{field or 'The body'} is missing."
     if first["type"] == RULE:
         return field, f"{field} {said}."
     return field, f"{field}: {said}." if field else f"{said}."

@@ -23,11 +23,20 @@ SYNONYMS: Mapping[str, str] = MappingProxyType(
     }
 )
 
+# metric of others -> ours, and what its target is multiplied with
+METRICS: Mapping[str, tuple[str, float]] = MappingProxyType(
+    {
+        "cpu_usage": ("cpu", 100.0),
+        "gpu_usage": ("gpu", 100.0),
+        "memory_usage": ("ram", 100.0),
+        "request_rate": ("throughput", 1 / 60),
+    }
+)
 _OF_THE_HUB = re.compile(r"https?://(?:www\.)?huggingface\.co/")
 
 
 def _describe_short_forms(schema: dict[str, Any]) -> None:
-    """Publish the names and short forms that `_translated` takes besides the fields themselves."""
+    """Publish the names and short forms that `translated` takes besides the fields themselves."""
     properties = schema["properties"]
     for theirs, ours in SYNONYMS.items():
         properties[theirs] = {**properties[ours], "description": f"the same as {ours}"}
@@ -54,7 +63,7 @@ class EndpointDocument(EndpointFields):
     @model_validator(mode="before")
     @classmethod
     def _translate(cls, value: Any) -> Any:
-        return _translated(value) if isinstance(value, dict) else value
+        return translated(value) if isinstance(value, dict) else value
 
     @field_validator("checkpoint")
     @classmethod
@@ -94,7 +103,7 @@ class EndpointDocument(EndpointFields):
         return (*own, *super()._problems())
 
 
-def _translated(given: dict[str, Any]) -> dict[str, Any]:
+def translated(given: Mapping[str, Any]) -> dict[str, Any]:
     """The document with our own names for everything.
 
     Raises:
@@ -117,9 +126,28 @@ def _translated(given: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(model, str) or "@" in model:
             raise ValueError("version is the commit of model; give model as org/name beside it, or org/name@commit")
         out["model"] = f"{model}@{out.pop('version')}"
+    if isinstance(out.get("autoscale_config"), dict):
+        out["autoscale_config"] = _with_our_metrics(out["autoscale_config"])
     if "target_utilization" in out:
         out = _with_utilization(out)
     return out
+
+
+def _with_our_metrics(config: dict[str, Any]) -> dict[str, Any]:
+    """The autoscaler's targets under our names and in our units."""
+    targets = config.get("targets")
+    if not isinstance(targets, list | tuple):
+        return config
+    return {**config, "targets": [_with_our_metric(t) if isinstance(t, dict) else t for t in targets]}
+
+
+def _with_our_metric(target: dict[str, Any]) -> dict[str, Any]:
+    ours = METRICS.get(str(target.get("metric")))
+    value = target.get("target")
+    if ours is None or isinstance(value, bool) or not isinstance(value, int | float):
+        return target
+    metric, factor = ours
+    return {**target, "metric": metric, "target": round(value * factor, 6)}
 
 
 def _with_utilization(given: dict[str, Any]) -> dict[str, Any]:

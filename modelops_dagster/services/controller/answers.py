@@ -1,12 +1,11 @@
 """One shape for every answer that is not a success."""
 
-from typing import Any
-
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from modelops_dagster.domain.endpoint_spec.complaints import first_complaint
 from modelops_dagster.domain.errors import (
     Conflict,
     DiskFull,
@@ -66,7 +65,9 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        field, message = _first_problem(error.errors())
+        if error.errors()[0]["type"] == "json_invalid":
+            return error_answer(422, InvalidSpec.code, "The body is not valid JSON.")
+        field, message = first_complaint(error.errors(), skip=1)
         return error_answer(422, InvalidSpec.code, message, field)
 
     @app.exception_handler(HTTPException)
@@ -86,17 +87,3 @@ def add_error_handlers(app: FastAPI) -> None:
         return error_answer(
             500, "internal", f"The controller met an unexpected {type(error).__name__}; its log says more."
         )
-
-
-def _first_problem(errors: Any) -> tuple[str | None, str]:
-    """(field, sentence) of the first validation error."""
-    first = errors[0]
-    if first["type"] == "json_invalid":
-        return None, "The body is not valid JSON."
-    field = ".".join(str(part) for part in first["loc"][1:]) or None
-    if first["type"] == "extra_forbidden":
-        return field, f"{field} is not a field of this document; remove it."
-    if first["type"] == "missing":
-        return field, f"{field or 'The body'} is missing."
-    said = str(first["msg"]).removeprefix("Value error, ")
-    return field, f"{field}: {said}." if field else f"{said}."

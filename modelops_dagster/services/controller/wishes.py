@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from modelops_dagster.clients.endpoints import EndpointRecord, LiveStore, RecordStore
-from modelops_dagster.domain.endpoint_spec.changes import changes_while_running
+from modelops_dagster.domain.endpoint_spec.changes import changes_while_running, refused_change
 from modelops_dagster.domain.endpoint_spec.this_machine import refusal_here
 from modelops_dagster.domain.endpoints import FAILED_STATES, EndpointSpec, EndpointState
 from modelops_dagster.domain.errors import Conflict, DiskFull, InvalidSpec, NoSuchEndpoint
@@ -165,6 +165,30 @@ class Wishes:
                 f"Deleting {name} must be confirmed with its name, not with {confirm!r}.", field="confirm"
             )
         return self._wish(record, desired="Stopped", deleting=True, retry_at=None)
+
+    def update(self, spec: EndpointSpec, *, restart: bool = False) -> EndpointRecord:
+        """Give an endpoint another spec: at once what may change while it runs, the rest when it is Stopped.
+
+        A stopped or failed endpoint stays so until it is started.
+
+        Args:
+            restart: end its engine and start another where that is needed.
+
+        Raises:
+            InvalidSpec: this machine cannot do it, or it would be another endpoint.
+            Conflict: it must be Stopped first, or is being deleted.
+        """
+        record = self._ledger.get(spec.name)
+        refusal = refusal_here(spec)
+        if refusal is not None:
+            raise refusal
+        at_rest = record.replica is None and (record.desired == "Stopped" or record.state in FAILED_STATES)
+        why = refused_change(record.spec, spec, stopped=at_rest)
+        if why is not None and not (restart and isinstance(why, Conflict)):
+            raise why
+        if why is not None:
+            return self._run(record, spec)
+        return record if record.spec == spec else self._wish(record, spec=spec)
 
     def _run(self, record: EndpointRecord, spec: EndpointSpec) -> EndpointRecord:
         if record.deleting:

@@ -2,12 +2,13 @@
 
 import asyncio
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Body, Query
 
 from modelops_dagster.clients.endpoints import Launcher
 from modelops_dagster.domain.access import Role
+from modelops_dagster.domain.endpoint_spec.changes import updated
 from modelops_dagster.domain.endpoints import EndpointSpec, EndpointStatus, LogChunk
 from modelops_dagster.domain.errors import Conflict, InvalidSpec
 from modelops_dagster.domain.values import Value
@@ -24,6 +25,7 @@ def endpoints_router(controller: Controller, launcher: Launcher) -> APIRouter:
     router = APIRouter(prefix="/v1/endpoints", tags=["endpoints"])
     _add_reading(router, controller)
     _add_wishes(router, controller, launcher)
+    _add_update(router, controller, launcher)
     return router
 
 
@@ -53,14 +55,10 @@ def _add_reading(router: APIRouter, controller: Controller) -> None:
 def _add_wishes(router: APIRouter, controller: Controller, launcher: Launcher) -> None:
     ledger, wishes = controller.ledger, controller.wishes
 
-    async def check(spec: EndpointSpec) -> None:
-        if spec.engine_args and launcher.environment(spec.engine) is not None:
-            await asyncio.to_thread(launcher.check_arguments, spec.engine, spec.engine_args)
-
     @router.post("", status_code=201, **needs(Role.OPERATOR), summary="Create an endpoint")
     async def create(spec: EndpointSpec) -> EndpointStatus:
         """Refused with 409 when there is one of that name; PUT makes a spec true either way."""
-        await check(spec)
+        await _check(launcher, spec)
         if ledger.find(spec.name) is not None:
             raise Conflict(f"There is an endpoint {spec.name!r} already; choose another name, or PUT the spec to it.")
         return wishes.apply(spec).status()
@@ -70,7 +68,7 @@ def _add_wishes(router: APIRouter, controller: Controller, launcher: Launcher) -
         """The same spec changes nothing, unless the endpoint failed or was stopped; another one replaces the engine."""
         if spec.name != name:
             raise InvalidSpec(f"The spec is for endpoint {spec.name} and the path says {name}.", field="name")
-        await check(spec)
+        await _check(launcher, spec)
         return wishes.apply(spec).status()
 
     @router.post("/{name}/start", **needs(Role.OPERATOR), summary="Want it Running")
@@ -88,3 +86,22 @@ def _add_wishes(router: APIRouter, controller: Controller, launcher: Launcher) -
     @router.delete("/{name}", status_code=202, **needs(Role.ADMIN), summary="End and forget it, logs included")
     async def delete(name: str, confirm: Annotated[str, Query(description="the endpoint's name")]) -> EndpointStatus:
         return wishes.delete(name, confirm).status()
+
+
+def _add_update(router: APIRouter, controller: Controller, launcher: Launcher) -> None:
+    @router.patch("/{name}", **needs(Role.OPERATOR), summary="Change fields of its spec")
+    async def update(
+        name: str,
+        changes: Annotated[dict[str, Any], Body(description="fields of the spec and their new values")],
+        restart: Annotated[bool, Query(description="end its engine and start another where that is needed")] = False,
+    ) -> EndpointStatus:
+        """409 when the endpoint must be Stopped for it. A stopped endpoint stays so until it is started."""
+        spec = updated(controller.ledger.get(name).spec, changes)
+        await _check(launcher, spec)
+        return controller.wishes.update(spec, restart=restart).status()
+
+
+async def _check(launcher: Launcher, spec: EndpointSpec) -> None:
+    """See that the installed engine takes the spec's arguments."""
+    if spec.engine_args and launcher.environment(spec.engine) is not None:
+        await asyncio.to_thread(launcher.check_arguments, spec.engine, spec.engine_args)
