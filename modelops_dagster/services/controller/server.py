@@ -122,13 +122,13 @@ def serve(
         access = AccessStore(settings.home)
         access.prepare()
         history = History(folder / "history")
-        backend = ProcessBackend(folder, launcher, grace_s=grace_s)
+        credentials = CredentialStore(credentials_folder(settings.home), secret)
+        backend = MachineBackend(
+            ProcessBackend(folder, launcher, grace_s=grace_s), ExternalBackend(folder / "logs", credentials.get)
+        )
         controller = Controller(
             WatchedRecords(folder / "endpoints", history),
-            MachineBackend(
-                backend,
-                ExternalBackend(folder / "logs", CredentialStore(credentials_folder(settings.home), secret).get),
-            ),
+            backend,
             diagnose,
             policy,
             tick_s=tick_s,
