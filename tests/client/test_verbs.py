@@ -90,7 +90,7 @@ def test_a_role_that_is_not_enough_is_told(running: Stack, client: ModelOpsClien
     key, _ = AccessStore(running.home).create("dashboard", Role.VIEWER)
     viewer = ModelOpsClient(f"http://127.0.0.1:{running.port}", key)
     assert viewer.get("old") is not None
-    with pytest.raises(Forbidden, match="needs the role operator"):
+    with pytest.raises(Forbidden, match="needs a key with the role operator"):
         viewer.stop("old")
     viewer.close()
     assert client.check_endpoint_health("old").status == "healthy"

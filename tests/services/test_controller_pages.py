@@ -22,8 +22,11 @@ SLOW = ("--tokens-per-second", "40")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A controller with an endpoint that answers, and one that failed."""
     stack = Stack(tmp_path_factory.mktemp("pages")).up()
-    stack.ready(*SLOW, name="small")
-    stack.client.apply(stack.spec("--fail-line", "ValueError: <b>no such layer</b>", name="broken"))
+    stack.ready(*SLOW, name="small", visibility="private")
+    stack.ready(*SLOW, name="open", visibility="public")
+    stack.client.apply(
+        stack.spec("--fail-line", "ValueError: <b>no such layer</b>", name="broken", visibility="private")
+    )
     stack.client.wait_ready("broken", 20)
     yield stack
     stack.down()
@@ -128,6 +131,24 @@ def test_an_answer_can_be_stopped_and_a_failed_endpoint_says_why(pages: Stack, p
     page.get_by_role("button", name="Send").click()
     expect(page.locator(".turn.error")).to_contain_text("is DeployFailed and answers nothing")
     shoot(page, "broken")
+
+
+@pytest.mark.browser
+def test_a_visitor_sees_a_public_endpoint_and_no_more_than_that(pages: Stack, page: Page):
+    page.goto(url(pages, "/endpoints/open"))
+    expect(page.locator("#state")).to_have_text("Running")
+    expect(page.get_by_text("visitor", exact=True)).to_be_visible()
+    expect(page.locator("#metrics")).to_contain_text("Availability")
+    for heading in ("Spec", "Log", "Replicas"):
+        expect(page.get_by_role("heading", name=heading)).to_be_hidden()
+    page.get_by_label("Message", exact=True).fill("hello")
+    page.keyboard.press("Enter")
+    expect(page.locator(".turn.assistant")).to_contain_text("The answer is 42.")
+    shoot(page, "visitor")
+    page.get_by_role("button", name="Use a key").click()
+    unlock(page, pages)
+    expect(page.get_by_role("heading", name="Log")).to_be_visible()
+    expect(page.get_by_role("button", name="Restart")).to_be_enabled()
 
 
 @pytest.mark.browser

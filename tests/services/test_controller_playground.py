@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -10,7 +11,8 @@ import pytest
 
 from modelops_dagster.clients.keys import AccessStore
 from modelops_dagster.domain.access import Role
-from tests.fakes.stack import Stack
+from modelops_dagster.services.controller.routers.playground import MOST_VISITORS
+from tests.fakes.stack import Stack, wait_until
 
 HELLO = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hello"}]}
 
@@ -18,7 +20,7 @@ HELLO = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     stack = Stack(tmp_path_factory.mktemp("playground")).up()
-    stack.ready("--longest-prompt", "100", "--tokens-per-second", "50")
+    stack.ready("--longest-prompt", "100", "--tokens-per-second", "50", visibility="private")
     yield stack
     stack.down()
 
@@ -80,6 +82,23 @@ def test_what_the_engine_refuses_is_told_and_its_address_is_not(running: Stack):
 def test_a_viewer_may_not(running: Stack):
     assert error_of(chat(running, HELLO, role=Role.VIEWER), 403)["code"] == "forbidden"
     assert error_of(chat(running, HELLO, name="nobody"), 404)["code"] == "no_such_endpoint"
+
+
+def test_visitors_are_few_at_a_time_and_make_room_when_they_leave(running: Stack):
+    running.ready("--tokens-per-second", "0.5", name="open", visibility="public")
+    url = f"http://127.0.0.1:{running.port}/v1/endpoints/open/chat"
+    with ExitStack() as talking:
+        pieces = []
+        for _ in range(MOST_VISITORS):
+            client = talking.enter_context(httpx.Client(trust_env=False, timeout=30))
+            pieces.append(talking.enter_context(client.stream("POST", url, json=HELLO)).iter_bytes())
+        assert all(b"delta" in next(piece) for piece in pieces)
+        refused = httpx.post(url, json=HELLO, trust_env=False, timeout=30)
+        assert error_of(refused, 429)["code"] == "too_many_visitors"
+        assert "retry-after" in refused.headers
+        assert chat(running, {**HELLO, "max_tokens": 1}, name="open").status_code == 200, "a key is no visitor's"
+    shorter = {**HELLO, "max_tokens": 1}
+    wait_until(lambda: httpx.post(url, json=shorter, trust_env=False, timeout=30).status_code, lambda s: s == 200)
 
 
 def test_an_endpoint_that_starts_says_when_to_come_again_and_a_stopped_one_how_to_start_it(running: Stack):

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 
@@ -19,7 +20,7 @@ from modelops_dagster.services.controller.routers.endpoints import endpoints_rou
 from modelops_dagster.services.controller.routers.engines import engines_router
 from modelops_dagster.services.controller.routers.monitoring import monitoring_router
 from modelops_dagster.services.controller.routers.pages import pages_router
-from modelops_dagster.services.controller.routers.playground import playground_router
+from modelops_dagster.services.controller.routers.playground import KeyOf, is_public, playground_router
 from modelops_dagster.services.controller.routers.routes import routes_router
 
 SERVICE = "modelops-controller"
@@ -43,6 +44,7 @@ def create_app(
     home: str,
     keep_engines: Callable[[], bool],
     access: Lookup = lambda _: None,
+    key_of: KeyOf = lambda _: None,
     push: HubPush | None = None,
 ) -> FastAPI:
     """The application. It opens the controller when it starts and closes it when it ends.
@@ -51,6 +53,7 @@ def create_app(
         token: the home's own key, an admin's.
         keep_engines: asked at the end whether engines go on without the controller.
         access: finds what is known of any other key.
+        key_of: the key that an external endpoint's spec names.
         push: what to do when the Hub pushes; None: it is not listened to.
     """
 
@@ -70,7 +73,7 @@ def create_app(
         redirect_slashes=False,  # a redirect would name the host that the caller said it is
         responses={"4XX": {"model": ErrorBody, "description": "what was wrong, and the field"}},
     )
-    app.add_middleware(Doorman, token=token, lookup=access)
+    app.add_middleware(Doorman, token=token, lookup=access, is_public=partial(is_public, controller.ledger))
     add_error_handlers(app)
 
     @app.get("/health", summary="Who answers here")
@@ -80,7 +83,7 @@ def create_app(
     app.include_router(engines_router(launcher))
     app.include_router(endpoints_router(controller, launcher))
     app.include_router(monitoring_router(controller.ledger, monitor))
-    app.include_router(playground_router(controller.ledger))
+    app.include_router(playground_router(controller.ledger, key_of))
     app.include_router(routes_router(gateway.routes, gateway.moves))
     app.include_router(batches_router(gateway.batches, gateway.keys))
     app.include_router(pages_router())

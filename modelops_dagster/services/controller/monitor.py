@@ -89,7 +89,8 @@ class Monitor:
         watched = Span(asked.begin, min(asked.end, datetime.now(UTC)))
         share, hours = availability(stands, watched, self._history.absences())
         occupied = replica_hours(stands, watched)
-        cost, per_million = costs(occupied, self._price, counted.prompt_tokens + counted.completion_tokens)
+        price = self._price if record.spec.usd_per_hour is None else record.spec.usd_per_hour
+        cost, per_million = costs(occupied, price, counted.prompt_tokens + counted.completion_tokens)
         ready, total = replica_counts(record)
         return EndpointMetrics(
             endpoint=record.name,
@@ -112,7 +113,7 @@ class Monitor:
             requests_waiting=engine.waiting if engine else None,
             kv_cache_usage=engine.kv_cache_usage if engine else None,
             replica_hours=occupied,
-            price_per_hour=self._price,
+            price_per_hour=price,
             cost_usd=cost,
             cost_usd_per_million_tokens=per_million,
         )

@@ -142,6 +142,7 @@ def serve(
             home=str(settings.home),
             keep_engines=lambda: keep_engines,
             access=access.lookup,
+            key_of=credentials.get,
             push=hub_push(settings),
         )
         port = listener.getsockname()[1]
