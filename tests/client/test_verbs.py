@@ -47,6 +47,8 @@ def test_an_endpoint_is_created_once_listed_and_deleted(running: Stack, client: 
     assert [s.spec.name for s in client.list_endpoints()] == ["new", "old", "third"]
     client.delete_endpoint("third")
     client.wait_deleted("third")
+    with pytest.raises(InvalidSpec, match="modelops onboard acme/none"):
+        client.create_endpoint(name="fourth", model="acme/none", replicas=2)
 
 
 def test_traffic_is_split_moved_and_put_back(client: ModelOpsClient):

@@ -7,6 +7,7 @@ from functools import partial
 from fastapi import FastAPI
 
 from modelops_dagster import __version__
+from modelops_dagster.clients.endpoint_documents import SpecResolver
 from modelops_dagster.clients.endpoints import Launcher
 from modelops_dagster.domain.values import Value
 from modelops_dagster.services.controller.answers import ErrorBody, add_error_handlers
@@ -37,6 +38,7 @@ class Health(Value):
 def create_app(
     controller: Controller,
     launcher: Launcher,
+    resolver: SpecResolver,
     monitor: Monitor,
     gateway: GatewayDocuments,
     *,
@@ -81,7 +83,7 @@ def create_app(
         return Health(service=SERVICE, home=home, version=__version__)
 
     app.include_router(engines_router(launcher))
-    app.include_router(endpoints_router(controller, launcher))
+    app.include_router(endpoints_router(controller, launcher, resolver))
     app.include_router(monitoring_router(controller.ledger, monitor))
     app.include_router(playground_router(controller.ledger, key_of))
     app.include_router(routes_router(gateway.routes, gateway.moves))

@@ -17,6 +17,7 @@ import uvicorn
 from modelops_dagster.client import controller_folder, create_token
 from modelops_dagster.clients import processes
 from modelops_dagster.clients.credentials import CredentialStore, credentials_folder
+from modelops_dagster.clients.endpoint_documents import SpecResolver
 from modelops_dagster.clients.endpoints import (
     ExternalBackend,
     Launcher,
@@ -136,6 +137,7 @@ def serve(
         app = create_app(
             controller,
             launcher,
+            SpecResolver(settings.home / "checkpoints", launcher, settings.accelerator),
             Monitor(history, backend, settings.home / "gateway" / "calls", settings.endpoint_usd_per_hour),
             gateway_documents(settings.home, settings.gateway_url, controller.ledger),
             token=create_token(settings.home),
