@@ -152,6 +152,19 @@ def test_a_visitor_sees_a_public_endpoint_and_no_more_than_that(pages: Stack, pa
 
 
 @pytest.mark.browser
+def test_the_rest_api_is_described_without_another_server(pages: Stack, page: Page):
+    page.goto(url(pages, "/docs"))
+    page.get_by_text("/v1/routes/{alias}/canary").first.click()
+    expect(page.get_by_text('"endpoint": "tiny-fp8"')).to_be_visible()
+    page.get_by_role("link", name="CanaryStart").click()
+    expect(page.locator("#schema-CanaryStart")).to_contain_text("of the alias's calls")
+    document = httpx.get(url(pages, "/openapi.json"), trust_env=False).json()
+    count = sum(len(methods) for methods in document["paths"].values())
+    expect(page.locator("#operations .operation")).to_have_count(count)
+    shoot(page, "reference")
+
+
+@pytest.mark.browser
 def test_the_page_fits_a_telephone(pages: Stack):
     with new_page(viewport={"width": 390, "height": 800}) as page:
         page.goto(url(pages, "/endpoints/small"))
@@ -162,7 +175,7 @@ def test_the_page_fits_a_telephone(pages: Stack):
 
 
 def test_pages_hold_nothing_and_allow_nothing_from_elsewhere(pages: Stack):
-    for path in ("/endpoints", "/endpoints/small", "/endpoints/nobody"):
+    for path in ("/endpoints", "/endpoints/small", "/endpoints/nobody", "/docs"):
         answer = httpx.get(url(pages, path), trust_env=False)
         assert answer.status_code == 200
         policy = answer.headers["content-security-policy"]
@@ -175,7 +188,7 @@ def test_pages_hold_nothing_and_allow_nothing_from_elsewhere(pages: Stack):
         assert "https://" not in answer.text
     for path in ("/endpoints/..%2f", "/assets/list.html", "/assets/..%2fapi.py", "/assets/nothing.js"):
         assert httpx.get(url(pages, path), trust_env=False).status_code == 404, path
-    scripts = ("session.js", "list.js", "endpoint.js", "playground.js")
+    scripts = ("session.js", "list.js", "endpoint.js", "playground.js", "reference.js")
     for name in scripts:
         answer = httpx.get(url(pages, f"/assets/{name}"), trust_env=False)
         assert answer.headers["content-type"].startswith("text/javascript")

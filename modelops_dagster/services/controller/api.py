@@ -71,6 +71,7 @@ def create_app(
         version=__version__,
         summary="Endpoints: what is wanted, and how it stands.",
         lifespan=lifespan,
+        docs_url=None,  # the pages have one of ours
         redoc_url=None,
         redirect_slashes=False,  # a redirect would name the host that the caller said it is
         responses={"4XX": {"model": ErrorBody, "description": "what was wrong, and the field"}},
