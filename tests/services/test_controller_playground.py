@@ -11,7 +11,9 @@ import pytest
 
 from modelops_dagster.clients.keys import AccessStore
 from modelops_dagster.domain.access import Role
+from modelops_dagster.domain.endpoints import EndpointSpec
 from modelops_dagster.services.controller.routers.playground import MOST_VISITORS
+from tests.fakes.openai_server import MODEL, OpenAIServer
 from tests.fakes.stack import Stack, wait_until
 
 HELLO = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hello"}]}
@@ -128,3 +130,27 @@ def test_an_answer_that_breaks_off_says_so_as_an_event(running: Stack):
     assert '"delta"' in text
     assert events_of(text)[-1]["error"]["code"] == "engine_failed"
     assert str(status.url).split("/")[2] not in text
+
+
+def test_what_somebody_else_serves_is_asked_with_its_key_and_for_no_visitor(running: Stack):
+    with OpenAIServer(api_key="sk-theirs").in_thread() as server:
+        folder = running.home / "secrets" / "credentials"
+        folder.mkdir(parents=True)
+        (folder / "THEIR_API_KEY").write_text("sk-theirs")
+        api = {"url": server.url, "model_id": MODEL, "api_key_name": "THEIR_API_KEY"}
+        fields = {"deployment": {"type": "none"}, "target": {"api_endpoint": api}, "visibility": "public"}
+        running.client.apply(EndpointSpec.model_validate({"name": "theirs", **fields}))
+        assert running.client.wait_ready("theirs", 30).url == server.url
+        answer = chat(running, {**HELLO, "stream": False}, name="theirs")
+        assert answer.json()["choices"][0]["message"]["content"]
+        visitor = httpx.post(
+            f"http://127.0.0.1:{running.port}/v1/endpoints/theirs/chat", json=HELLO, trust_env=False, timeout=30
+        )
+        assert error_of(visitor, 401)["code"] == "unauthorized"
+        assert error_of(chat(running, HELLO, name="theirs", role=Role.VIEWER), 403)["code"] == "forbidden"
+        server.api_key = "sk-another"
+        refused = chat(running, HELLO, name="theirs")
+        assert error_of(refused, 422)["code"] == "engine_refused"
+        assert "sk-theirs" not in refused.text
+        running.client.delete("theirs")
+        running.client.wait_deleted("theirs")
