@@ -29,14 +29,19 @@ class EndpointVerbs(Connection):
         """
         return self._status("PUT", endpoint_path(spec.name), json=spec.model_dump(mode="json"), **_patience(spec))
 
-    def create_endpoint(self, spec: EndpointSpec) -> EndpointStatus:
+    def create_endpoint(self, spec: EndpointSpec | None = None, **fields: Any) -> EndpointStatus:
         """Make a new endpoint; `apply` also changes one that is there.
 
+        Args:
+            spec: a complete spec.
+            fields: instead of it, what a spec file says: name, model and whatever else; the rest is found.
+
         Raises:
-            InvalidSpec: a field does not hold.
+            InvalidSpec: a field does not hold, or the model is not in the store.
             Conflict: there is an endpoint of that name.
         """
-        return self._status("POST", "/v1/endpoints", json=spec.model_dump(mode="json"), **_patience(spec))
+        body = fields if spec is None else spec.model_dump(mode="json")
+        return self._status("POST", "/v1/endpoints", json=body, timeout=_ARGUMENTS_TIMEOUT_S)
 
     def update_endpoint(self, name: str, *, restart: bool = False, **changes: Any) -> EndpointStatus:
         """Change fields of the spec, e.g. `max_replicas=10`; a stopped endpoint stays so until it is started.

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from modelops_dagster.clients.checkpoints import CheckpointStore
 from modelops_dagster.clients.checkpoints.inventory import Inventory
-from modelops_dagster.clients.engines import EngineRegistry
+from modelops_dagster.clients.endpoints import Launcher
 from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoint_spec import EndpointSpec
 from modelops_dagster.domain.endpoint_spec.complaints import invalid_spec
@@ -57,7 +57,7 @@ class SpecResolver:
         accelerator: what engines serve on, as in the settings.
     """
 
-    def __init__(self, root: Path, engines: EngineRegistry, accelerator: Literal["auto", "cpu", "cuda"]) -> None:
+    def __init__(self, root: Path, engines: Launcher, accelerator: Literal["auto", "cpu", "cuda"]) -> None:
         self._store = CheckpointStore(root)
         self._inventory = Inventory(root)
         self._engines = engines

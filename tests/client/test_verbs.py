@@ -47,6 +47,8 @@ def test_an_endpoint_is_created_once_listed_and_deleted(running: Stack, client: 
     assert [s.spec.name for s in client.list_endpoints()] == ["new", "old", "third"]
     client.delete_endpoint("third")
     client.wait_deleted("third")
+    with pytest.raises(InvalidSpec, match="modelops onboard acme/none"):
+        client.create_endpoint(name="fourth", model="acme/none", replicas=2)
 
 
 def test_traffic_is_split_moved_and_put_back(client: ModelOpsClient):
@@ -90,7 +92,7 @@ def test_a_role_that_is_not_enough_is_told(running: Stack, client: ModelOpsClien
     key, _ = AccessStore(running.home).create("dashboard", Role.VIEWER)
     viewer = ModelOpsClient(f"http://127.0.0.1:{running.port}", key)
     assert viewer.get("old") is not None
-    with pytest.raises(Forbidden, match="needs the role operator"):
+    with pytest.raises(Forbidden, match="needs a key with the role operator"):
         viewer.stop("old")
     viewer.close()
     assert client.check_endpoint_health("old").status == "healthy"

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi.testclient import TestClient
 
+from modelops_dagster.clients.endpoint_documents import SpecResolver
 from modelops_dagster.clients.endpoints import ProcessBackend
 from modelops_dagster.clients.endpoints.history import History, WatchedRecords
 from modelops_dagster.clients.keys import AccessStore
@@ -39,6 +40,7 @@ def serving(
     app = create_app(
         controller,
         launcher,
+        SpecResolver(home / "checkpoints", launcher, "cpu"),
         monitor,
         gateway,
         token="key",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelops_dagster.domain.endpoints import EndpointSpec
-from modelops_dagster.domain.engines import EngineManifest
+from modelops_dagster.domain.engines import EngineManifest, Rung
 from modelops_dagster.domain.errors import EngineMissing, InvalidSpec
 
 SCRIPT = Path(__file__).with_name("engine.py")
@@ -47,6 +47,9 @@ class FakeLauncher:
 
     def unavailable_reason(self, name: str) -> str | None:
         return None
+
+    def rungs(self, accelerator: str, architectures: Sequence[str] = (), repo_id: str = "") -> list[Rung]:
+        return [Rung(engine=name) for name in self.manifests()]
 
     def check_arguments(self, name: str, arguments: Sequence[str]) -> None:
         for argument in arguments:

@@ -42,7 +42,8 @@ def test_every_route_says_which_role_it_needs(api: TestClient):
     assert said["delete", "/v1/endpoints/{name}"] == "admin"
     for _, path, operation in operations(api):
         if "x-required-role" in operation:
-            assert operation["security"] == [{"HTTPBearer": []}], path
+            more = [{}] if operation.get("x-open-to-visitors") else []
+            assert operation["security"] == [{"HTTPBearer": []}, *more], path
             assert {"401", "403"} <= set(operation["responses"]), path
 
 
@@ -69,13 +70,40 @@ def test_a_viewer_is_told_what_is_needed_and_nothing_happens(api: TestClient, ho
     viewer = key_of(home, Role.VIEWER)
     error = error_of(api.put("/v1/endpoints/mine", json=spec(name="mine"), headers=viewer), 403)
     assert error["code"] == "forbidden"
-    assert "needs the role operator" in error["message"]
-    assert "the viewer" in error["message"]
+    assert "needs a key with the role operator, and the key of the viewer is a viewer's" in error["message"]
     assert api.get("/v1/endpoints/mine", headers=viewer).status_code == 404
     operator = key_of(home, Role.OPERATOR)
     assert api.put("/v1/endpoints/mine", json=spec(name="mine"), headers=operator).status_code == 200
     assert error_of(api.delete("/v1/endpoints/mine?confirm=mine", headers=operator), 403)["code"] == "forbidden"
     assert api.delete("/v1/endpoints/mine?confirm=mine", headers=key_of(home, Role.ADMIN)).status_code == 202
+
+
+def test_a_visitor_is_let_to_a_public_endpoint_and_to_nothing_else(api: TestClient):
+    for name, visibility in (("seen", "public"), ("hidden", "private")):
+        api.put(f"/v1/endpoints/{name}", json=spec(name=name, visibility=visibility), headers=KEY)
+    chat = {"messages": [{"role": "user", "content": "hi"}]}
+    assert api.get("/v1/endpoints/seen/card").json()["name"] == "seen"
+    assert set(api.get("/v1/endpoints/seen/card").json()) == {"name", "served_model_name", "state", "answers"}
+    assert api.get("/v1/endpoints/seen/metrics").status_code == 200
+    assert error_of(api.post("/v1/endpoints/seen/chat", json=chat), 409)["code"] == "endpoint_not_running"
+    for name in ("hidden", "nobody"):
+        for path in ("card", "metrics"):
+            assert error_of(api.get(f"/v1/endpoints/{name}/{path}"), 401), "neither is told from the other"
+        assert error_of(api.post(f"/v1/endpoints/{name}/chat", json=chat), 401)
+    for method, path, operation in operations(api):
+        if "x-required-role" in operation and not operation.get("x-open-to-visitors"):
+            answer = api.request(method, path.replace("{name}", "seen").replace("{alias}", "acme/none"))
+            assert error_of(answer, 401)["code"] == "unauthorized", path
+    wrong = {"Authorization": "Bearer wrong"}
+    assert error_of(api.get("/v1/endpoints/seen/card", headers=wrong), 401), "a wrong key is told so"
+
+
+def test_talking_to_a_private_endpoint_needs_an_operator(api: TestClient, home: Path):
+    api.put("/v1/endpoints/hidden", json=spec(name="hidden", visibility="private"), headers=KEY)
+    api.put("/v1/endpoints/seen", json=spec(name="seen", visibility="public"), headers=KEY)
+    chat, viewer = {"messages": [{"role": "user", "content": "hi"}]}, key_of(home, Role.VIEWER)
+    assert error_of(api.post("/v1/endpoints/hidden/chat", json=chat, headers=viewer), 403)["code"] == "forbidden"
+    assert error_of(api.post("/v1/endpoints/seen/chat", json=chat, headers=viewer), 409)
 
 
 def test_a_revoked_key_is_refused_at_once(api: TestClient, home: Path):

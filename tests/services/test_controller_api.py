@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from modelops_dagster.client import create_token, token_path
 from modelops_dagster.domain.endpoints import EndpointSpec
 from tests.fakes.api import KEY, error_of, serving, spec
+from tests.fakes.checkpoints import stored
 from tests.fakes.launcher import FakeLaunch, FakeLauncher
 
 
@@ -130,6 +131,39 @@ def test_a_name_is_created_once(api: TestClient):
     assert (error["code"], "already" in error["message"]) == ("conflict", True)
     assert api.get("/v1/endpoints/once", headers=KEY).json()["spec"]["max_context"] is None
     assert put(api, spec(name="once"), "once").status_code == 200
+
+
+def test_what_a_document_leaves_out_is_found(api: TestClient, home: Path):
+    checkpoint = stored(home / "checkpoints", "a" * 40)
+    answer = api.post("/v1/endpoints", json={"name": "found", "model": "acme/small", "replicas": 2}, headers=KEY)
+    assert answer.status_code == 201, answer.text
+    made = answer.json()["spec"]
+    assert (made["checkpoint"], made["checkpoint_digest"]) == (checkpoint.directory, checkpoint.digest)
+    assert (made["engine"], made["min_replicas"], made["max_replicas"]) == ("fake", 2, 2)
+    assert made["served_model_name"] == f"acme/small@{'a' * 12}"
+    error = error_of(api.post("/v1/endpoints", json={"name": "lost", "model": "acme/none"}, headers=KEY), 422)
+    assert (error["field"], "modelops onboard acme/none" in error["message"]) == ("model", True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "message"),
+    [
+        ({"cluster": "east"}, "nodegroups", "nodegroups"),
+        ({"cpu_request": 0}, "cpu_request", "greater than 0"),
+        ({"cpu_request": 4, "cpu_limit": 2}, "cpu_limit", "cpu_limit"),
+        ({"memory_request": 8, "memory_limit": "4Gi"}, "memory_limit", "memory_limit"),
+        ({"min_replicas": 3, "max_replicas": 2}, "max_replicas", "max_replicas"),
+        ({"autoscale_config": {"targets": []}}, "autoscale_config.targets", "at least 1 item"),
+        ({"replicas": 2, "min_replicas": 1}, None, "replicas is a fixed number"),
+    ],
+)
+def test_the_mistakes_of_deployment_apis_are_told_at_their_field(
+    api: TestClient, changes: dict[str, Any], field: str | None, message: str
+):
+    error = error_of(api.post("/v1/endpoints", json=spec(name="wrong", **changes), headers=KEY), 422)
+    assert error["field"] == field
+    assert message in error["message"]
+    assert api.get("/v1/endpoints/wrong", headers=KEY).status_code == 404
 
 
 def test_body_in_chunks_is_refused_for_it_has_no_end(api: TestClient):

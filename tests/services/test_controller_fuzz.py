@@ -78,6 +78,8 @@ def requests(draw: st.DrawFn, operation: dict[str, Any], document: dict[str, Any
         elif parameter.get("required") or draw(st.booleans()):
             query.append(f"{name}={quote(text.encode(errors='surrogatepass'))}")
     sent: dict[str, Any] = {"url": path + ("?" + "&".join(query) if query else "")}
+    # what a client makes of dots and empty parts before it sends them is another address
+    sent["exact"] = not {"", ".", ".."} & set(path.split("/")[1:])
     if "requestBody" in operation:
         schema = operation["requestBody"]["content"]["application/json"]["schema"]
         body = draw(nearly(schema, document, KNOWN))
@@ -98,6 +100,7 @@ def test_no_request_makes_it_answer_500(api: TestClient, method: str, path: str,
     document = api.get("/openapi.json").json()
     operation = document["paths"][path][method]
     sent = data.draw(requests(operation, document, path))
+    exact = sent.pop("exact")
     answer = api.request(method, sent.pop("url"), **{**sent, "headers": {**KEY, **sent.get("headers", {})}})
     assert answer.status_code != 500, answer.text
     assert "Traceback" not in answer.text
@@ -105,7 +108,7 @@ def test_no_request_makes_it_answer_500(api: TestClient, method: str, path: str,
         assert error_of(answer, answer.status_code)["message"]
         return
     described = operation["responses"].get(str(answer.status_code), {}).get("content", {}).get("application/json", {})
-    if described.get("schema"):
+    if exact and described.get("schema"):
         jsonschema.validate(answer.json(), {**described["schema"], "components": document["components"]})
 
 

@@ -22,8 +22,11 @@ SLOW = ("--tokens-per-second", "40")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A controller with an endpoint that answers, and one that failed."""
     stack = Stack(tmp_path_factory.mktemp("pages")).up()
-    stack.ready(*SLOW, name="small")
-    stack.client.apply(stack.spec("--fail-line", "ValueError: <b>no such layer</b>", name="broken"))
+    stack.ready(*SLOW, name="small", visibility="private")
+    stack.ready(*SLOW, name="open", visibility="public")
+    stack.client.apply(
+        stack.spec("--fail-line", "ValueError: <b>no such layer</b>", name="broken", visibility="private")
+    )
     stack.client.wait_ready("broken", 20)
     yield stack
     stack.down()
@@ -131,6 +134,37 @@ def test_an_answer_can_be_stopped_and_a_failed_endpoint_says_why(pages: Stack, p
 
 
 @pytest.mark.browser
+def test_a_visitor_sees_a_public_endpoint_and_no_more_than_that(pages: Stack, page: Page):
+    page.goto(url(pages, "/endpoints/open"))
+    expect(page.locator("#state")).to_have_text("Running")
+    expect(page.get_by_text("visitor", exact=True)).to_be_visible()
+    expect(page.locator("#metrics")).to_contain_text("Availability")
+    for heading in ("Spec", "Log", "Replicas"):
+        expect(page.get_by_role("heading", name=heading)).to_be_hidden()
+    page.get_by_label("Message", exact=True).fill("hello")
+    page.keyboard.press("Enter")
+    expect(page.locator(".turn.assistant")).to_contain_text("The answer is 42.")
+    shoot(page, "visitor")
+    page.get_by_role("button", name="Use a key").click()
+    unlock(page, pages)
+    expect(page.get_by_role("heading", name="Log")).to_be_visible()
+    expect(page.get_by_role("button", name="Restart")).to_be_enabled()
+
+
+@pytest.mark.browser
+def test_the_rest_api_is_described_without_another_server(pages: Stack, page: Page):
+    page.goto(url(pages, "/docs"))
+    page.get_by_text("/v1/routes/{alias}/canary").first.click()
+    expect(page.get_by_text('"endpoint": "tiny-fp8"')).to_be_visible()
+    page.get_by_role("link", name="CanaryStart").click()
+    expect(page.locator("#schema-CanaryStart")).to_contain_text("of the alias's calls")
+    document = httpx.get(url(pages, "/openapi.json"), trust_env=False).json()
+    count = sum(len(methods) for methods in document["paths"].values())
+    expect(page.locator("#operations .operation")).to_have_count(count)
+    shoot(page, "reference")
+
+
+@pytest.mark.browser
 def test_the_page_fits_a_telephone(pages: Stack):
     with new_page(viewport={"width": 390, "height": 800}) as page:
         page.goto(url(pages, "/endpoints/small"))
@@ -141,7 +175,7 @@ def test_the_page_fits_a_telephone(pages: Stack):
 
 
 def test_pages_hold_nothing_and_allow_nothing_from_elsewhere(pages: Stack):
-    for path in ("/endpoints", "/endpoints/small", "/endpoints/nobody"):
+    for path in ("/endpoints", "/endpoints/small", "/endpoints/nobody", "/docs"):
         answer = httpx.get(url(pages, path), trust_env=False)
         assert answer.status_code == 200
         policy = answer.headers["content-security-policy"]
@@ -154,7 +188,7 @@ def test_pages_hold_nothing_and_allow_nothing_from_elsewhere(pages: Stack):
         assert "https://" not in answer.text
     for path in ("/endpoints/..%2f", "/assets/list.html", "/assets/..%2fapi.py", "/assets/nothing.js"):
         assert httpx.get(url(pages, path), trust_env=False).status_code == 404, path
-    scripts = ("session.js", "list.js", "endpoint.js", "playground.js")
+    scripts = ("session.js", "list.js", "endpoint.js", "playground.js", "reference.js")
     for name in scripts:
         answer = httpx.get(url(pages, f"/assets/{name}"), trust_env=False)
         assert answer.headers["content-type"].startswith("text/javascript")

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -10,7 +11,10 @@ import pytest
 
 from modelops_dagster.clients.keys import AccessStore
 from modelops_dagster.domain.access import Role
-from tests.fakes.stack import Stack
+from modelops_dagster.domain.endpoints import EndpointSpec
+from modelops_dagster.services.controller.routers.playground import MOST_VISITORS
+from tests.fakes.openai_server import MODEL, OpenAIServer
+from tests.fakes.stack import Stack, wait_until
 
 HELLO = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hello"}]}
 
@@ -18,7 +22,7 @@ HELLO = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     stack = Stack(tmp_path_factory.mktemp("playground")).up()
-    stack.ready("--longest-prompt", "100", "--tokens-per-second", "50")
+    stack.ready("--longest-prompt", "100", "--tokens-per-second", "50", visibility="private")
     yield stack
     stack.down()
 
@@ -82,6 +86,23 @@ def test_a_viewer_may_not(running: Stack):
     assert error_of(chat(running, HELLO, name="nobody"), 404)["code"] == "no_such_endpoint"
 
 
+def test_visitors_are_few_at_a_time_and_make_room_when_they_leave(running: Stack):
+    running.ready("--tokens-per-second", "0.5", name="open", visibility="public")
+    url = f"http://127.0.0.1:{running.port}/v1/endpoints/open/chat"
+    with ExitStack() as talking:
+        pieces = []
+        for _ in range(MOST_VISITORS):
+            client = talking.enter_context(httpx.Client(trust_env=False, timeout=30))
+            pieces.append(talking.enter_context(client.stream("POST", url, json=HELLO)).iter_bytes())
+        assert all(b"delta" in next(piece) for piece in pieces)
+        refused = httpx.post(url, json=HELLO, trust_env=False, timeout=30)
+        assert error_of(refused, 429)["code"] == "too_many_visitors"
+        assert "retry-after" in refused.headers
+        assert chat(running, {**HELLO, "max_tokens": 1}, name="open").status_code == 200, "a key is no visitor's"
+    shorter = {**HELLO, "max_tokens": 1}
+    wait_until(lambda: httpx.post(url, json=shorter, trust_env=False, timeout=30).status_code, lambda s: s == 200)
+
+
 def test_an_endpoint_that_starts_says_when_to_come_again_and_a_stopped_one_how_to_start_it(running: Stack):
     running.client.apply(running.spec("--load-s", "30", name="loading"))
     answer = chat(running, HELLO, name="loading")
@@ -109,3 +130,27 @@ def test_an_answer_that_breaks_off_says_so_as_an_event(running: Stack):
     assert '"delta"' in text
     assert events_of(text)[-1]["error"]["code"] == "engine_failed"
     assert str(status.url).split("/")[2] not in text
+
+
+def test_what_somebody_else_serves_is_asked_with_its_key_and_for_no_visitor(running: Stack):
+    with OpenAIServer(api_key="sk-theirs").in_thread() as server:
+        folder = running.home / "secrets" / "credentials"
+        folder.mkdir(parents=True)
+        (folder / "THEIR_API_KEY").write_text("sk-theirs")
+        api = {"url": server.url, "model_id": MODEL, "api_key_name": "THEIR_API_KEY"}
+        fields = {"deployment": {"type": "none"}, "target": {"api_endpoint": api}, "visibility": "public"}
+        running.client.apply(EndpointSpec.model_validate({"name": "theirs", **fields}))
+        assert running.client.wait_ready("theirs", 30).url == server.url
+        answer = chat(running, {**HELLO, "stream": False}, name="theirs")
+        assert answer.json()["choices"][0]["message"]["content"]
+        visitor = httpx.post(
+            f"http://127.0.0.1:{running.port}/v1/endpoints/theirs/chat", json=HELLO, trust_env=False, timeout=30
+        )
+        assert error_of(visitor, 401)["code"] == "unauthorized"
+        assert error_of(chat(running, HELLO, name="theirs", role=Role.VIEWER), 403)["code"] == "forbidden"
+        server.api_key = "sk-another"
+        refused = chat(running, HELLO, name="theirs")
+        assert error_of(refused, 422)["code"] == "engine_refused"
+        assert "sk-theirs" not in refused.text
+        running.client.delete("theirs")
+        running.client.wait_deleted("theirs")

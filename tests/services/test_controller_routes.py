@@ -112,7 +112,7 @@ def test_an_override_is_an_admins_and_without_one_a_verdict_is_needed(api: TestC
     assert (error["field"], "no verdict passed 'new'" in error["message"]) == ("targets", True)
     body = {"weights": {"new": 1}, **BECAUSE}
     error = error_of(api.put(f"/v1/routes/{route}", json=body, headers=operator), 403)
-    assert error["message"].startswith("override_reason needs the role admin")
+    assert error["message"].startswith("override_reason needs a key with the role admin")
     moved = changed(api.put(f"/v1/routes/{route}", json={"weights": {"old": 3}}, headers=operator))
     assert moved["route"]["reason"] == "set old=3 by the operator"
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from modelops_dagster.clients.processes import ProcessIdentity
 from modelops_dagster.domain.endpoints import EndpointSpec, LogChunk
-from modelops_dagster.domain.engines import EngineManifest
+from modelops_dagster.domain.engines import EngineManifest, Rung
 from modelops_dagster.domain.lifecycle import Observation
 from modelops_dagster.domain.values import Value
 
@@ -38,6 +38,8 @@ class Launcher(Protocol):
     def environment(self, name: str) -> Path | None: ...
 
     def unavailable_reason(self, name: str) -> str | None: ...
+
+    def rungs(self, accelerator: str, architectures: Sequence[str] = (), repo_id: str = "") -> list[Rung]: ...
 
     def check_arguments(self, name: str, arguments: Sequence[str]) -> None: ...
 

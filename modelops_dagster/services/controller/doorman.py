@@ -3,7 +3,7 @@
 import hmac
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from fastapi import Depends, Request, Security
@@ -19,6 +19,8 @@ from modelops_dagster.services.controller.hub_webhook import WEBHOOK_PATH
 # programs that ask for a key before they ask for anything else
 OPEN_PATHS = frozenset({"/health", "/docs", "/openapi.json", "/", "/endpoints"})
 OPEN_PREFIXES = ("/endpoints/", "/assets/")
+# what a visitor, who has no key, may ask of a public endpoint
+VISITED = re.compile(r"/v1/endpoints/([^/]+)/(?:card|metrics|chat)")
 MAX_BODY_BYTES = 1 << 20
 MAX_BATCH_BYTES = 64 << 20
 BATCHES_PATH = "/v1/batches"
@@ -27,15 +29,23 @@ _KEY = re.compile(r"Bearer ([\x21-\x7e]{1,200})")
 
 log = logging.getLogger("modelops.controller")
 Lookup = Callable[[str], AccessKey | None]
+IsPublic = Callable[[str], bool]
 
 
 class Doorman:
-    """Refuses a request without a valid key, or with a body that is too large, before a byte of its body is read."""
+    """Refuses a request without a valid key, or with a body that is too large, before a byte of its body is read.
 
-    def __init__(self, app: ASGIApp, token: str, lookup: Lookup) -> None:
+    Args:
+        token: the home's own key.
+        lookup: finds what is known of any other key.
+        is_public: whether an endpoint of that name is there and may be visited without a key.
+    """
+
+    def __init__(self, app: ASGIApp, token: str, lookup: Lookup, is_public: IsPublic) -> None:
         self._app = app
         self._token = token.encode()
         self._lookup = lookup
+        self._is_public = is_public
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -56,7 +66,7 @@ class Doorman:
             except (IntegrityError, OSError) as error:
                 log.error("a key could not be looked up: %s", error)
                 return 503, "keys_unreadable", "The controller cannot read its keys; its log says which file."
-            if caller is None:
+            if caller is None and not self._visits(path, headers):
                 return 401, "unauthorized", "This needs a key of the controller: send `Authorization: Bearer <key>`."
             scope.setdefault("state", {})["caller"] = caller
         if b"transfer-encoding" in headers:
@@ -66,6 +76,11 @@ class Doorman:
         if not length.isdigit() or int(length[:20]) > most:
             return 413, "too_large", f"The body is larger than {most} bytes, the most that this route takes."
         return None
+
+    def _visits(self, path: str, headers: Mapping[bytes, bytes]) -> bool:
+        """Whether somebody without a key asks what a visitor may. One with a wrong key is told so."""
+        found = VISITED.fullmatch(path)
+        return found is not None and b"authorization" not in headers and self._is_public(found[1])
 
     def _caller(self, header: str) -> Caller | None:
         found = _KEY.fullmatch(header)
@@ -77,37 +92,50 @@ class Doorman:
         return Caller(alias=record.alias, role=record.role) if record else None
 
 
-def caller_of(request: Request) -> Caller:
-    """Who asks; the doorman has seen their key."""
-    caller: Caller = request.state.caller
+def _caller_of(request: Request) -> Caller | None:
+    """Who asks; the doorman has seen their key, or that they need none."""
+    caller: Caller | None = request.state.caller
     return caller
 
 
-Asking = Annotated[Caller, Depends(caller_of)]
+def _known(request: Request) -> Caller:
+    caller = _caller_of(request)
+    if caller is None:  # a route let a visitor in and asks for a name
+        raise Forbidden("This needs a key of the controller: send `Authorization: Bearer <key>`.")
+    return caller
 
 
-def require(caller: Caller, needed: Role, what: str) -> None:
-    """Refuse what the caller's role does not include.
+Asking = Annotated[Caller, Depends(_known)]
+Visiting = Annotated[Caller | None, Depends(_caller_of)]
+
+
+def require(caller: Caller | None, needed: Role, what: str) -> None:
+    """Refuse what the caller's role does not include; a visitor has none.
 
     Raises:
         Forbidden: says which role is needed.
     """
-    if not caller.role.includes(needed):
+    if caller is None or not caller.role.includes(needed):
+        have = f"the key of {caller.alias} is a {caller.role}'s" if caller else "none was sent"
         raise Forbidden(
-            f"{what} needs the role {needed}, and the key of {caller.alias} is a {caller.role}'s; "
+            f"{what} needs a key with the role {needed}, and {have}; "
             f"an admin makes one with `modelops access create --role {needed}`."
         )
 
 
-def needs(role: Role) -> dict[str, Any]:
-    """The options of a route that only this role, and those above it, may ask."""
+def needs(role: Role, *, or_visitor: bool = False) -> dict[str, Any]:
+    """The options of a route that only this role, and those above it, may ask; or a visitor of a public endpoint."""
 
     def check(request: Request) -> None:
-        require(caller_of(request), role, "This")
+        caller = _caller_of(request)
+        if caller is not None or not or_visitor:
+            require(caller, role, "This")
 
+    extra: dict[str, Any] = {"x-required-role": str(role)}
+    extra |= {"x-open-to-visitors": True, "security": [{}]} if or_visitor else {}
     return {
         "dependencies": [Security(HTTPBearer(auto_error=False)), Depends(check)],
-        "openapi_extra": {"x-required-role": str(role)},
+        "openapi_extra": extra,
         "responses": {
             401: {"model": ErrorBody, "description": "no valid key"},
             403: {"model": ErrorBody, "description": f"the key's role is below {role}"},

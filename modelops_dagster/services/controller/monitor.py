@@ -85,7 +85,8 @@ class Monitor:
     def _metrics(self, record: EndpointRecord, asked: Span) -> EndpointMetrics:
         replicas = running_replicas(record)
         calls = endpoint_calls(self._calls, record.name, asked.begin, asked.end)
-        engine = engine_figures(self._expositions(replicas))
+        # an engine of somebody else's has no such page for us, and its counters would be of everybody's calls
+        engine = None if record.spec.is_external else engine_figures(self._expositions(replicas))
         source, counted_since = _source(calls, engine, replicas, asked)
         counted = engine.calls if source == "engine" and engine else calls
         stands = self._history.stands(record.name)

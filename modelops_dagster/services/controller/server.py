@@ -18,6 +18,7 @@ from modelops_dagster.client import controller_folder, create_token
 from modelops_dagster.clients import processes
 from modelops_dagster.clients.alerts import Outbox
 from modelops_dagster.clients.credentials import CredentialStore, credentials_folder
+from modelops_dagster.clients.endpoint_documents import SpecResolver
 from modelops_dagster.clients.endpoints import (
     ExternalBackend,
     Launcher,
@@ -125,14 +126,14 @@ def serve(
         access = AccessStore(settings.home)
         access.prepare()
         history = History(folder / "history")
-        backend = ProcessBackend(folder, launcher, grace_s=grace_s)
+        credentials = CredentialStore(credentials_folder(settings.home), secret)
+        backend = MachineBackend(
+            ProcessBackend(folder, launcher, grace_s=grace_s), ExternalBackend(folder / "logs", credentials.get)
+        )
         outbox = Outbox(settings.home / "alerts")
         controller = Controller(
             WatchedRecords(folder / "endpoints", history),
-            MachineBackend(
-                backend,
-                ExternalBackend(folder / "logs", CredentialStore(credentials_folder(settings.home), secret).get),
-            ),
+            backend,
             diagnose,
             policy,
             slots=accelerator_slots(settings.accelerator, settings.gpus),
@@ -142,12 +143,14 @@ def serve(
         app = create_app(
             controller,
             launcher,
+            SpecResolver(settings.home / "checkpoints", launcher, settings.accelerator),
             Monitor(history, backend, settings.home / "gateway" / "calls", settings.endpoint_usd_per_hour),
             gateway_documents(settings.home, settings.gateway_url, controller.ledger),
             token=create_token(settings.home),
             home=str(settings.home),
             keep_engines=lambda: keep_engines,
             access=access.lookup,
+            key_of=credentials.get,
             push=hub_push(settings),
         )
         port = listener.getsockname()[1]

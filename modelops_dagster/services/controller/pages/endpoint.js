@@ -1,5 +1,5 @@
 import { playground } from "/assets/playground.js";
-import { Refused, get, introduce, make, post, repeat, say, showState } from "/assets/session.js";
+import { get, introduce, make, post, repeat, say, showState, visit, welcome } from "/assets/session.js";
 
 const name = decodeURIComponent(location.pathname.split("/").pop());
 const base = `/v1/endpoints/${encodeURIComponent(name)}`;
@@ -10,16 +10,35 @@ document.title = `${name} · modelops`;
 $("name").textContent = name;
 playground(base);
 
-const me = await introduce().catch((error) => { say(error.message, true); return { role: "viewer" }; });
-const mayChange = me.role !== "viewer";
-$("actions").hidden = !mayChange;
-$("actions").addEventListener("click", async (event) => {
-  const verb = event.target.dataset.verb;
-  if (!verb || (verb !== "start" && !confirm(`${verb} ${name}? Requests under way are cut off.`))) return;
-  try { await post(`${base}/${verb}`); refresh(); } catch (error) { say(error.message, true); }
-});
+const card = await visit(`${base}/card`).catch(() => null);
+for (const part of document.querySelectorAll("[data-keyed]")) part.hidden = card !== null;
+if (card) {
+  welcome();
+  repeat(3, async () => {
+    const seen = await get(`${base}/card`);
+    showState($("state"), { ...seen, condition: null });
+    $("model").textContent = seen.served_model_name;
+    say("");
+  });
+} else {
+  await operate();
+}
+$("range").addEventListener("change", repeat(10, showMetrics));
 
-const refresh = repeat(2, async () => {
+/** What only somebody with a key sees and does. */
+async function operate() {
+  const me = await introduce().catch((error) => { say(error.message, true); return { role: "viewer" }; });
+  $("actions").hidden = me.role === "viewer";
+  const refresh = repeat(2, showStatus);
+  $("actions").addEventListener("click", async (event) => {
+    const verb = event.target.dataset.verb;
+    if (!verb || (verb !== "start" && !confirm(`${verb} ${name}? Requests under way are cut off.`))) return;
+    try { await post(`${base}/${verb}`); refresh(); } catch (error) { say(error.message, true); }
+  });
+  repeat(2, showLog);
+}
+
+async function showStatus() {
   const status = await get(base);
   showState($("state"), status);
   $("model").textContent = status.spec.served_model_name;
@@ -29,10 +48,7 @@ const refresh = repeat(2, async () => {
     ["Since", new Date(status.since).toLocaleString()], ["Start took", status.start_seconds && `${status.start_seconds.toFixed(1)} s`],
     ["Restarts", status.restarts], ["Reason", status.reason]]);
   fill($("spec"), Object.entries(status.spec).map(([field, value]) => [field, shown(value)]));
-});
-const measure = repeat(10, showMetrics);
-$("range").addEventListener("change", measure);
-repeat(2, showLog);
+}
 
 function offered(verb, status) {
   const stopped = status.desired === "Stopped" || status.state === "Sleeping";

@@ -61,6 +61,22 @@ function askForKey(wrong) {
   return asking;
 }
 
+/** What a visitor without a key is told at `path`; null where a key is needed, or one is there. */
+export async function visit(path) {
+  if (key() !== null) return null;
+  const answer = await fetch(path, { credentials: "omit", cache: "no-store" });
+  return answer.ok ? answer.json() : null;
+}
+
+/** The bar of somebody without a key, who may bring one. */
+export function welcome() {
+  document.getElementById("who").textContent = "visitor";
+  const bring = document.getElementById("forget");
+  bring.textContent = "Use a key";
+  bring.hidden = false;
+  bring.onclick = async () => { await askForKey(false); location.reload(); };
+}
+
 /** Who the key says we are, shown in the bar. */
 export async function introduce() {
   const me = await get("/v1/whoami");

@@ -19,7 +19,9 @@ def monitoring_router(ledger: Ledger, monitor: Monitor) -> APIRouter:
     """What was measured of endpoints."""
     router = APIRouter(prefix="/v1/endpoints/{name}", tags=["monitoring"])
 
-    @router.get("/metrics", **needs(Role.VIEWER), summary="Calls, latency, errors, availability and cost")
+    @router.get(
+        "/metrics", **needs(Role.VIEWER, or_visitor=True), summary="Calls, latency, errors, availability and cost"
+    )
     async def metrics(
         name: str,
         since: Annotated[str, Query(max_length=64, description=_MOMENT, examples=["24h"])] = "24h",

@@ -44,6 +44,11 @@ def pages_router() -> APIRouter:
             raise NoSuchEndpoint(f"There is no endpoint {name!r}; /endpoints lists those there are.")
         return _file(files, "endpoint.html")
 
+    @router.get("/docs")
+    async def reference() -> Response:
+        """FastAPI's own page loads its program from another server, which a site of its own cannot reach."""
+        return _file(files, "reference.html")
+
     @router.get("/assets/{name}")
     async def asset(name: str) -> Response:
         if name not in files or name.endswith(".html"):

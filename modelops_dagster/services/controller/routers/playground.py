@@ -1,11 +1,12 @@
-"""/v1/endpoints/{name}/chat: one conversation with one endpoint, as its page holds it; and /v1/whoami.
+"""What the endpoint pages need besides the rest: a conversation, what a visitor may know, and whose key this is.
 
 Applications call models through the gateway, which counts, charges and balances; this is for looking at one endpoint.
 """
 
+import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Annotated, Any, Literal
 
@@ -13,19 +14,22 @@ import httpx
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import Field
+from starlette.types import Receive, Scope, Send
 
 from modelops_dagster.clients.endpoints import EndpointRecord
 from modelops_dagster.domain.access import Caller, Role
 from modelops_dagster.domain.endpoints import EndpointState
 from modelops_dagster.domain.values import Value
 from modelops_dagster.services.controller.answers import error_answer
-from modelops_dagster.services.controller.doorman import Asking, needs
+from modelops_dagster.services.controller.doorman import Asking, Visiting, needs, require
 from modelops_dagster.services.controller.wishes import Ledger
 
 _TIMEOUT = httpx.Timeout(600.0, connect=5.0)
 _SOON_S = 5
+MOST_VISITORS = 4
 _DONE = b"[DONE]"  # how the stream of an OpenAI-compatible engine ends
 _STARTING = frozenset({EndpointState.BUILDING, EndpointState.DEPLOYING, EndpointState.STARTUP})
+KeyOf = Callable[[str], str | None]
 log = logging.getLogger("modelops.controller")
 
 
@@ -45,7 +49,22 @@ class Chat(Value):
     stream: bool = Field(default=True, description="server-sent events as the engine writes them, else one document")
 
 
-def playground_router(ledger: Ledger) -> APIRouter:
+class Card(Value):
+    """What anybody may know of a public endpoint."""
+
+    name: str
+    served_model_name: str
+    state: EndpointState
+    answers: bool = Field(description="it can be talked to now")
+
+
+def is_public(ledger: Ledger, name: str) -> bool:
+    """Whether a visitor may look at it and talk to it. What is somebody else's costs its key's owner: never that."""
+    record = ledger.find(name)
+    return record is not None and record.spec.visibility == "public" and not record.spec.is_external
+
+
+def playground_router(ledger: Ledger, key_of: KeyOf) -> APIRouter:
     """What the endpoint page needs and nothing else does."""
     # trust_env off: a proxy in the environment has no business between us and our own engine
     engines = httpx.AsyncClient(trust_env=False, timeout=_TIMEOUT)
@@ -56,32 +75,61 @@ def playground_router(ledger: Ledger) -> APIRouter:
             yield
 
     router = APIRouter(prefix="/v1", tags=["playground"], lifespan=connected)
+    visitors = asyncio.Semaphore(MOST_VISITORS)
 
     @router.get("/whoami", **needs(Role.VIEWER), summary="Whose key this is")
     async def whoami(caller: Asking) -> Caller:
         return caller
 
-    @router.post("/endpoints/{name}/chat", **needs(Role.OPERATOR), summary="Talk to one endpoint", response_model=None)
-    async def chat(name: str, conversation: Chat) -> Response:
-        """Answers as OpenAI's chat completions do. The call is not in the gateway's log, and costs nobody's budget."""
+    @router.get("/endpoints/{name}/card", **needs(Role.VIEWER, or_visitor=True), summary="What anybody may know")
+    async def card(name: str) -> Card:
         record = ledger.get(name)
+        model, answers = record.spec.served_model_name, record.status().url is not None
+        return Card(name=name, served_model_name=model, state=record.status().state, answers=answers)
+
+    @router.post(
+        "/endpoints/{name}/chat",
+        **needs(Role.VIEWER, or_visitor=True),
+        summary="Talk to one endpoint",
+        response_model=None,
+    )
+    async def chat(name: str, conversation: Chat, caller: Visiting) -> Response:
+        """As OpenAI's chat completions. A private endpoint, and one of somebody else's, needs an operator's key.
+
+        The call is not in the gateway's log, and in nobody's budget.
+        """
+        record = ledger.get(name)
+        if not is_public(ledger, name):
+            require(caller, Role.OPERATOR, f"Talking to {name}")
         url = record.status().url
         if url is None:
             return _not_answering(record)
-        body = _body(record, conversation)
-        stack = AsyncExitStack()
-        try:
-            answer = await stack.enter_async_context(engines.stream("POST", f"{url}/chat/completions", json=body))
-            if answer.is_success and conversation.stream:
-                return StreamingResponse(_events(name, answer, stack), media_type="text/event-stream")
-            document = await answer.aread()
-        except httpx.HTTPError as error:
-            await stack.aclose()
-            return _broken(name, str(error))
-        await stack.aclose()
+        if caller is None and visitors.locked():
+            told = f"{MOST_VISITORS} visitors talk to endpoints already; come again soon, or use a key."
+            return error_answer(429, "too_many_visitors", told, retry_after_s=_SOON_S)
+        sent = engines.stream(
+            "POST", f"{url}/chat/completions", json=_body(record, conversation), headers=_key(record, key_of)
+        )
+        async with AsyncExitStack() as stack:
+            if caller is None:
+                await stack.enter_async_context(visitors)
+            try:
+                answer = await stack.enter_async_context(sent)
+                if answer.is_success and conversation.stream:
+                    return _Events(name, answer, stack.pop_all())
+                document = await answer.aread()
+            except httpx.HTTPError as error:
+                return _broken(name, str(error))
         return _whole(name, answer.status_code, document)
 
     return router
+
+
+def _key(record: EndpointRecord, key_of: KeyOf) -> dict[str, str]:
+    """The header with the key that the spec of somebody else's endpoint names; engines of ours have none."""
+    target = record.spec.target
+    key = key_of(target.api_endpoint.api_key_name) if target and target.api_endpoint.api_key_name else None
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def _body(record: EndpointRecord, conversation: Chat) -> dict[str, Any]:
@@ -91,16 +139,27 @@ def _body(record: EndpointRecord, conversation: Chat) -> dict[str, Any]:
     return body | ({"stream_options": {"include_usage": True}} if conversation.stream else {})
 
 
-async def _events(name: str, answer: httpx.Response, stack: AsyncExitStack) -> AsyncIterator[bytes]:
-    """The engine's events; when they break off, one that says so. Closing this ends the engine's work."""
+class _Events(StreamingResponse):
+    """The engine's events as they come. However it ends, what it held is let go, which ends the engine's work too."""
+
+    def __init__(self, name: str, answer: httpx.Response, held: AsyncExitStack) -> None:
+        super().__init__(_events(name, answer), media_type="text/event-stream")
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._held:
+            await super().__call__(scope, receive, send)
+
+
+async def _events(name: str, answer: httpx.Response) -> AsyncIterator[bytes]:
+    """When the engine's events break off, one more says so."""
     last, error = b"", "it ended before it was done"
-    async with stack:
-        try:
-            async for piece in answer.aiter_bytes():
-                last = (last + piece)[-len(_DONE) - 4 :]
-                yield piece
-        except httpx.HTTPError as broken:
-            error = str(broken)
+    try:
+        async for piece in answer.aiter_bytes():
+            last = (last + piece)[-len(_DONE) - 4 :]
+            yield piece
+    except httpx.HTTPError as broken:
+        error = str(broken)
     if _DONE not in last:
         body = json.loads(bytes(_broken(name, error).body))
         yield f"\n\ndata: {json.dumps(body)}\n\n".encode()
