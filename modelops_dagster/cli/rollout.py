@@ -46,7 +46,7 @@ def open_rollout() -> "Rollout":
     from modelops_dagster.settings import Settings
 
     settings = Settings.load()
-    gateway = GatewayClient(settings.gateway_url)
+    gateway = GatewayClient(settings.gateway_url, home=settings.home)
     return Rollout(RouteStore(settings.home / "gateway"), gateway, lineage=settings.home / "lineage")
 
 

@@ -82,7 +82,9 @@ class Rollout:
             InvalidSpec: what `change` found wrong, or an endpoint would answer calls that nothing entitles it to.
             Conflict: the route kept changing under us.
             NotRunning: the gateway does not follow the route.
+            PortTaken: what answers at the gateway's address is not this home's gateway; nothing was written.
         """
+        served = self._gateway.running()
         for attempt in range(ATTEMPTS):
             before = self._routes.get(alias)
             wanted = change(before)
@@ -95,7 +97,6 @@ class Rollout:
             except Conflict:
                 if attempt == ATTEMPTS - 1:
                     raise
-        served = self._gateway.running()
         if served:
             self._gateway.visible(alias, written.version, VISIBLE_TIMEOUT_S)
         return Change(written, diff, served)

@@ -128,7 +128,7 @@ class GatewayResource(dg.ConfigurableResource[GatewayClient]):
         return RouteStore(Path(self.root))
 
     def client(self) -> GatewayClient:
-        return GatewayClient(self.url)
+        return GatewayClient(self.url, home=Path(self.root).parent)
 
 
 class GauntletResource(dg.ConfigurableResource[Policy]):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from modelops_dagster.clients.batches import BatchStore
 from modelops_dagster.clients.calls import CallFile
 from modelops_dagster.clients.credentials import CredentialStore
+from modelops_dagster.clients.gateway import home_digest
 from modelops_dagster.clients.keys import KeyStore, operator_key
 from modelops_dagster.clients.limits import LimitStore
 from modelops_dagster.clients.routes import RouteStore
@@ -130,6 +131,7 @@ class Worker:
         batches.prepare()
         return Gate(
             self._server.app,
+            home=home_digest(paths.root.parent),
             doorman=Doorman(
                 KeyStore(paths.root),
                 operator_key=operator_key(paths.operator_key),
