@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from modelops_dagster.assets.batch import answer_batch
 from modelops_dagster.assets.eval_datasets import dataset_asset
 from modelops_dagster.assets.lanes import lane_assets
 from modelops_dagster.assets.partitions import models
@@ -56,7 +57,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
             *(recovery_check(lane) for lane in QUANTIZED_LANES),
             *(check for lane in LANES for check in lane_checks(lane)),
         ],
-        jobs=[onboard, *quantized.values(), prune_checkpoints],
+        jobs=[onboard, *quantized.values(), prune_checkpoints, answer_batch],
         schedules=[prune_nightly],
         sensors=[
             hub_sensor(onboard.name, settings.hub_poll_interval_s),

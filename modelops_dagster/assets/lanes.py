@@ -10,7 +10,12 @@ import dagster as dg
 from modelops_dagster.assets.comparison import comparison_metadata
 from modelops_dagster.assets.failures import clear_failure
 from modelops_dagster.assets.history import land_climb, land_registration, landing_parked
-from modelops_dagster.assets.metadata import ladder_metadata, report_metadata, verdict_metadata
+from modelops_dagster.assets.metadata import (
+    ladder_metadata,
+    registration_metadata,
+    report_metadata,
+    verdict_metadata,
+)
 from modelops_dagster.assets.partitions import models
 from modelops_dagster.assets.progress import log_changes, log_tenths
 from modelops_dagster.clients.gauntlet.graders import Known
@@ -20,6 +25,7 @@ from modelops_dagster.clients.incumbents import FoundIncumbent, find_incumbent, 
 from modelops_dagster.clients.ladder import climb
 from modelops_dagster.clients.registration import apply_registration
 from modelops_dagster.clients.scores import previous_comparison
+from modelops_dagster.clients.swapping import apply_swap
 from modelops_dagster.domain.alerts import DEADLINE
 from modelops_dagster.domain.architectures import ruled_out
 from modelops_dagster.domain.checkpoints import Checkpoint
@@ -27,7 +33,7 @@ from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.gauntlet.report import SuiteReport
 from modelops_dagster.domain.gauntlet.suite import Suite
 from modelops_dagster.domain.incumbents import incumbent_target
-from modelops_dagster.domain.lanes import Lane, endpoint_name, served_model_name
+from modelops_dagster.domain.lanes import RAW, Lane, endpoint_name, served_model_name
 from modelops_dagster.domain.registration import Registration
 from modelops_dagster.domain.retries import RETRY_TAG, remembered, worth_climbing_again
 from modelops_dagster.domain.verdicts import Policy, Verdict, judge, require_detectable_policy
@@ -277,7 +283,8 @@ def _gateway_registration(lane: Lane) -> dg.AssetsDefinition:
         group_name=lane.name,
         kinds={"litellm"},
         ins={"endpoint": dg.AssetIn([lane.name, "endpoint"]), "verdict": dg.AssetIn([lane.name, "verdict"])},
-        description="The route that the verdict grants: pass -> preview, hold -> shadow, fail -> none.",
+        description="The route that the verdict grants: pass -> preview, hold -> shadow, fail -> none. A quantized "
+        "copy also takes the repository's own alias over, where the policy says so.",
     )
     def gateway_registration(
         context: dg.AssetExecutionContext,
@@ -288,28 +295,28 @@ def _gateway_registration(lane: Lane) -> dg.AssetsDefinition:
         scores: ScoreResource,
     ) -> dg.MaterializeResult[Registration]:
         with clear_failure():
+            usd, now = gateway.endpoint_usd_per_hour, datetime.now(UTC)
+            routes, client = gateway.routes(), gateway.client()
+            swap = None
+            if lane != RAW:
+                swap = apply_swap(
+                    *(routes, client, controller.client),
+                    endpoint=endpoint,
+                    verdict=verdict,
+                    at=now,
+                    usd_per_hour=usd,
+                    say=context.log.info,
+                )
+                context.log.info(f"alias {swap.alias}: {swap.reason}")
             done = apply_registration(
-                gateway.routes(),
-                gateway.client(),
-                endpoint=endpoint,
-                verdict=verdict,
-                at=datetime.now(UTC),
-                usd_per_hour=gateway.endpoint_usd_per_hour,
-            )
+                routes, client, endpoint=endpoint, verdict=verdict, at=now, usd_per_hour=usd
+            ).model_copy(update={"swap": swap})
             land_registration(context, scores, done, verdict)
             for name in done.retired:
                 controller.client().stop(name)
                 context.log.info(f"stopped endpoint {name}: no route uses it any more")
         return dg.MaterializeResult(
-            value=done,
-            metadata={
-                "outcome": done.outcome,
-                "alias": done.alias,
-                "tags": ", ".join(done.tags) or "none",
-                "route_version": done.route_version or 0,
-                "diff": dg.MetadataValue.md("```diff\n" + "\n".join(done.diff) + "\n```"),
-                "gateway": dg.MetadataValue.url(gateway.url),
-            },
+            value=done, metadata=registration_metadata(done) | {"gateway": dg.MetadataValue.url(gateway.url)}
         )
 
     return gateway_registration

@@ -11,6 +11,7 @@ from modelops_dagster.domain.gauntlet.report import SuiteReport
 from modelops_dagster.domain.plan import ReleasePlan
 from modelops_dagster.domain.preflight import Preflight
 from modelops_dagster.domain.recovery import Recovery
+from modelops_dagster.domain.registration import Registration
 from modelops_dagster.domain.rehearsal import Rehearsal
 from modelops_dagster.domain.summary import (
     findings_table,
@@ -163,3 +164,26 @@ def recovery_metadata(recovery: Recovery) -> Metadata:
         "policy": f"{recovery.policy} ({recovery.policy_digest[:19]})",
         "texts_digest": recovery.texts_digest,
     }
+
+
+def registration_metadata(done: Registration) -> Metadata:
+    """What the gateway was told, with the diff of each route that was looked at."""
+    metadata: Metadata = {
+        "outcome": done.outcome,
+        "alias": done.alias,
+        "tags": ", ".join(done.tags) or "none",
+        "route_version": done.route_version or 0,
+        "diff": _diff(done.diff),
+    }
+    if done.swap is None:
+        return metadata
+    return metadata | {
+        "swap": f"{done.swap.how}: {done.swap.reason}",
+        "swap_alias": done.swap.alias,
+        "swap_route_version": done.swap.route_version or 0,
+        "swap_diff": _diff(done.swap.diff or ("unchanged",)),
+    }
+
+
+def _diff(lines: Sequence[str]) -> dg.MetadataValue[Any]:
+    return dg.MetadataValue.md("```diff\n" + "\n".join(lines) + "\n```")

@@ -41,14 +41,10 @@ def submit(
 
     Exits 1 when a request got an error instead of an answer.
     """
-    from modelops_dagster.domain.batch import parse_requests
+    from modelops_dagster.clients.batch_files import read_requests, submit_requests
 
     store = _store()
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    content = "".join(r.model_dump_json() + "\n" for r in parse_requests(lines, alias))
-    charged = _key(key_id)
-    kept = store.add_file(charged, file.name, content.encode())
-    batch = store.submit(charged, kept.file_id)
+    batch = submit_requests(store, _key(key_id), file.name, read_requests(file, alias))
     if wait:
         batch = _follow(store, batch)
         if output is not None:

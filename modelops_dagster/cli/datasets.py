@@ -83,7 +83,8 @@ def describe_command(name: str, subset: str | None, icc: float, as_json: bool) -
 
 
 def _described(suite: "Suite", icc: float) -> dict[str, Any]:
-    from modelops_dagster.domain.gauntlet.detectable import design_effect, most_violations, paired_mde, paired_n
+    from modelops_dagster.domain.statistics.noninferiority import design_effect, detectable_effect, samples_needed
+    from modelops_dagster.domain.statistics.proportions import exact_upper
 
     asked = suite.asked()
     clusters = Counter(s.cluster for s in asked)
@@ -98,10 +99,10 @@ def _described(suite: "Suite", icc: float) -> dict[str, Any]:
         "design_effect": deff,
         "splits": dict(Counter(s.metadata.split for s in suite.samples)),
         "categories": dict(groups if len(groups) > 1 else Counter(s.metadata.category for s in asked)),
-        "detectable": {str(p): paired_mde(len(asked), p, deff) for p in DISCORDANCES},
-        "needed": {str(m): {str(p): paired_n(m, p, deff) for p in DISCORDANCES} for m in MARGINS},
+        "detectable": {str(p): detectable_effect(len(asked), p, deff=deff) for p in DISCORDANCES},
+        "needed": {str(m): {str(p): samples_needed(m, p, deff=deff) for p in DISCORDANCES} for m in MARGINS},
         "must_refuse": refuse,
-        "zero_violations_prove": most_violations(refuse) if refuse else None,
+        "zero_violations_prove": exact_upper(0, refuse) if refuse else None,
         "subsets": {name: len(suite.subset(name).asked()) for name in suite.spec.subsets},
     }
 

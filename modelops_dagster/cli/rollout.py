@@ -46,7 +46,7 @@ def open_rollout() -> "Rollout":
     from modelops_dagster.settings import Settings
 
     settings = Settings.load()
-    gateway = GatewayClient(settings.gateway_url)
+    gateway = GatewayClient(settings.gateway_url, home=settings.home)
     return Rollout(RouteStore(settings.home / "gateway"), gateway, lineage=settings.home / "lineage")
 
 
@@ -173,7 +173,7 @@ def swap(
     current = open_rollout().require(alias)
     if recreate:
         with progress_line(f"{alias}: swapping") as say:
-            done = open_rollout().recreate(alias, endpoint, _controller(), override=override, say=say)
+            done = open_rollout().recreate(alias, endpoint, _controller(), grant=override, say=say)
         emit({"route": done.route, "diff": done.diff, "served": done.served}, as_json, lambda: click.echo("swapped"))
         return
     at = datetime.now(UTC)

@@ -47,6 +47,8 @@ def show_value(key: str, value: Any, compared: Mapping[str, "Comparison | None"]
     elif key.endswith("/recovery"):
         _rows(f"{key}: {value.outcome}", summary.recovery_table(value))
         click.echo(value.reason)
+    elif key.endswith("/gateway_registration") and value.swap is not None:
+        click.echo(f"{key}: alias {value.swap.alias}: {value.swap.reason}")
 
 
 def show_route(alias: str, route: "Route | None") -> None:

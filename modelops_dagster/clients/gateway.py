@@ -1,7 +1,9 @@
 """What the platform asks of a running gateway: are you there, do you serve this route yet, what does the model say."""
 
+import hashlib
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 
@@ -11,25 +13,34 @@ SERVICE = "modelops-gateway"
 POLL_INTERVAL_S = 0.1
 
 
+def home_digest(home: Path) -> str:
+    """By what a gateway says whose it is, to whoever asks: 16 hex digits and no path."""
+    return hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:16]
+
+
 class GatewayClient:
     """A client of one gateway. Only `ask` needs a key."""
 
-    def __init__(self, base_url: str, key: str | None = None, *, timeout_s: float = 10) -> None:
+    def __init__(
+        self, base_url: str, key: str | None = None, *, timeout_s: float = 10, home: Path | None = None
+    ) -> None:
         """
         Args:
             base_url: without /v1, e.g. http://127.0.0.1:4000.
             key: a gateway key.
             timeout_s: how long one request may take.
+            home: whose gateway it has to be; None takes any.
         """
+        self._home = home
         self.base_url = base_url.rstrip("/").removesuffix("/v1")
         self._key = key
         self._http = httpx.Client(timeout=timeout_s)
 
     def running(self) -> bool:
-        """Whether a gateway of ours answers and takes calls now.
+        """Whether a gateway, that of `home`, answers and takes calls now.
 
         Raises:
-            PortTaken: another program answers at this address.
+            PortTaken: another program, or the gateway of another home, answers at this address.
         """
         try:
             answer = self._http.get(f"{self.base_url}/health/liveliness")
@@ -39,7 +50,17 @@ class GatewayClient:
             raise PortTaken(
                 f"another program answers at {self.base_url}; stop it, or set MODELOPS_GATEWAY_PORT to another port."
             )
-        return answer.status_code == 200
+        if answer.status_code != 200:
+            return False
+        self._recognise(answer.json())
+        return True
+
+    def _recognise(self, document: dict[str, object]) -> None:
+        if self._home is not None and document.get("home") != home_digest(self._home):
+            raise PortTaken(
+                f"the gateway at {self.base_url} follows the routes of another home and not those of {self._home}; "
+                "start one here with `modelops up` on another MODELOPS_GATEWAY_PORT."
+            )
 
     def ready(self, timeout_s: float) -> None:
         """Wait until the gateway takes calls.
@@ -64,6 +85,7 @@ class GatewayClient:
 
         Raises:
             NotRunning: the gateway does not answer, or does not follow the route within `timeout_s`.
+            PortTaken: it is the gateway of another home, which may know the alias as well.
         """
 
         def follows() -> bool:
@@ -72,6 +94,7 @@ class GatewayClient:
                 served = answer.raise_for_status().json()
             except (httpx.HTTPError, ValueError):
                 return False
+            self._recognise(served)
             if version is None:
                 return bool(served["gone"])
             return served["version"] is not None and served["version"] >= version

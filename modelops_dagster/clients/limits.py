@@ -12,10 +12,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
+from modelops_dagster.clients.databases import open_database
 from modelops_dagster.domain.gateway import KeyRecord
 
 WINDOW_S = 60
-BUSY_TIMEOUT_S = 2.0
 _KEEP_OPEN_S = 86_400
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS seconds(key_id TEXT, second INTEGER, requests INTEGER, tokens INTEGER,
@@ -130,12 +130,7 @@ class LimitStore:
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            db = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
-            # a power cut may cost the last counts, a killed process does not: no wait for the disk at every call
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = NORMAL")
-            db.executescript(_SCHEMA)
+            db = open_database(self._path, _SCHEMA)
             db.execute("DELETE FROM open_calls WHERE second < ?", (int(self._now()) - _KEEP_OPEN_S,))
             db.execute("DELETE FROM days WHERE day < ?", (_day(self._now() - 40 * 86_400),))
             self._connection = db

@@ -52,6 +52,7 @@ def apply_registration(
             if attempt == ATTEMPTS - 1:
                 raise
     gateway.visible(alias, after.version if after else None, timeout_s=VISIBLE_TIMEOUT_S)
+    elsewhere = routes.endpoints(besides=alias)  # a copy may answer under the repository's alias as well as its own
     granted = next((t.tags for t in after.targets if t.endpoint == endpoint.name), ()) if after else ()
     return Registration(
         alias=alias,
@@ -61,5 +62,5 @@ def apply_registration(
         commit_hash=endpoint.checkpoint.revision.commit_hash,
         route_version=after.version if after else None,
         diff=tuple(diff) or ("unchanged",),
-        retired=retired_endpoints(before, after, endpoint),
+        retired=tuple(name for name in retired_endpoints(before, after, endpoint) if name not in elsewhere),
     )

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -10,19 +10,19 @@ from typing import Any, NamedTuple, Protocol
 from modelops_dagster.clients.gateway import GatewayClient
 from modelops_dagster.clients.lineage import latest_of
 from modelops_dagster.clients.routes import RouteStore
-from modelops_dagster.domain.canary import Bounds
-from modelops_dagster.domain.endpoints import Endpoint, EndpointSpec, EndpointStatus
+from modelops_dagster.domain.endpoints import EndpointSpec, EndpointStatus
 from modelops_dagster.domain.errors import Conflict, EndpointFailed, InvalidSpec
-from modelops_dagster.domain.gateway import Grant, Route, RouteTarget, Swap, route_diff, with_targets
-from modelops_dagster.domain.registration import Registration, passed_target
-from modelops_dagster.domain.rollout import require_grants, serving_tags, start_swap
+from modelops_dagster.domain.gateway import Grant, Route, RouteTarget, route_diff, with_targets
+from modelops_dagster.domain.incumbents import is_answering
+from modelops_dagster.domain.rollout import require_grants, serving_tags
 from modelops_dagster.domain.verdicts import Verdict
 
 ATTEMPTS = 5
 VISIBLE_TIMEOUT_S = 30.0
-COMMIT = re.compile(r"[0-9a-f]{40}")
+COMMIT = re.compile(r"([0-9a-f]{40})(-.+)?")  # of a checkpoint's folder; a quantized one says how it was made, too
 NOT_A_COMMIT = re.compile(r"[^A-Za-z0-9._-]+")
 WAKE_TIMEOUT_S = 900.0
+NOWHERE = "http://127.0.0.1:9/v1"  # of an endpoint that has no address yet
 
 
 class KnownEndpoints(Protocol):
@@ -82,7 +82,9 @@ class Rollout:
             InvalidSpec: what `change` found wrong, or an endpoint would answer calls that nothing entitles it to.
             Conflict: the route kept changing under us.
             NotRunning: the gateway does not follow the route.
+            PortTaken: what answers at the gateway's address is not this home's gateway; nothing was written.
         """
+        served = self._gateway.running()
         for attempt in range(ATTEMPTS):
             before = self._routes.get(alias)
             wanted = change(before)
@@ -95,7 +97,6 @@ class Rollout:
             except Conflict:
                 if attempt == ATTEMPTS - 1:
                     raise
-        served = self._gateway.running()
         if served:
             self._gateway.visible(alias, written.version, VISIBLE_TIMEOUT_S)
         return Change(written, diff, served)
@@ -131,12 +132,16 @@ class Rollout:
         return known.model_copy(update={"grant": grant})
 
     def recreate(
-        self, alias: str, new: str, endpoints: Endpoints, *, override: Grant | None, say: Callable[[str], None]
+        self, alias: str, new: str, endpoints: Endpoints, *, grant: Grant | None = None, say: Callable[[str], None]
     ) -> Change:
-        """Swap where the hardware holds only one of them: stop the old endpoints, start the new one, move the alias.
+        """Swap where the hardware does not hold both for long: the old endpoints are stopped and nothing is kept.
 
-        While nothing runs, calls go to the alias's fallbacks, or are told to come again. When the new endpoint does not
-        start, the old ones are started again.
+        When the new one runs already, it is given the alias first. Otherwise the old ones are stopped to make room:
+        while nothing runs, calls go to the alias's fallbacks, or are told to come again, and when it does not start,
+        the old ones are started again. An endpoint that stands behind another alias goes on.
+
+        Args:
+            grant: why the new endpoint may answer, where no verdict on it is known.
 
         Raises:
             InvalidSpec: the endpoint is unknown, or nothing entitles it to answer.
@@ -146,15 +151,16 @@ class Rollout:
         status = endpoints.get(new)
         if status is None:
             raise InvalidSpec(f"there is no endpoint {new!r}; `modelops endpoints list` shows them.", field="endpoint")
-        tags = serving_tags(route)
-        before = _as_target(status.model_copy(update={"url": status.url or "http://127.0.0.1:9/v1"}), tags)
-        grant = override or self._verdict_grant(new, before.commit_hash)
-        require_grants(route, with_targets(route, alias, [before.model_copy(update={"grant": grant})], at=_now()))
-        old = [t.endpoint for t in route.targets if t.provider is None and t.endpoint != new]
-        for name in old:
-            say(f"stopping {name}")
-            endpoints.stop(name)
-            endpoints.wait_stopped(name, WAKE_TIMEOUT_S)
+        target = _as_target(status.model_copy(update={"url": status.url or NOWHERE}), serving_tags(route))
+        target = target.model_copy(update={"grant": grant or self._verdict_grant(new, target.commit_hash)})
+        require_grants(route, with_targets(route, alias, [target], at=_now()))
+        elsewhere = self._routes.endpoints(besides=alias)
+        old = [t.endpoint for t in route.targets if t.provider is None and t.endpoint not in {new, *elsewhere}]
+        if is_answering(status):
+            done = self._hand_over(alias, target)
+            self._stop(old, endpoints, say)
+            return done
+        self._stop(old, endpoints, say)
         say(f"starting {new}")
         endpoints.start(new)
         status = endpoints.wait_ready(new, WAKE_TIMEOUT_S)
@@ -169,18 +175,20 @@ class Rollout:
                 f"endpoint {new} did not start ({status.message or status.state}), so {alias!r} is answered by "
                 f"{', '.join(old) or 'nothing'} as before; read `modelops endpoints logs {new}`."
             )
-        target = _as_target(status, tags).model_copy(update={"grant": grant})
+        return self._hand_over(alias, target.model_copy(update={"url": status.url}))
+
+    def _hand_over(self, alias: str, target: RouteTarget) -> Change:
+        verdict_id = target.grant.verdict_id if target.grant else None
+        reason = f"swapped to {target.endpoint}"
         return self.change(
-            alias,
-            lambda r: with_targets(
-                r,
-                alias,
-                [target],
-                at=_now(),
-                verdict_id=grant.verdict_id if grant else None,
-                reason=f"swapped to {new}",
-            ),
+            alias, lambda r: with_targets(r, alias, [target], at=_now(), verdict_id=verdict_id, reason=reason)
         )
+
+    def _stop(self, names: Sequence[str], endpoints: Endpoints, say: Callable[[str], None]) -> None:
+        for name in names:
+            say(f"stopping {name}")
+            endpoints.stop(name)
+            endpoints.wait_stopped(name, WAKE_TIMEOUT_S)
 
     def _move_back(self, alias: str, name: str, endpoints: Endpoints) -> None:
         """Follow an endpoint that was started again to its new address."""
@@ -203,56 +211,6 @@ class Rollout:
                 if passed and (verdict.endpoint, verdict.commit_hash) == (endpoint, commit_hash):
                     return Grant(verdict_id=verdict.verdict_id, at=verdict.decided_at)
         return None
-
-
-def apply_swap(
-    routes: RouteStore,
-    gateway: GatewayClient,
-    *,
-    endpoint: Endpoint,
-    verdict: Verdict,
-    at: datetime,
-    usd_per_hour: float = 0.0,
-    steps: tuple[int, ...] = (5, 50, 100),
-    hold_s: float = 900.0,
-    retain_s: float = 86_400.0,
-) -> Registration:
-    """What a later lane's verdict does: the endpoint that passed takes the alias over, step by step, by itself.
-
-    The gateway moves the weights, rolls back when the new endpoint is worse, and stops the old one when `retain_s` is
-    over. Without an old endpoint there is nothing to swap: the whole alias is the new one's at once. Applying the same
-    verdict again changes nothing, whatever step the swap is at.
-
-    Raises:
-        InvalidSpec: the verdict is not a pass.
-        Conflict: the document kept changing under us.
-        NotRunning: the gateway does not follow the route.
-    """
-    if verdict.outcome != "pass":
-        raise InvalidSpec(f"verdict {verdict.verdict_id} is {verdict.outcome}; only a pass takes an alias over.")
-    target = passed_target(verdict, endpoint, usd_per_hour)
-
-    def swapped(route: Route | None) -> Route:
-        alias = endpoint.checkpoint.revision.repo_id
-        if route is not None and any(t.endpoint == target.endpoint and t.grant == target.grant for t in route.targets):
-            return route
-        if route is None or not serving_tags(route):
-            return with_targets(route, alias, [target], at=at, verdict_id=verdict.verdict_id, reason="first endpoint")
-        swap = Swap(to=target.endpoint, steps=steps, step_since=at, hold_s=hold_s, retain_s=retain_s)
-        audience = target.model_copy(update={"tags": serving_tags(route)})
-        return start_swap(route, audience, swap, Bounds(), at=at)
-
-    done = Rollout(routes, gateway).change(endpoint.checkpoint.revision.repo_id, swapped)
-    granted = next((t.tags for t in done.route.targets if t.endpoint == endpoint.name), ())
-    return Registration(
-        alias=done.route.alias,
-        outcome=verdict.outcome,
-        tags=granted,
-        endpoint=endpoint.name,
-        commit_hash=endpoint.checkpoint.revision.commit_hash,
-        route_version=done.route.version,
-        diff=done.diff or ("unchanged",),
-    )
 
 
 def _as_target(status: EndpointStatus, tags: tuple[str, ...]) -> RouteTarget:
@@ -280,7 +238,8 @@ def _commit_hash(spec: EndpointSpec) -> str:
     if spec.is_external:
         return NOT_A_COMMIT.sub("-", spec.served_model_name)
     last = spec.checkpoint.rstrip("/").rpartition("/")[2]
-    return last if COMMIT.fullmatch(last) else spec.checkpoint_digest.removeprefix("sha256:")[:40]
+    found = COMMIT.fullmatch(last)
+    return found[1] if found else spec.checkpoint_digest.removeprefix("sha256:")[:40]
 
 
 def _duties(route: Route) -> tuple[object, ...]:

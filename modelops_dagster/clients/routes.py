@@ -54,6 +54,14 @@ class RouteStore:
         found = (self.get(alias) for alias in self.aliases())
         return tuple(route for route in found if route is not None)
 
+    def endpoints(self, *, besides: str | None = None) -> frozenset[str]:
+        """Every endpoint that stands behind an alias, or behind one `besides` this.
+
+        Raises:
+            IntegrityError: a document is not a route.
+        """
+        return frozenset(t.endpoint for route in self.list() if route.alias != besides for t in route.targets)
+
     def history(self, alias: str) -> tuple[Route, ...]:
         """Every version up to the present one, oldest first. A version without targets is a withdrawal."""
         current = self.get(alias)

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from modelops_dagster.clients.databases import open_database
 from modelops_dagster.domain.canary import LATENCY_EDGES_S, Outcomes, latency_bin
 
-BUSY_TIMEOUT_S = 2.0
 FAILED = -1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS outcomes(trial TEXT, endpoint TEXT, bin INTEGER, calls INTEGER,
@@ -76,10 +76,5 @@ class TrialStore:
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            db = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = NORMAL")
-            db.executescript(_SCHEMA)
-            self._connection = db
+            self._connection = open_database(self._path, _SCHEMA)
         return self._connection

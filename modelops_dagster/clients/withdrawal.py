@@ -42,7 +42,7 @@ def withdraw(routes: RouteStore, gateway: GatewayClient, endpoints: Endpoints, r
         versions[alias] = _delete_route(routes, alias)
         if versions[alias] is not None:
             gateway.visible(alias, None, timeout_s=VISIBLE_TIMEOUT_S)
-    in_use = {target.endpoint for route in routes.list() for target in route.targets}
+    in_use = routes.endpoints()
     # the served name starts with the repository, so endpoints are found when the route is gone already
     ours = [s for s in endpoints.list() if s.spec.served_model_name.startswith(f"{repo_id}@")]
     names = [s.spec.name for s in ours if s.desired == "Running" and s.spec.name not in in_use]

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from modelops_dagster.domain.canary import Bounds
 from modelops_dagster.domain.errors import InvalidSpec
@@ -75,22 +75,25 @@ class CanaryWatch(Value):
         return f"{self.endpoint}@{self.since.isoformat()}"
 
 
+def _rising(steps: tuple[int, ...]) -> tuple[int, ...]:
+    if list(steps) != sorted(set(steps)) or steps[0] < 1 or steps[-1] != 100:
+        raise ValueError("the steps of a swap rise and end with 100, e.g. 5, 50, 100")
+    return steps
+
+
+Steps = Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(_rising)]
+"""Shares in percent that an endpoint gets one after the other."""
+
+
 class Swap(Value):
     """One endpoint on its way to take the whole alias over, step by step."""
 
     to: str
-    steps: tuple[int, ...] = Field(default=(5, 50, 100), min_length=1, description="shares it gets, in percent")
+    steps: Steps = Field(default=(5, 50, 100), description="shares it gets, in percent")
     step: int = Field(default=0, ge=0, description="index of the present step")
     step_since: datetime
     hold_s: float = Field(default=900.0, ge=0, description="how long a step lasts, in seconds")
     retain_s: float = Field(default=86_400.0, ge=0, description="how long the old endpoints run on, in seconds")
-
-    @field_validator("steps")
-    @classmethod
-    def _steps(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if list(value) != sorted(set(value)) or value[0] < 1 or value[-1] != 100:
-            raise ValueError("the steps of a swap rise and end with 100, e.g. 5, 50, 100")
-        return value
 
 
 class Retiring(Value):

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from modelops_dagster.domain.gateway import Steps
 from modelops_dagster.domain.gauntlet.samples import Expected
 from modelops_dagster.domain.values import Value
 
@@ -102,6 +103,22 @@ class Waiver(Value):
     expires: date = Field(description="last day it holds, YYYY-MM-DD, UTC")
 
 
+class SwapRule(Value):
+    """What a quantized copy's pass does with the alias that the released weights serve."""
+
+    how: Literal["canary", "recreate", "none"] = Field(
+        default="none",
+        description="canary: it takes the alias over step by step, watched, and the released weights' endpoint is "
+        "stopped later; recreate: at once, and that endpoint is stopped now, where the hardware does not hold both; "
+        "none: the alias stays, and the copy answers under a name of its own only",
+    )
+    steps: Steps = Field(default=(5, 50, 100), description="shares it gets, in percent; of a canary")
+    hold_s: Number = Field(default=900.0, ge=0, description="how long each step lasts, in seconds; of a canary")
+    retain_s: Number = Field(
+        default=86_400.0, ge=0, description="how long the old endpoint runs on afterwards, in seconds; of a canary"
+    )
+
+
 class Policy(Value):
     """What an endpoint must show before developers may call it: `eval_datasets/policies/<name>.yaml`."""
 
@@ -129,6 +146,9 @@ class Policy(Value):
         default=7,
         ge=0,
         description="how old the incumbent's stored samples may be when it cannot be asked again; 0: never use them",
+    )
+    swap: SwapRule = Field(
+        default_factory=SwapRule, description="of a quantized copy that passed and is no worse than what was released"
     )
     waivers: tuple[Waiver, ...] = ()
 
@@ -190,8 +210,11 @@ class Policy(Value):
 
 
 def policy_digest(policy: Policy) -> str:
-    """`sha256:…` of the policy's content, the same whatever order its file writes the keys in."""
-    return f"sha256:{content_hash(policy.model_dump(mode='json'))}"
+    """`sha256:…` of what decides, the same whatever order its file writes the keys in.
+
+    What follows a pass (`swap`) changes no decision and is left out.
+    """
+    return f"sha256:{content_hash(policy.model_dump(mode='json', exclude={'swap'}))}"
 
 
 def policy_schema() -> dict[str, Any]:

@@ -43,7 +43,9 @@ class HubWatchResource(dg.ConfigurableResource[WatchStore]):
     def withdraw(self, repo_id: str) -> Withdrawal:
         """Take a model out of service. Raises: NotRunning, Conflict; then nothing is lost by trying again."""
         endpoints = ModelOpsClient.from_settings(Settings.load().model_copy(update={"home": Path(self.home)}))
-        return withdraw(RouteStore(Path(self.home) / "gateway"), GatewayClient(self.gateway_url), endpoints, repo_id)
+        home = Path(self.home)
+        gateway = GatewayClient(self.gateway_url, home=home)
+        return withdraw(RouteStore(home / "gateway"), gateway, endpoints, repo_id)
 
 
 def watching_client(hub_url: str, token: str | None) -> HubClient:

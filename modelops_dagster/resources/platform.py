@@ -9,6 +9,7 @@ import dagster as dg
 
 from modelops_dagster.client import ModelOpsClient
 from modelops_dagster.clients.alerts.config import CONFIG_NAME
+from modelops_dagster.clients.batches import BatchStore
 from modelops_dagster.clients.calibrations import open_panel
 from modelops_dagster.clients.checkpoints import AllowList, CheckpointStore
 from modelops_dagster.clients.checkpoints.inventory import Pruned
@@ -19,6 +20,7 @@ from modelops_dagster.clients.gauntlet.graders import Known, load_graders
 from modelops_dagster.clients.gauntlet.panel import Panel
 from modelops_dagster.clients.hardware import inventory
 from modelops_dagster.clients.hub import HubClient
+from modelops_dagster.clients.keys import KeyStore
 from modelops_dagster.clients.policies import load_policy
 from modelops_dagster.clients.preflight import Surroundings
 from modelops_dagster.clients.recipes import Recipes, overlays_for
@@ -130,7 +132,15 @@ class GatewayResource(dg.ConfigurableResource[GatewayClient]):
         return RouteStore(Path(self.root))
 
     def client(self) -> GatewayClient:
-        return GatewayClient(self.url)
+        return GatewayClient(self.url, home=Path(self.root).parent)
+
+    def key_store(self) -> KeyStore:
+        return KeyStore(Path(self.root))
+
+    def batches(self) -> BatchStore:
+        store = BatchStore(Path(self.root))
+        store.prepare()
+        return store
 
 
 class GauntletResource(dg.ConfigurableResource[Policy]):

@@ -235,7 +235,8 @@ class Stack:
         return _not_answering(f"{self.settings.controller_url}/health", "modelops-controller")
 
     def _gateway_problem(self) -> str | None:
-        return None if GatewayClient(self.settings.gateway_url).running() else "loading LiteLLM"
+        gateway = GatewayClient(self.settings.gateway_url, home=self.settings.home)
+        return None if gateway.running() else "loading LiteLLM"
 
     def _environ(self) -> dict[str, str]:
         home = str(self.settings.home / "dagster")

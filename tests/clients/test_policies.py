@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 import yaml
 
+from modelops_dagster.clients.gauntlet.loading import load_suites
 from modelops_dagster.clients.policies import load_policy, policy_names, write_policy_schema
 from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint
@@ -20,6 +21,7 @@ from modelops_dagster.domain.gauntlet.suite import SuiteSpec
 from modelops_dagster.domain.hub import ModelRevision
 from modelops_dagster.domain.policies import policy_digest, policy_schema
 from modelops_dagster.domain.verdicts import judge
+from modelops_dagster.domain.verdicts.pairing import power_of
 
 EVAL_DATASETS = Path(__file__).resolve().parents[2] / "eval_datasets"
 SHIPPED = EVAL_DATASETS / "policies"
@@ -69,6 +71,13 @@ def offered(suite: str) -> set[str]:
 def test_every_criterion_names_a_metric_that_its_suite_reports(name: str) -> None:
     for rule in load_policy(SHIPPED, name).criteria:
         assert rule.metric in offered(rule.suite), f"{rule.suite}.{rule.metric}"
+
+
+def test_the_default_margins_are_what_the_shipped_samples_can_show() -> None:
+    suites = {s.name: s for s in load_suites(EVAL_DATASETS)}
+    for rule in load_policy(SHIPPED, "default").against_incumbent:
+        asked = suites[rule.suite].asked_of(None)
+        assert power_of(rule, asked)["detectable"] <= rule.margin < power_of(rule, asked)["detectable"] + 0.01
 
 
 def endpoint_of(seconds_per_token: float) -> Endpoint:

@@ -9,13 +9,11 @@ import pytest
 from modelops_dagster.clients.credentials import CredentialStore
 from modelops_dagster.clients.gateway import GatewayClient
 from modelops_dagster.clients.lineage import write_value
-from modelops_dagster.clients.rollout import Rollout, apply_swap
+from modelops_dagster.clients.rollout import Rollout
 from modelops_dagster.clients.routes import RouteStore
-from modelops_dagster.domain.checkpoints import Checkpoint
-from modelops_dagster.domain.endpoints import Endpoint, EndpointSpec, EndpointState, EndpointStatus
+from modelops_dagster.domain.endpoints import EndpointSpec, EndpointState, EndpointStatus
 from modelops_dagster.domain.errors import EndpointFailed, InvalidSpec
 from modelops_dagster.domain.gateway import Grant, Route, RouteTarget, litellm_deployments, with_targets
-from modelops_dagster.domain.hub import ModelRevision
 from modelops_dagster.domain.verdicts import Outcome, Verdict
 
 AT = datetime(2026, 1, 2, tzinfo=UTC)
@@ -136,7 +134,7 @@ def test_what_nobody_knows_or_does_not_run_is_said(rollout: Rollout) -> None:
 def test_a_swap_without_room_for_both_stops_the_old_one_first(rollout: Rollout) -> None:
     machine, said = Machine("bf16", "fp8"), list[str]()
     override = Grant(reason="measured by hand", by="kim", at=AT)
-    done = rollout.recreate(ALIAS, "fp8", machine, override=override, say=said.append)
+    done = rollout.recreate(ALIAS, "fp8", machine, grant=override, say=said.append)
     assert machine.log == ["stop bf16", "start fp8"]
     assert [(t.endpoint, t.tags) for t in done.route.targets] == [("fp8", ("preview",))]
     assert said == ["stopping bf16", "starting fp8"]
@@ -146,7 +144,7 @@ def test_a_swap_whose_endpoint_does_not_start_brings_the_old_one_back(rollout: R
     machine = Machine("bf16", "fp8", broken="fp8")
     override = Grant(reason="measured by hand", by="kim", at=AT)
     with pytest.raises(EndpointFailed, match="answered by bf16 as before"):
-        rollout.recreate(ALIAS, "fp8", machine, override=override, say=lambda _: None)
+        rollout.recreate(ALIAS, "fp8", machine, grant=override, say=lambda _: None)
     assert machine.running == "bf16"
     kept = routes.get(ALIAS)
     assert kept is not None
@@ -156,37 +154,53 @@ def test_a_swap_whose_endpoint_does_not_start_brings_the_old_one_back(rollout: R
 def test_nothing_is_stopped_for_an_endpoint_that_may_not_answer(rollout: Rollout) -> None:
     machine = Machine("bf16", "fp8")
     with pytest.raises(InvalidSpec, match="no verdict passed"):
-        rollout.recreate(ALIAS, "fp8", machine, override=None, say=lambda _: None)
+        rollout.recreate(ALIAS, "fp8", machine, say=lambda _: None)
     assert machine.log == []
 
 
-def endpoint(name: str) -> Endpoint:
-    revision = ModelRevision(repo_id=ALIAS, commit_hash=COMMIT)
-    checkpoint = Checkpoint.model_construct(revision=revision, digest="sha256:x")
-    return Endpoint.model_construct(
-        name=name, url=f"http://127.0.0.1:1/{name}/v1", served_model_name="m", checkpoint=checkpoint
-    )
+def test_a_new_endpoint_that_runs_already_has_the_alias_before_the_old_one_is_stopped(
+    rollout: Rollout, routes: RouteStore
+) -> None:
+    class Roomy(Machine):
+        """Both run."""
+
+        def get(self, name: str) -> EndpointStatus | None:
+            self.running = "" if f"stop {name}" in self.log else name
+            return super().get(name)
+
+        def stop(self, name: str) -> None:
+            kept = routes.get(ALIAS)
+            assert kept is not None
+            assert [t.endpoint for t in kept.targets] == ["fp8"]
+            super().stop(name)
+
+    machine = Roomy("bf16", "fp8")
+    rollout.recreate(ALIAS, "fp8", machine, grant=Grant(verdict_id="v1", at=AT), say=lambda _: None)
+    assert machine.log == ["stop bf16"]
 
 
-def test_the_verdict_of_a_later_lane_starts_a_swap_and_starts_it_once(routes: RouteStore) -> None:
-    first = apply_swap(routes, NOBODY, endpoint=endpoint("fp8"), verdict=verdict("fp8"), at=AT)
-    assert (first.tags, first.route_version) == (("preview",), 2)
-    kept = routes.get(ALIAS)
-    assert kept is not None
-    assert kept.swap is not None
-    assert [(t.endpoint, t.weight) for t in kept.targets] == [("bf16", 9500), ("fp8", 500)]
-    again = apply_swap(routes, NOBODY, endpoint=endpoint("fp8"), verdict=verdict("fp8"), at=AT)
-    assert (again.diff, again.route_version) == (("unchanged",), 2)
-    with pytest.raises(InvalidSpec, match="only a pass"):
-        apply_swap(routes, NOBODY, endpoint=endpoint("awq"), verdict=verdict("awq", "hold"), at=AT)
+def test_an_endpoint_behind_another_alias_goes_on(rollout: Rollout, routes: RouteStore) -> None:
+    routes.put(with_targets(None, "team/pinned", [serving("bf16")], at=AT), 0)
+    machine = Machine("", "bf16", "fp8")
+    rollout.recreate(ALIAS, "fp8", machine, grant=Grant(verdict_id="v1", at=AT), say=lambda _: None)
+    assert machine.log == ["start fp8"]
 
 
-def test_without_an_old_endpoint_the_new_one_has_the_alias_at_once(tmp_path: Path) -> None:
-    store = RouteStore(tmp_path / "empty")
-    done = apply_swap(store, NOBODY, endpoint=endpoint("fp8"), verdict=verdict("fp8"), at=AT)
-    kept = store.get(ALIAS)
-    assert kept is not None
-    assert (kept.swap, done.tags) == (None, ("preview",))
+def test_the_verdict_on_a_quantized_copy_is_found_by_the_commit_it_was_made_of(
+    rollout: Rollout, tmp_path: Path
+) -> None:
+    class Derived(Machine):
+        """Checkpoints that were made here, in folders of their own."""
+
+        def get(self, name: str) -> EndpointStatus | None:
+            status = super().get(name)
+            assert status is not None
+            spec = status.spec.model_copy(update={"checkpoint": f"/store/{ALIAS}/{COMMIT}-FP8_DYNAMIC-0a1b2c3d4e5f"})
+            return status.model_copy(update={"spec": spec})
+
+    write_value(tmp_path / "lineage", "fp8/verdict", ALIAS, "run", verdict("new"))
+    found = rollout.target(ALIAS, "new", Derived("new"))
+    assert (found.commit_hash, found.grant) == (COMMIT, Grant(verdict_id="v-new", at=AT))
 
 
 def test_an_endpoint_of_somebody_elses_brings_its_key_price_and_timeout(rollout: Rollout) -> None:

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from modelops_dagster.domain.gauntlet.detectable import design_effect, most_violations, paired_mde, paired_n
 from modelops_dagster.domain.gauntlet.lint import lint
 from modelops_dagster.domain.gauntlet.samples import Sample
 from modelops_dagster.domain.gauntlet.scorers.code import Execution
@@ -81,13 +80,3 @@ def test_the_solution_of_a_code_sample_is_tried_where_it_can_be() -> None:
     ]
     assert lint({"one": [code]}, lambda order: Execution(refused="no")) == []
     assert lint({"one": [code]}) == []
-
-
-def test_what_a_set_can_show() -> None:
-    # research tables of the paired test: n=300 and 10 % discordance find 4.5 points, 3 points need about 690
-    assert paired_mde(300, 0.10) == pytest.approx(0.0454, abs=2e-4)
-    assert paired_n(0.03, 0.10) == pytest.approx(687, abs=2)
-    assert paired_mde(0, 0.1) == float("inf")
-    assert most_violations(59) == pytest.approx(0.0495, abs=5e-4)
-    assert design_effect([1] * 10, 0.5) == 1
-    assert design_effect([5, 5], 0.2) == pytest.approx(1.8)

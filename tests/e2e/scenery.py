@@ -50,8 +50,12 @@ def write_model(folder: Path, *, tensor: bytes = bytes(64), **config: object) ->
     return folder
 
 
-def write_suites(folder: Path) -> Path:
-    """Three samples that the fake engine answers well, one that it does not, and a policy that asks the three only."""
+def write_suites(folder: Path, **policy_fields: object) -> Path:
+    """Three samples that the fake engine answers well, one that it does not, and a policy that asks the three only.
+
+    Args:
+        policy_fields: of the policy besides, e.g. `swap`.
+    """
     (folder / "policies").mkdir(parents=True)
     suite = {
         "name": "quality",
@@ -79,6 +83,7 @@ def write_suites(folder: Path) -> Path:
         "subsets": {"quality": "brief"},
         "criteria": [{"suite": "quality", "metric": "accuracy", "tier": "required", "min": 0.9, "bound": "value"}],
         "against_incumbent": [{"suite": "quality", "margin": 0.6}],
+        **policy_fields,
     }
     (folder / "policies" / "default.yaml").write_text(yaml.safe_dump(policy))
     return folder

@@ -16,6 +16,7 @@ from tests.e2e.scenery import install_engine, write_engine, write_model, write_s
 
 pytestmark = pytest.mark.slow
 ORG = "acme"
+SWAP = {"how": "canary", "steps": [50, 100], "hold_s": 1, "retain_s": 2}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory, hub: Path) -> Iterator[Pl
     environ = {
         "MODELOPS_ENGINES": str(engines),
         "MODELOPS_CACHE": str(cache),
-        "MODELOPS_EVAL_DATASETS": str(write_suites(place / "suites")),
+        "MODELOPS_EVAL_DATASETS": str(write_suites(place / "suites", swap=SWAP)),
         "MODELOPS_ACCELERATOR": "cpu",
         "HF_TOKEN": "",
     }
@@ -62,7 +63,7 @@ def onboard(platform: Platform, hub: Path, repo_id: str, folder: Path) -> str:
     return newest.run_id
 
 
-def test_the_lane_that_the_hardware_wants_follows_by_itself_under_a_name_of_its_own(
+def test_the_lane_that_the_hardware_wants_follows_by_itself_and_takes_the_name_of_the_released_weights_over(
     platform: Platform, hub: Path, tmp_path: Path
 ):
     repo_id = f"{ORG}/plain"
@@ -74,13 +75,34 @@ def test_the_lane_that_the_hardware_wants_follows_by_itself_under_a_name_of_its_
     assert values["int8/endpoint"].checkpoint.scheme == "W8A8"
     assert values["int8/endpoint"].checkpoint.derivation.source_digest == values["raw_weights"].digest
     routes = RouteStore(platform.home / "gateway")
-    served = {alias: [t.endpoint for t in route.targets] for alias in routes.aliases() if (route := routes.get(alias))}
-    assert served == {
-        repo_id: [values["raw/endpoint"].name],
-        f"{repo_id}:int8": [values["int8/endpoint"].name],
-    }
+    raw, copy = values["raw/endpoint"].name, values["int8/endpoint"].name
+    swap = values["int8/gateway_registration"].swap
+    assert swap.reason == f"{copy} takes the alias over, 50 -> 100 %"
+    assert any(line.startswith(f"+ {copy}@") for line in swap.diff), swap
+    wait_until(lambda: [t.endpoint for t in routes.list()[0].targets] == [copy], platform)
+    served = {r.alias: [(t.endpoint, t.tags) for t in r.targets] for r in routes.list()}
+    assert served == {repo_id: [(copy, ("preview",))], f"{repo_id}:int8": [(copy, ("preview",))]}
+    told = [r.reason for r in routes.history(repo_id)]
+    assert told[1:] == [
+        f"swap to {copy}: 50 %, step 1 of 2",
+        f"swap to {copy}: 100 %, step 2 of 2",
+        f"swapped to {copy}",
+        f"stopped {raw}",
+    ]
+    listed = json.loads(platform.modelops("endpoints", "list", "--json").stdout)["endpoints"]
+    assert {e["spec"]["name"]: e["desired"] for e in listed} == {raw: "Stopped", copy: "Running"}
+    assert platform.modelops("onboard", repo_id, "--lane", "int8", "--wait").returncode == 0
+    again = latest_values(platform.home / "lineage", repo_id)["int8/gateway_registration"].swap
+    assert again.reason == f"{copy} answers under the alias already"
+    assert [t.endpoint for t in routes.list()[0].targets] == [copy]
     shown = platform.modelops("models", "show", repo_id).stdout
-    for words in ("a CPU serves FP8 too slowly", "int8/recovery: pass", f"route {repo_id}:int8", "by int8 with"):
+    for words in (
+        "a CPU serves FP8 too slowly",
+        "int8/recovery: pass",
+        f"route {repo_id}:int8",
+        "by int8 with",
+        f"alias {repo_id}: {copy} answers",
+    ):
         assert words in shown, shown
     listed = json.loads(platform.modelops("models", "list", "--json").stdout)
     assert {(m["lane"], m["tags"]) for m in listed} == {("raw", "preview"), ("int8", "preview")}

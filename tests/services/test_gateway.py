@@ -4,6 +4,8 @@ import json
 import socket
 import statistics
 import time
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,7 +13,10 @@ import openai
 import pytest
 
 from modelops_dagster.clients.gateway import GatewayClient
+from modelops_dagster.clients.rollout import Rollout
+from modelops_dagster.clients.routes import RouteStore
 from modelops_dagster.domain.errors import EndpointFailed, InvalidSpec, NotRunning, PortTaken
+from modelops_dagster.domain.gateway import with_targets
 from tests.fakes.backend import FakeBackend
 from tests.services.gateway_process import ALIAS, PROMPT, Gateway, Load, error, target
 
@@ -294,6 +299,21 @@ def test_the_client_asks_and_says_why_not(gateway: Gateway, alpha: FakeBackend) 
         GatewayClient("http://127.0.0.1:9").ready(0.1)
     with pytest.raises(PortTaken, match="another program answers"):
         GatewayClient(alpha.url).ready(1)
+
+
+def test_the_gateway_of_another_home_is_not_taken_for_ones_own(gateway: Gateway, tmp_path: Path) -> None:
+    own = GatewayClient(gateway.url, home=gateway.home)
+    assert own.running()
+    own.visible(ALIAS, 1)
+    other = GatewayClient(gateway.url, home=tmp_path)
+    for ask in (other.running, lambda: other.visible(ALIAS, 1), lambda: other.visible("acme/unknown", None)):
+        with pytest.raises(PortTaken, match="follows the routes of another home and not those of"):
+            ask()
+    rollout = Rollout(RouteStore(tmp_path / "gateway"), other)
+    with pytest.raises(PortTaken):
+        rollout.change("acme/new", lambda _: with_targets(None, "acme/new", [], at=datetime.now(UTC)))
+    assert RouteStore(tmp_path / "gateway").aliases() == ()
+    assert str(gateway.home) not in httpx.get(f"{gateway.url}/health/liveliness").text
 
 
 def test_every_call_is_logged_once_with_its_tokens_and_without_its_prompt(gateway: Gateway, alpha: FakeBackend) -> None:

@@ -35,7 +35,7 @@ def gateway_documents(home: Path, gateway_url: str, ledger: Ledger) -> GatewayDo
     """Those of one home; a gateway at that address, if one runs, is waited for after a change."""
     root = home / "gateway"
     routes = RouteStore(root)
-    rollout = Rollout(routes, GatewayClient(gateway_url), lineage=home / "lineage")
+    rollout = Rollout(routes, GatewayClient(gateway_url, home=home), lineage=home / "lineage")
     return GatewayDocuments(
         routes, Moves(rollout, routes, lambda: OwnEndpoints(ledger)), BatchStore(root), KeyStore(root)
     )

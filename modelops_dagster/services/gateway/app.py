@@ -12,6 +12,7 @@ from modelops_dagster.clients.batches import BatchStore
 from modelops_dagster.clients.calls import CallFile
 from modelops_dagster.clients.credentials import CredentialStore
 from modelops_dagster.clients.endpoints import Demand, LiveStore
+from modelops_dagster.clients.gateway import home_digest
 from modelops_dagster.clients.keys import KeyStore, operator_key
 from modelops_dagster.clients.limits import LimitStore
 from modelops_dagster.clients.routes import RouteStore
@@ -145,6 +146,7 @@ class Worker:
         log.on_use = waking.used
         return Gate(
             self._server.app,
+            home=home_digest(paths.root.parent),
             doorman=Doorman(
                 KeyStore(paths.root),
                 operator_key=operator_key(paths.operator_key),

@@ -45,6 +45,7 @@ class Gate:
         self,
         proxy: App,
         *,
+        home: str,
         doorman: Doorman,
         routes: RouteReconciler,
         workers: Path,
@@ -61,12 +62,14 @@ class Gate:
         """
         Args:
             proxy: LiteLLM's application.
+            home: by what it says whose gateway it is.
             workers: folder with what each worker serves.
             forbidden: body fields a client may not send.
             problem: None while everything that guards a call is in place, else what is not.
             complain: called with one sentence when the gateway itself is at fault.
         """
         self._proxy = proxy
+        self._home = home
         self._doorman = doorman
         self._routes = routes
         self._workers = workers
@@ -90,7 +93,7 @@ class Gate:
             self._complain(f"every call is refused: {problem}")
             await refuse(send, Refusal(503, "gateway_not_ready", "The gateway is not ready.", 1))
         elif path == "/health/liveliness":
-            await answer(send, 200, {"service": SERVICE, "state": "ready"})
+            await answer(send, 200, {"service": SERVICE, "state": "ready", "home": self._home})
         elif path.startswith("/modelops/routes/"):
             await answer(send, 200, self._route_version(path.removeprefix("/modelops/routes/")))
         elif path in CALL_PATHS:
@@ -234,6 +237,7 @@ class Gate:
         everywhere = bool(versions) and len(known) == len(versions)
         return {
             "alias": alias,
+            "home": self._home,
             "version": min(known) if everywhere else None,
             "gone": not known,
             "workers": len(versions),

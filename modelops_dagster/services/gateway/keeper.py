@@ -81,11 +81,15 @@ class Keeper:
             return
         over = due_to_stop(route, at=self._now())
         if over:
-            client = self._controller()
-            for name in over:
-                client.stop(name)
+            elsewhere = self._routes.endpoints(besides=route.alias)
+            unused = [name for name in over if name not in elsewhere]
+            if unused:
+                client = self._controller()
+                for name in unused:
+                    client.stop(name)
             self._routes.put(retired(route, over, at=self._now()), route.version)
-            self._complain(f"route {route.alias!r}: stopped {', '.join(over)}, which nothing uses any more")
+            told = f"stopped {', '.join(unused)}, which nothing uses any more" if unused else "the swap is over"
+            self._complain(f"route {route.alias!r}: {told}")
 
     def _ended_canary(self, route: Route) -> bool:
         watch = route.canary
