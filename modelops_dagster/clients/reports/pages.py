@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import PackageLoader, StrictUndefined
+from jinja2.sandbox import SandboxedEnvironment
 from markupsafe import Markup
 
 from modelops_dagster.clients.reports.gathering import LaneReport, ModelReport, gather_leaderboard, gather_model
@@ -90,7 +91,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _page(template: str, **values: Any) -> str:
-    environment = Environment(
+    environment = SandboxedEnvironment(
         loader=PackageLoader("modelops_dagster.clients.reports", "."),
         autoescape=True,
         undefined=StrictUndefined,

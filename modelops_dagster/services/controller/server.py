@@ -153,17 +153,24 @@ def serve(
             key_of=credentials.get,
             push=hub_push(settings),
         )
-        port = listener.getsockname()[1]
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        url = f"http://{host}:{port}"
-        address = folder / "address.json"
-        draft = address.with_suffix(".tmp")
-        draft.write_text(json.dumps({"url": url, "pid": os.getpid()}))
-        draft.replace(address)
+        url = _announce(listener, settings.host, folder)
         log.info("controller of %s at %s", settings.home, url)
         asyncio.run(_serve_until_signal(uvicorn.Config(app, log_config=None, access_log=False), listener))
-        address.unlink(missing_ok=True)
+        _address(folder).unlink(missing_ok=True)
         log.info("controller stopped")
+
+
+def _address(folder: Path) -> Path:
+    return folder / "address.json"
+
+
+def _announce(listener: socket.socket, host: str, folder: Path) -> str:
+    """Write down where the controller listens, for those who only know its home; returns the URL."""
+    url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+    draft = _address(folder).with_suffix(".tmp")
+    draft.write_text(json.dumps({"url": url, "pid": os.getpid()}))
+    draft.replace(_address(folder))
+    return url
 
 
 def _put_alert(outbox: Outbox, alert: Alert) -> None:
