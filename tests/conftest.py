@@ -1,6 +1,25 @@
-"""What holds for every test: a busy machine makes none of them fail."""
+"""What holds for every test: a busy machine makes none of them fail, and those for GPUs say why they do not run."""
 
+import pytest
 from hypothesis import settings
+
+from modelops_dagster.clients.engines import has_gpu
 
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--gpu", action="store_true", help="run the tests marked gpu, on a machine with an NVIDIA GPU")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    reason = None
+    if not config.getoption("--gpu"):
+        reason = "for NVIDIA GPUs: run `pytest --gpu` on a machine that has one"
+    elif not has_gpu():
+        reason = "for NVIDIA GPUs, and this machine shows none"
+    if reason is not None:
+        for item in items:
+            if item.get_closest_marker("gpu") is not None:
+                item.add_marker(pytest.mark.skip(reason=f"{item.name} is {reason}"))

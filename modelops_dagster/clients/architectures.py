@@ -63,6 +63,7 @@ def read_vllm(packages: Path) -> VllmFacts | None:
         out_of_tree=names.get("_OOT_SUPPORTED_MODELS", {}),
         model_types=frozenset(configs.get("_CONFIG_REGISTRY", {})),
         quantizations=frozenset(_literal(packages / "vllm/model_executor/layers/quantization/__init__.py")),
+        min_capabilities=dict(_min_capabilities(packages / "vllm/model_executor/layers/quantization")),
         plugins=tuple(_plugins(packages)),
     )
 
@@ -159,6 +160,24 @@ def _literal(path: Path) -> Iterator[str]:
             yield from (
                 n.value for n in ast.walk(node.value) if isinstance(n, ast.Constant) and isinstance(n.value, str)
             )
+
+
+def _min_capabilities(folder: Path) -> Iterator[tuple[str, int]]:
+    """By quantization method, what its class says a GPU must have (`get_min_capability`), as vLLM compares it."""
+    for path in (*sorted(folder.glob("*.py")), folder / "compressed_tensors" / "compressed_tensors.py"):
+        for node in _statements(path):
+            if not isinstance(node, ast.ClassDef):
+                continue
+            told = {f.name: _returned(f) for f in node.body if isinstance(f, ast.FunctionDef)}
+            name, least = told.get("get_name"), told.get("get_min_capability")
+            if isinstance(name, str) and isinstance(least, int):
+                yield name.removeprefix("auto_"), least
+
+
+def _returned(function: ast.FunctionDef) -> object:
+    """The constant that a function returns; None when it returns something else."""
+    last = function.body[-1]
+    return last.value.value if isinstance(last, ast.Return) and isinstance(last.value, ast.Constant) else None
 
 
 def _statements(path: Path) -> list[ast.stmt]:

@@ -1,14 +1,17 @@
 """What this machine can serve models on: its GPUs as the driver's tool lists them, else its memory."""
 
 import csv
+import re
 import subprocess
 from pathlib import Path
 
 import psutil
 
 from modelops_dagster.domain.capacity import Hardware, parse_hardware
+from modelops_dagster.domain.gpus import capability_of
 
-QUERY = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
+# Drivers of before 2022 do not know the last field, and refuse the whole question because of it.
+FIELDS = ("name,memory.total,compute_cap", "name,memory.total")
 QUERY_TIMEOUT_S = 30.0
 # Where a container's memory limit stands: cgroup v2, cgroup v1.
 LIMIT_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -41,25 +44,36 @@ def accelerator_slots(accelerator: str, declared: str) -> tuple[str, ...]:
 
 def seen_gpus() -> tuple[Hardware, ...]:
     """The GPUs that `nvidia-smi` lists, by kind; none where there is no driver, or it does not answer."""
-    try:
-        done = subprocess.run(QUERY, capture_output=True, text=True, timeout=QUERY_TIMEOUT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ()
-    return read_gpus(done.stdout) if done.returncode == 0 else ()
+    for fields in FIELDS:
+        argv = ("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits")
+        try:
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=QUERY_TIMEOUT_S, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return ()
+        if done.returncode == 0:
+            return read_gpus(done.stdout)
+    return ()
 
 
 def read_gpus(listed: str) -> tuple[Hardware, ...]:
-    """GPUs out of `nvidia-smi --query-gpu=name,memory.total --format=csv,noheader,nounits`, MiB; most memory first.
+    """GPUs out of `nvidia-smi --query-gpu=… --format=csv,noheader,nounits`, MiB; most memory first.
+
+    The last of `FIELDS` may be missing; the capability is then known by the name, or not at all.
 
     A line without a size (`[N/A]`, as boards that share the host's memory have it) is left out.
     """
-    counts: dict[tuple[str, int], int] = {}
+    counts: dict[tuple[str, int, float | None], int] = {}
     for row in csv.reader(listed.splitlines(), skipinitialspace=True):
-        if len(row) == 2 and row[1].strip().isdigit():
-            kind = (row[0].strip(), int(row[1]) * 2**20)
+        if len(row) in (2, 3) and row[1].strip().isdigit():
+            name, told = row[0].strip(), row[2].strip() if len(row) == 3 else ""
+            capability = float(told) if re.fullmatch(r"\d+\.\d+", told) else capability_of(name)
+            kind = (name, int(row[1]) * 2**20, capability)
             counts[kind] = counts.get(kind, 0) + 1
     kinds = sorted(counts.items(), key=lambda item: -item[1] * item[0][1])
-    return tuple(Hardware(kind="cuda", name=name, memory_bytes=size, per_node=count) for (name, size), count in kinds)
+    return tuple(
+        Hardware(kind="cuda", name=name, memory_bytes=size, per_node=count, compute_capability=capability)
+        for (name, size, capability), count in kinds
+    )
 
 
 def memory() -> Hardware:

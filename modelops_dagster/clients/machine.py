@@ -1,17 +1,17 @@
 """What this machine has: memory, disk, and what its GPU can multiply."""
 
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Literal
 
 import psutil
 
 from modelops_dagster.clients.engines import has_gpu
+from modelops_dagster.clients.hardware import seen_gpus
+from modelops_dagster.domain.capacity import weakest_capability
 from modelops_dagster.domain.plan import Machine
 
 CGROUP = Path("/sys/fs/cgroup")
-NVIDIA_SMI_TIMEOUT_S = 20.0
 
 
 def look_at_machine(
@@ -29,7 +29,7 @@ def look_at_machine(
     gpu = accelerator == "cuda" or (accelerator == "auto" and has_gpu())
     return Machine(
         accelerator="cuda" if gpu else "cpu",
-        compute_capability=_compute_capability() if gpu else None,
+        compute_capability=weakest_capability(seen_gpus()) if gpu else None,
         memory_bytes=memory_bytes(),
         free_disk_bytes=shutil.disk_usage(there).free,
         quantizer=quantizer if gpu else "cpu",
@@ -52,13 +52,3 @@ def out_of_memory_kills() -> int:
         return 0
     counts = dict(line.split() for line in events.read_text().splitlines())
     return int(counts.get("oom_kill", 0))
-
-
-def _compute_capability() -> float | None:
-    """Of the weakest GPU, e.g. 9.0; None when the driver's tool does not say."""
-    argv = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
-    try:
-        answer = subprocess.run(argv, capture_output=True, text=True, timeout=NVIDIA_SMI_TIMEOUT_S, check=True).stdout
-        return min(float(line) for line in answer.split())
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return None

@@ -10,7 +10,7 @@ from modelops_dagster.clients.checkpoints import CheckpointStore
 from modelops_dagster.clients.engines import EngineRegistry
 from modelops_dagster.clients.hub import HubClient
 from modelops_dagster.domain.architectures import Support, support
-from modelops_dagster.domain.capacity import Demand, Hardware, make_plan
+from modelops_dagster.domain.capacity import Demand, Hardware, make_plan, weakest_capability
 from modelops_dagster.domain.chat_templates import TemplateReport, chat_template, template_variables
 from modelops_dagster.domain.engines import Rung
 from modelops_dagster.domain.errors import PreflightBlocked
@@ -19,6 +19,7 @@ from modelops_dagster.domain.findings import (
     capacity_findings,
     engine_findings,
     file_findings,
+    multiplying_findings,
     stop_findings,
     template_findings,
     terms_findings,
@@ -61,7 +62,8 @@ def preflight(release: Release, hub: HubClient, here: Surroundings, accept: Sequ
     require_acceptable(accept)
     documents = hub.documents(release)
     code_allowed = here.store.allows_code(release.revision)
-    supports = _supports(release, documents, here.registry, here.accelerator, code_allowed)
+    capability = weakest_capability(here.inventory)
+    supports = _supports(release, documents, here.registry, here.accelerator, code_allowed, capability)
     release = release.model_copy(update={"preflight": Preflight(supports=supports)})
     shape = ModelShape.from_json(documents.config)
     weight_bytes = sum(f.size_bytes for f in wanted_files(release.files) if is_weight(f.path))
@@ -80,6 +82,7 @@ def preflight(release: Release, hub: HubClient, here: Surroundings, accept: Sequ
         *file_findings(release, documents, here.store.space(release), code_allowed=code_allowed),
         *engine_findings(supports),
         *(capacity_findings(plan, shape) if plan is not None else ()),
+        *multiplying_findings(ModelConfig.from_json(documents.config), here.inventory),
         *terms_findings(release, here.allowed_licenses),
         *template_findings(release, documents, report),
         *stop_findings(documents, report),
@@ -110,7 +113,12 @@ def with_supports(release: Release, hub: HubClient, registry: EngineRegistry, ac
 
 
 def _supports(
-    release: Release, documents: Documents, registry: EngineRegistry, accelerator: str, code_allowed: bool
+    release: Release,
+    documents: Documents,
+    registry: EngineRegistry,
+    accelerator: str,
+    code_allowed: bool,
+    capability: float | None = None,
 ) -> tuple[Support, ...]:
     rungs: Sequence[Rung] = registry.rungs(accelerator, release.architectures)
     manifests, versions = registry.manifests(), registry.installed_versions()
@@ -121,7 +129,17 @@ def _supports(
         if path is not None and name in versions
     }
     model = ModelConfig.from_json(documents.config, documents.tokenizer_config)
-    return tuple(support(r, manifests[r.engine], facts.get(r.engine), model, code_allowed=code_allowed) for r in rungs)
+    return tuple(
+        support(
+            r,
+            manifests[r.engine],
+            facts.get(r.engine),
+            model,
+            code_allowed=code_allowed,
+            compute_capability=capability,
+        )
+        for r in rungs
+    )
 
 
 def _rendered(documents: Documents) -> TemplateReport | None:

@@ -20,6 +20,7 @@ SupportKind = Literal[
     "remote_code",
     "not_generative",
     "not_known",
+    "gpu_too_old",
 ]
 # Kinds that are no reason to leave a rung out: it loads, or only starting it tells.
 _MAY_LOAD: frozenset[SupportKind] = frozenset({"native", "transformers_backend", "not_known"})
@@ -36,6 +37,9 @@ class VllmFacts(Value):
     out_of_tree: dict[str, str] = Field(description="architecture -> where the plugin for it is")
     model_types: frozenset[str] = Field(description="model types whose configuration vLLM brings itself")
     quantizations: frozenset[str] = Field(description="quantization methods by name")
+    min_capabilities: dict[str, int] = Field(
+        default_factory=dict, description="quantization method -> ten times the compute capability it asks of a GPU"
+    )
     plugins: tuple[str, ...] = Field(default=(), description="installed distributions that may add architectures")
 
 
@@ -71,6 +75,8 @@ class Support(Value):
         """Why the rung need not be started; None when it may hold the model."""
         if self.kind in _MAY_LOAD:
             return None
+        if self.kind == "gpu_too_old":
+            return "unsupported_scheme"
         return "needs_newer_transformers" if self.kind == "needs_newer_transformers" else "unsupported_architecture"
 
     @property
@@ -91,7 +97,13 @@ class Support(Value):
 
 
 def support(
-    rung: Rung, manifest: EngineManifest, facts: EngineFacts | None, model: ModelConfig, *, code_allowed: bool = False
+    rung: Rung,
+    manifest: EngineManifest,
+    facts: EngineFacts | None,
+    model: ModelConfig,
+    *,
+    code_allowed: bool = False,
+    compute_capability: float | None = None,
 ) -> Support:
     """What `rung` would do with `model`.
 
@@ -100,6 +112,7 @@ def support(
         facts: of the engine's environment; None when it is not installed.
         model: what config.json says.
         code_allowed: an operator let this commit bring code.
+        compute_capability: of the weakest GPU there is; None: no GPU, or not known.
     """
     engine = f"{manifest.name} {manifest.version}"
     kind: SupportKind
@@ -122,6 +135,13 @@ def support(
         kind, sentence = "not_known", f"The model brings code of its own, so only starting {manifest.name} tells."
     caution = ""
     method = model.quantization
+    wanted = _wanted_capability(manifest, facts, method)
+    if kind in ("native", "transformers_backend") and wanted > (compute_capability or wanted):
+        kind = "gpu_too_old"
+        sentence = (
+            f"{engine} loads {method} weights from compute capability {wanted} on, and there is a GPU with "
+            f"{compute_capability}."
+        )
     if kind in ("native", "transformers_backend") and facts is not None and facts.vllm is not None and method:
         listed = facts.vllm.quantizations
         if listed and method not in listed and method.replace("_", "-") not in listed:
@@ -133,6 +153,13 @@ def support(
         sentence=sentence,
         caution=caution,
     )
+
+
+def _wanted_capability(manifest: EngineManifest, facts: EngineFacts | None, method: str | None) -> float:
+    """The compute capability without which the engine refuses weights of this method; 0: none is needed."""
+    if "cuda" not in manifest.accelerators or facts is None or facts.vllm is None or method is None:
+        return 0.0
+    return facts.vllm.min_capabilities.get(method.replace("_", "-"), facts.vllm.min_capabilities.get(method, 0)) / 10
 
 
 def _knows_tokenizer(facts: EngineFacts | None, model: ModelConfig) -> bool:

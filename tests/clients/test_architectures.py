@@ -22,6 +22,7 @@ def test_vllm(tmp_path: Path):
     assert found.out_of_tree == {"BartForConditionalGeneration": "https://example.org/bart-plugin"}
     assert found.model_types == {"deepseek_v32", "chatglm"}
     assert found.quantizations == {"awq", "fp8", "compressed-tensors"}
+    assert found.min_capabilities == {"fp8": 75, "awq": 75}
     assert found.plugins == ()
 
 

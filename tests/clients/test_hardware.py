@@ -22,6 +22,22 @@ def test_kinds_are_kept_apart_the_largest_first():
     assert hardware.read_gpus(SHARED) == hardware.read_gpus("") == ()
 
 
+def test_what_a_gpu_multiplies_is_told_by_the_driver_or_known_by_its_name():
+    told = hardware.read_gpus("NVIDIA L4, 23034, 8.9\nNVIDIA Next, 143771, 11.0\nNVIDIA H200, 143771, [N/A]\n")
+    assert {h.name: h.compute_capability for h in told} == {"NVIDIA L4": 8.9, "NVIDIA Next": 11.0, "NVIDIA H200": 9.0}
+    assert [h.compute_capability for h in hardware.read_gpus("NVIDIA Next, 143771\n" + EIGHT)] == [9.0, None]
+
+
+def test_a_driver_that_does_not_know_the_question_is_asked_a_shorter_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\ncase $1 in *compute_cap*) exit 2;; esac\ncat <<'END'\n{MIXED}END\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert [h.compute_capability for h in hardware.seen_gpus()] == [9.0, 8.9]
+
+
 @pytest.mark.parametrize(("output", "status", "count"), [(MIXED, 0, 2), ("NVIDIA-SMI has failed", 9, 0)])
 def test_the_tool_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, status: int, count: int):
     tool = tmp_path / "nvidia-smi"

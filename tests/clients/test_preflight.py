@@ -165,6 +165,15 @@ def test_a_good_release_passes_and_costs_no_weights(scene: Scene):
         ({"files": {"README.md": "---\nlicense: other\n---\n"}}, "warns", "license_of_its_own", "other"),
         ({"config": {"quantization_config": {"quant_method": "exl9"}}}, "warns", "quantization_not_known", "exl9"),
         (
+            {
+                "config": {"quantization_config": {"quant_method": "compressed-tensors", "format": "float-quantized"}},
+                "inventory": parse_hardware("8xA100-80GB"),
+            },
+            "informs",
+            "weights_unpacked",
+            "from compute capability 8.9 on; A100 (8.0) unpacks them first",
+        ),
+        (
             {"config": {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}},
             "blocks",
             "quantization_shape",

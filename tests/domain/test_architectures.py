@@ -110,6 +110,27 @@ def test_an_engine_that_is_not_there_or_may_have_more_is_not_known(facts: dict[s
     assert judged({"vllm": extended}, VLLM, "LlamaForCausalLM", model_type="llama").kind == "native"
 
 
+@pytest.mark.parametrize(
+    ("capability", "kind", "reason"),
+    [(7.0, "gpu_too_old", "unsupported_scheme"), (7.5, "native", None), (9.0, "native", None), (None, "native", None)],
+)
+def test_a_gpu_that_an_engine_has_no_kernels_for_rules_its_rung_out(
+    facts: dict[str, EngineFacts], capability: float | None, kind: str, reason: str | None
+):
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+    quantized = ModelConfig.from_json(config | {"quantization_config": {"quant_method": "fp8"}})
+    cuda = manifest("vllm").model_copy(update={"accelerators": ("cuda",)})
+    found = support(VLLM, cuda, facts["vllm"], quantized, compute_capability=capability)
+    assert (found.kind, found.reason) == (kind, reason)
+    if reason:
+        assert found.sentence == (
+            "vllm 9.1.0 loads fp8 weights from compute capability 7.5 on, and there is a GPU with 7.0."
+        )
+    plain = support(VLLM, cuda, facts["vllm"], ModelConfig.from_json(config), compute_capability=capability)
+    on_cpu = support(VLLM, manifest("vllm"), facts["vllm"], quantized, compute_capability=capability)
+    assert (plain.kind, on_cpu.kind) == ("native", "native")
+
+
 def test_a_quantization_that_is_not_listed_is_a_caution(facts: dict[str, EngineFacts]):
     def caution(method: str) -> str:
         config = {"model_type": "llama", "quantization_config": {"quant_method": method}}

@@ -28,6 +28,24 @@ CONFIGS = (
     '_CONFIG_REGISTRY: dict[str, type] = LazyConfigDict(deepseek_v32="DeepseekV3Config", chatglm="ChatGLMConfig")\n'
 )
 QUANTIZATION = 'QuantizationMethods = Literal["awq", "fp8", "compressed-tensors"]\n'
+FP8 = """
+class Fp8Config(QuantizationConfig):
+    @classmethod
+    def get_name(cls) -> QuantizationMethods:
+        return "fp8"
+
+    @classmethod
+    def get_min_capability(cls) -> int:
+        return 75
+
+class Awq(QuantizationConfig):
+    def get_name(self): return "auto_awq"
+    def get_min_capability(cls): return 75
+
+class Odd(QuantizationConfig):
+    def get_name(self): return "odd"
+    def get_min_capability(cls): return WANTED
+"""
 AUTO = """
 CONFIG_MAPPING_NAMES = OrderedDict(
     [("llama", "LlamaConfig"), ("gemma3", "Gemma3Config"), ("arcee", "ArceeConfig"), ("bert", "BertConfig"),
@@ -57,6 +75,7 @@ def write_vllm(packages: Path) -> Path:
     _write(packages / "vllm/model_executor/models/registry.py", REGISTRY)
     _write(packages / "vllm/transformers_utils/config.py", CONFIGS)
     _write(packages / "vllm/model_executor/layers/quantization/__init__.py", QUANTIZATION)
+    _write(packages / "vllm/model_executor/layers/quantization/fp8.py", FP8)
     _write(packages / "vllm-9.1.0.dist-info/entry_points.txt", "[vllm.general_plugins]\nown = vllm.own:register\n")
     return packages
 

@@ -215,10 +215,6 @@ class Engine:
             with self._tokenizer_lock:
                 constraint = self._follow(job.schema) if job.schema is not None else None
             row = Row(job, batch, self.decode, self._eos, constraint, self._model.device)
-        except Exception as error:
-            self._fail(job, error)
-            return
-        try:
             if not job.is_warm_up:
                 metrics.PROMPT_TOKENS.inc(len(job.prompt))
             if job.echo:
