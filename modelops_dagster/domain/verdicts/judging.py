@@ -220,7 +220,10 @@ def _coverage(policy: Policy, suite: str, report: SuiteEvidence | None) -> Findi
     if report is None:
         sentence = f"suite {suite} has not run"
     elif share is None:
-        sentence = f"suite {suite} has nothing that counts: its answers wait for a grader that is admitted"
+        sentence = (
+            f"suite {suite} has nothing that counts: its answers wait for a grader that is admitted, and "
+            "`modelops label --plan` says what would admit one"
+        )
     elif share > limit:
         said = "; it says: " + "; ".join(first(report.failing, SHOWN_FAULTS)) if report.failing else ""
         sentence = (
