@@ -19,9 +19,11 @@ def show_calibrations(as_json: bool) -> None:
     from modelops_dagster.clients.calibrations import calibrations
     from modelops_dagster.clients.gauntlet.graders import load_graders
     from modelops_dagster.clients.gauntlet.loading import load_suites
-    from modelops_dagster.clients.labels import Graded
+    from modelops_dagster.clients.labels import Graded, read_labels
     from modelops_dagster.clients.preferences import run_preferences
     from modelops_dagster.clients.scores import ScoreStore
+    from modelops_dagster.domain.labels import last_words
+    from modelops_dagster.domain.statistics.graders import alpha
     from modelops_dagster.settings import Settings
 
     settings = Settings.load()
@@ -29,7 +31,8 @@ def show_calibrations(as_json: bool) -> None:
     store = ScoreStore(settings.home / "scores")
     found = calibrations(store, Graded(load_suites(settings.eval_datasets)), rule)
 
-    preferred = run_preferences(store)
+    preferred, words = run_preferences(store), list(last_words(read_labels(store)).values())
+    twice, agree = sum(len(said) > 1 for said in words), alpha(words)
 
     def render() -> None:
         if not found:
@@ -51,11 +54,15 @@ def show_calibrations(as_json: bool) -> None:
         table("", columns, rows)
         for c in found:
             click.echo(f"{c.grader} for {c.category}: {'admitted' if c.admitted else f'advisory, because {c.why}'}")
+        if twice:
+            said = "cannot be told from chance" if agree is None else f"have an alpha of {agree:.2f}"
+            click.echo(f"people: {twice} answers were labelled by several, who {said}")
         for one in preferred:
             click.echo(f"{one.repo_id} ({one.lane}), run {one.run_id}: {one.found.shown}")
 
     shown = {
         "calibrations": [c.model_dump(mode="json") for c in found],
+        "people": {"labelled_by_several": twice, "alpha": agree},
         "preferences": [{**one._asdict(), "found": one.found.model_dump(mode="json")} for one in preferred],
     }
     emit(shown, as_json, render)

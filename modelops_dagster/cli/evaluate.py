@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -331,7 +332,7 @@ def _evaluate(
                     progress=bar,
                     api_key=api_key,
                     chain=plan.chain,
-                    panel=panel,
+                    panel=panel and replace(panel, ends_at=deadline),
                 )
             except EvaluationFailed as error:
                 failures.append(error.sentence)

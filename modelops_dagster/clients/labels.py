@@ -139,4 +139,4 @@ def land_labels(store: ScoreStore, labels: Sequence[tuple[Label, Answer]], sourc
         by_run[answer.run_id, answer.repo_id].append((label, answer))
     for (run_id, repo_id), found in by_run.items():
         rows = [label_row(label, answer, source) for label, answer in found]
-        store.land("labels", rows, repo_id=repo_id, run_id=run_id, part=f"labels-{found[0][0].label_id}")
+        store.land("labels", rows, repo_id=repo_id, run_id=run_id, part=f"labels-{uuid.uuid4().hex}")

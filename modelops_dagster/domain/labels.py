@@ -168,16 +168,18 @@ def _key(task: Task) -> tuple[str, str | None]:
     return task.answer.answer_uid, task.other.answer_uid if task.other else None
 
 
-def people_say(labels: Sequence[Label]) -> dict[tuple[str, str | None], float]:
-    """The mean of what people said, by what it is about. Of each person only the last word counts.
-
-    Somebody who cannot tell says nothing.
-    """
+def last_words(labels: Sequence[Label]) -> dict[tuple[str, str | None], list[float]]:
+    """What each person said last, by what it is about. Somebody who cannot tell says nothing."""
     last: dict[tuple[str, str | None], dict[str, Label]] = defaultdict(dict)
     for label in sorted(labels, key=lambda one: (one.labelled_at, one.label_id)):
         last[key_of(label)][label.author] = label
     said = {key: [v.value for v in by.values() if v.value is not None] for key, by in last.items()}
-    return {key: fmean(values) for key, values in said.items() if values}
+    return {key: values for key, values in said.items() if values}
+
+
+def people_say(labels: Sequence[Label]) -> dict[tuple[str, str | None], float]:
+    """The mean of what people said, by what it is about."""
+    return {key: fmean(values) for key, values in last_words(labels).items()}
 
 
 def label_from_row(row: Mapping[str, Any]) -> Label:

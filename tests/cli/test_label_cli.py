@@ -99,7 +99,10 @@ def test_the_plan_and_the_calibration_table(scene: Scene, environ: dict[str, str
     assert found["strict", "reply"]["specificity"]["value"] == 1.0
     assert found["strict", "reply"]["flip_rate"] == 0.25
     assert "both kinds" in found["strict", "summary"]["why"]
+    land_labels(scene.store, [(said_by(tasks[0], "unsure", "bo"), tasks[0].answer)], "page")
+    land_labels(scene.store, [(label.model_copy(update={"author": "cy"}), a) for label, a in said[:4]], "page")
     table = CliRunner().invoke(main.cli, ["verdict", "grader"], env=environ)
+    assert "people: 4 answers were labelled by several, who have an alpha of 1.00" in table.stdout
     assert "advisory, because 4 of 10 labels are there" in table.stdout
     both = run(environ, "--plan", "--export", "a.csv")
     assert isinstance(both.exception, UserError)

@@ -166,3 +166,21 @@ def test_a_margin_shrinks_with_what_the_grader_can_see(tmp_path: Path):
     assert verdict.evidence[0].skill == skill < 1
     shrunk = MarginRule.model_validate({"suite": "writing", "margin": 0.5 * skill})
     assert shrunk.text in [criterion.rule for criterion in verdict.criteria]
+
+
+def test_a_model_does_not_win_by_silencing_its_grader(tmp_path: Path):
+    store = ScoreStore(tmp_path / "scores")
+    with judging().server().in_thread() as judge_server:
+        g = grader(judge_server)
+        run(store, g, "r1", tmp_path)
+        label(store, 1.0)
+    model = judging()
+    model.silent = lambda answer: "bad" in answer
+    with model.server().in_thread() as silenced:
+        g = g.model_copy(update={"url": silenced.url})
+        report = run(store, g, "r2", tmp_path)
+    assert report.metric("accuracy").value > 0.95 and report.metric("graded/summary").value == 0.5
+    verdict = decided(store, report)
+    assert verdict.outcome == "hold"
+    assert "the grader gave no verdict on 50.0 % of the answers of writing.summary" in verdict.reason
+    assert replay(store, verdict.verdict_id)[2] == []

@@ -1,6 +1,8 @@
 """Graders at work, end to end: the contract, both orders, who sits out, and what counts nowhere."""
 
 import json
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -186,3 +188,11 @@ def test_what_an_answer_says_to_the_grader_stays_inside_its_marks(tmp_path: Path
     with GraderModel(lambda answer: answer == "fine").server().in_thread() as judge:
         report, _ = asked(written(2), admitted(grader(judge)), tmp_path, lambda body: attack)
     assert report.metric("accuracy").value == 0.0
+
+
+def test_a_grader_is_not_asked_beyond_the_end_of_the_budget(tmp_path: Path) -> None:
+    with GraderModel().server().in_thread() as judge:
+        late = replace(admitted(grader(judge)), ends_at=time.monotonic())
+        report, store = asked(written(4), late, tmp_path)
+    assert report.n_samples == 0
+    assert rows(store, "select distinct status from judgements where status = 'ok'") == []

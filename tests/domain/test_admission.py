@@ -104,6 +104,13 @@ def test_what_admits_and_what_is_lacking():
     assert known(400, rule=strict, flips=40, compared=400).admitted
 
 
+def test_answers_that_people_are_divided_on_say_nothing_of_the_grader():
+    judged = [Judged(True, 1.0, "audit"), Judged(False, 0.0, "audit")] * 20
+    divided = [Judged(True, 0.5, "audit"), Judged(False, 0.5, "audit")] * 10
+    found = calibrate("g", "summary", [*judged, *divided], RULE)
+    assert (found.labels, found.answers, found.kappa.value, found.corrected.value) == (40, 60, 1.0, 0.5)
+
+
 def test_labels_that_give_no_estimate_are_told():
     def why(judged: list[Judged]) -> str:
         found = calibrate("g", "summary", judged, RULE)

@@ -18,10 +18,11 @@ STEP = re.compile(r"^(\d+): ", re.M)
 class GraderModel:
     """`is_good` gets the answer. An answer that `waver` holds for gets the best points when the best step is shown
     first and the worst otherwise, and of a pair with such a one the first is always better. The first `malformed`
-    replies to each prompt are no JSON."""
+    replies to each prompt are no JSON, and so is every reply about an answer that `silent` holds for."""
 
     is_good: Callable[[str], bool] = lambda answer: "good" in answer
     waver: Callable[[str], bool] = lambda answer: False
+    silent: Callable[[str], bool] = lambda answer: False
     malformed: int = 0
     seen: dict[str, int] = field(default_factory=dict)
 
@@ -35,6 +36,8 @@ class GraderModel:
             return json.dumps({"reason": "as it was made", "better": self._better(pair)})
         answer = ANSWER.search(asked)
         assert answer is not None, asked
+        if self.silent(answer.group(2)):
+            return "No comment."
         steps = [int(n) for n in STEP.findall(asked)]
         good = steps[0] > steps[-1] if self.waver(answer.group(2)) else self.is_good(answer.group(2))
         criteria = CRITERION.findall(asked[answer.end() :])

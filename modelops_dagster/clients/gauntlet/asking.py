@@ -1,7 +1,9 @@
 """Asking one grader about a suite's answers: both orders, repeats, replies that break the contract, and giving up."""
 
 import asyncio
+import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -90,10 +92,12 @@ class PairOrder(Order):
 
 
 class Asking:
-    """One grader and its connection pool, for the answers of one suite."""
+    """One grader and its connection pool, for the answers of one suite, until `ends_at` (`time.monotonic`) at the
+    latest."""
 
-    def __init__(self, grader: Grader) -> None:
+    def __init__(self, grader: Grader, ends_at: float = math.inf) -> None:
         self.grader = grader
+        self._ends_at = ends_at
         self._failed_in_a_row = 0
         self._given_up = ""
 
@@ -111,6 +115,7 @@ class Asking:
             budget=RetryBudget(max(LEAST_RETRIES, len(todo))),
             api_key=os.environ.get(spec.key_env) if spec.key_env else None,
         )
+        seconds = min(spec.deadline_s, max(0.0, self._ends_at - time.monotonic()))
         queue = iter(enumerate(todo))
 
         async def work() -> None:
@@ -121,11 +126,11 @@ class Asking:
                 told(len(out))
 
         try:
-            async with client, asyncio.timeout(spec.deadline_s), asyncio.TaskGroup() as group:
+            async with client, asyncio.timeout(seconds), asyncio.TaskGroup() as group:
                 for _ in range(min(spec.concurrency, len(todo))):
                     group.create_task(work())
         except TimeoutError:
-            self._given_up = f"its deadline of {spec.deadline_s:g} s passed"
+            self._given_up = f"its deadline of {seconds:.0f} s passed"
         found: dict[int, list[Judgement]] = {id(order): [] for order in orders}
         for number, (order, placement, repeat) in enumerate(todo):
             found[id(order)].append(out.get(number) or self._not_asked(placement, repeat))

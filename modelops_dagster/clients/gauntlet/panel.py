@@ -1,5 +1,6 @@
 """The graders at work: every one judges every answer, and the verdict of the one that is admitted is the score."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,12 +41,13 @@ class Panel:
     """The graders that can be asked, and what each is admitted for.
 
     `calibrations` are of any graders; one that is not admitted is as good as none. `notes` are sentences about graders
-    that cannot be asked.
+    that cannot be asked. No grader is asked any more after `ends_at` (`time.monotonic`).
     """
 
     graders: tuple[Grader, ...] = ()
     calibrations: tuple[Calibration, ...] = ()
     notes: tuple[str, ...] = ()
+    ends_at: float = math.inf
 
     def able(self, judged: Sequence[Endpoint]) -> tuple[tuple[Grader, ...], tuple[str, ...]]:
         """The graders that are none of these models, and a sentence about every other one."""
@@ -105,7 +107,7 @@ class Panel:
         told: list[str] = []
         for grader, asked in work:
             before = len(landed)
-            replies = await Asking(grader).all(asked, lambda n, b=before: tell(b + n, total, "graded"))  # type: ignore[misc]
+            replies = await Asking(grader, self.ends_at).all(asked, lambda n, b=before: tell(b + n, total, "graded"))  # type: ignore[misc]
             for order, judgements in zip(asked, replies, strict=True):
                 landed += [judgement_row(order, grader, one) for one in judgements]
                 if not isinstance(order, PairOrder):

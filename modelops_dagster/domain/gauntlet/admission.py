@@ -52,7 +52,7 @@ class Calibration(Value):
     grader: str = Field(description="uid")
     category: str
     answers: int = Field(description="answers it judged, of the runs that have labels")
-    labels: int = Field(description="of these, answers that a person could tell about")
+    labels: int = Field(description="of these, answers that people came to a verdict about")
     sensitivity: Interval | None = None
     specificity: Interval | None = None
     kappa: Interval | None = None
@@ -87,7 +87,7 @@ def calibrate(
     Labels weigh 1 / chance, and an answer's chance of a label is the labelled share of the answers that people were
     asked about for the same reason: inside a reason the order is random, so what is labelled is a simple random sample
     of a stratum (Cochran 1977, Sampling Techniques, ch. 5). The corrected mean is prediction-powered where all chances
-    are equal, and weighted by them elsewhere.
+    are equal, and weighted by them elsewhere. Where as many people say yes as no there is no verdict to agree with.
 
     Args:
         judged: every answer, labelled or not.
@@ -96,22 +96,23 @@ def calibrate(
     asked = Counter(one.reason for one in judged)
     labelled = [one for one in judged if one.human is not None]
     told = Counter(one.reason for one in labelled)
+    decided = [(one, one.human > 0.5) for one in labelled if one.human is not None and one.human != 0.5]
     chance = {reason: told[reason] / n for reason, n in asked.items()}
     known = Calibration(
         grader=grader,
         category=category,
         answers=len(judged),
-        labels=len(labelled),
+        labels=len(decided),
         flip_rate=flips / compared if compared else None,
         mean=fmean(one.verdict for one in judged) if judged else None,
     )
     unseen = next((r for r, c in sorted(chance.items()) if c < LEAST_CHANCE), None)
-    people = [one.human >= 0.5 for one in labelled if one.human is not None]
+    people = [is_good for _, is_good in decided]
     if unseen is not None or len(set(people)) < 2:
         why = _too_few(people, unseen, asked)
         return known.model_copy(update={"why": why})
-    weights = [1 / chance[one.reason] for one in labelled]
-    found = agreement([one.verdict for one in labelled], people, weights)
+    weights = [1 / chance[one.reason] for one, _ in decided]
+    found = agreement([one.verdict for one, _ in decided], people, weights)
     grades = [float(one.verdict) for one in judged]
     if len(set(chance.values())) == 1:
         both = [(float(one.human), float(one.verdict)) for one in labelled if one.human is not None]

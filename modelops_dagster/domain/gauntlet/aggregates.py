@@ -21,6 +21,8 @@ from modelops_dagster.domain.gauntlet.report import Metric
 from modelops_dagster.domain.gauntlet.rows import Row
 from modelops_dagster.domain.gauntlet.suite import MetricSpec
 
+GRADED = "graded/"
+
 
 def counted(rows: Sequence[Row]) -> list[Row]:
     """The rows that anything is computed from: what nobody was admitted to judge is as if it had not been asked."""
@@ -34,9 +36,9 @@ def dataset_metrics(
 
     Rows without a score are missing everywhere but in `scored_share`; ungraded ones are missing there too. For each of
     the `calibrations`, those of the graders that scored, `corrected/GROUP` is the share of good answers behind the
-    grader's.
+    grader's, and `graded/GROUP` the share of the answers that it gave a verdict on.
     """
-    rows = counted(rows)
+    every, rows = rows, counted(rows)
     scored = [row for row in rows if row["score"] is not None]
     groups = sorted({_group(row) for row in rows})
     out = [mean_metric("accuracy", [_scoring(r) for r in scored]), share_metric("scored_share", len(scored), len(rows))]
@@ -45,7 +47,12 @@ def dataset_metrics(
         out += [mean_metric(f"accuracy/{g}", [_scoring(r) for r in scored if _group(r) == g]) for g in groups]
     for outcome in ("empty", "truncated"):
         out.append(share_metric(f"{outcome}_rate", sum(r["outcome_class"] == outcome for r in rows), len(rows)))
-    out += [_corrected(c, [r for r in scored if _group(r) == c.category]) for c in calibrations]
+    for calibration in calibrations:
+        mine = [row for row in every if _group(row) == calibration.category]
+        known = [row for row in mine if row["score"] is not None]
+        waiting = len(mine) - len(counted(mine))
+        out.append(_corrected(calibration, known))
+        out.append(share_metric(f"{GRADED}{calibration.category}", len(known), len(known) + waiting))
     return tuple(out)
 
 

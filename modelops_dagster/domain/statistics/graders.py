@@ -1,6 +1,7 @@
 """What a grader's verdicts are worth: agreement with people, and means corrected for its errors."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
@@ -105,6 +106,31 @@ def _kappa(table: Sequence[Sequence[float]], n: float) -> Estimate:
     spread = agree + differ - (kappa - chance * (1 - kappa)) ** 2
     half = Z95 * math.sqrt(max(0.0, spread) / n) / (1 - chance)
     return Estimate(kappa, max(-1.0, kappa - half), min(1.0, kappa + half))
+
+
+def alpha(units: Sequence[Sequence[float]]) -> float | None:
+    """How far people agree with each other beyond chance: Krippendorff's alpha for nominal values.
+
+    alpha = 1 - D_o / D_e (Krippendorff 2011, Computing Krippendorff's Alpha-Reliability): 1 when all agree, 0 when they
+    agree as chance would have it. Units with one value are left out.
+
+    Args:
+        units: for each thing judged, what each person said of it.
+
+    Returns:
+        None when nothing was judged twice, or everybody always said the same one thing, where chance explains it all.
+    """
+    both = [unit for unit in units if len(unit) > 1]
+    counts = Counter(value for unit in both for value in unit)
+    n = counts.total()
+    expected = n * n - sum(c * c for c in counts.values())
+    if not expected:
+        return None
+    observed = 0.0
+    for unit in both:
+        mine = Counter(unit)
+        observed += (len(unit) ** 2 - sum(c * c for c in mine.values())) / (len(unit) - 1)
+    return 1 - (n - 1) * observed / expected
 
 
 def rogan_gladen(positive: float, n: float, *, right: tuple[float, float], wrong: tuple[float, float]) -> Estimate:

@@ -7,6 +7,7 @@ from datetime import date, datetime
 from typing import Any
 
 from modelops_dagster.domain.errors import InvalidSpec
+from modelops_dagster.domain.gauntlet.aggregates import GRADED
 from modelops_dagster.domain.gauntlet.report import Metric, SuiteReport
 from modelops_dagster.domain.policies import MarginRule, Policy, Rule, Waiver, content_hash, policy_digest, shown
 from modelops_dagster.domain.statistics.noninferiority import non_inferiority
@@ -216,17 +217,9 @@ def _coverage(policy: Policy, suite: str, report: SuiteEvidence | None) -> Findi
     """Did the suite run, and could enough of it be scored?"""
     limit = policy.max_unscored_share
     share = report.n_unscored / report.n_samples if report and report.n_samples else None
-    sentence = ""
-    if report is None:
-        sentence = f"suite {suite} has not run"
-    elif share is None:
-        sentence = f"suite {suite} has nothing that counts: its answers wait for a grader that is admitted"
-    elif share > limit:
-        said = "; it says: " + "; ".join(first(report.failing, SHOWN_FAULTS)) if report.failing else ""
-        sentence = (
-            f"{report.n_unscored} of {report.n_samples} samples of {suite} are unscored "
-            f"({shown(100 * share, 100 * limit)} %, the limit is {shown(100 * limit, 100 * share)} %{said})"
-        )
+    sentence = f"suite {suite} has not run" if report is None else _silence(report, limit)
+    if report is not None and not sentence:
+        sentence = _uncovered(report, share, limit)
     criterion = Criterion(
         suite=suite,
         metric=UNSCORED_SHARE,
@@ -238,6 +231,35 @@ def _coverage(policy: Policy, suite: str, report: SuiteEvidence | None) -> Findi
         note=sentence,
     )
     return Finding(criterion, sentence, is_infrastructure=True)
+
+
+def _silence(report: SuiteEvidence, limit: float) -> str:
+    """Answers on which the admitted grader gave no verdict. They count nowhere, so a model that talks its grader into
+    replies that are none must not win by that."""
+    for metric in report.metrics:
+        if metric.name.startswith(GRADED) and metric.value is not None and 1 - metric.value > limit:
+            return (
+                f"the grader gave no verdict on {shown(100 * (1 - metric.value), 100 * limit)} % of the answers of "
+                f"{report.suite}.{metric.name.removeprefix(GRADED)} (the limit is {shown(100 * limit)} %); look at the "
+                "replies in `judgements`, and run the suite again"
+            )
+    return ""
+
+
+def _uncovered(report: SuiteEvidence, share: float | None, limit: float) -> str:
+    """Why too little of a suite that ran could be scored; empty when enough could."""
+    if share is None:
+        return (
+            f"suite {report.suite} has nothing that counts: its answers wait for a grader that is admitted, and "
+            "`modelops label --plan` says what would admit one"
+        )
+    if share <= limit:
+        return ""
+    said = "; it says: " + "; ".join(first(report.failing, SHOWN_FAULTS)) if report.failing else ""
+    return (
+        f"{report.n_unscored} of {report.n_samples} samples of {report.suite} are unscored "
+        f"({shown(100 * share, 100 * limit)} %, the limit is {shown(100 * limit, 100 * share)} %{said})"
+    )
 
 
 def _examine(rule: Rule, report: SuiteEvidence | None, covered: Finding) -> Finding:

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from modelops_dagster.domain.statistics.graders import agreement, inverse_weighted, prediction_powered, rogan_gladen
+from modelops_dagster.domain.statistics.graders import (
+    agreement,
+    alpha,
+    inverse_weighted,
+    prediction_powered,
+    rogan_gladen,
+)
 
 
 def verdicts(both: int, grader_only: int, human_only: int, neither: int) -> tuple[list[bool], list[bool]]:
@@ -85,3 +91,14 @@ def test_the_truth_lies_in_the_corrected_intervals() -> None:
         hits += [e.low <= true <= e.high for e in estimates]
     assert abs(float(np.mean(raw)) - (true * se + (1 - true) * (1 - sp))) < 0.005
     assert (hits / times >= 0.92).all(), hits / times
+
+
+def test_alpha_of_a_worked_example() -> None:
+    # Krippendorff 2011, example B: ten units, two observers, binary: 0.095
+    first, second = (0, 1, 0, 0, 0, 0, 0, 0, 1, 0), (1, 1, 1, 0, 0, 1, 0, 0, 0, 0)
+    units = [list(map(float, pair)) for pair in zip(first, second, strict=True)]
+    assert alpha(units) == pytest.approx(0.095, abs=0.001)
+    assert alpha([*units, [1.0], [0.0]]) == alpha(units)
+    assert alpha([[1.0, 1.0], [0.0, 0.0, 0.0]]) == 1.0
+    assert alpha([[1.0, 1.0], [1.0, 1.0]]) is None
+    assert alpha([[1.0]]) is None
