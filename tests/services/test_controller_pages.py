@@ -152,6 +152,19 @@ def test_a_visitor_sees_a_public_endpoint_and_no_more_than_that(pages: Stack, pa
 
 
 @pytest.mark.browser
+def test_a_question_to_an_endpoint_that_starts_waits_for_it(pages: Stack, page: Page):
+    pages.client.apply(pages.spec("--load-s", "4", name="late", visibility="public"))
+    page.goto(url(pages, "/endpoints/late"))
+    page.get_by_label("Message", exact=True).fill("hello")
+    page.keyboard.press("Enter")
+    expect(page.locator("#speed")).to_contain_text("ask again in a moment. Asking again every 5 s.")
+    expect(page.locator(".turn.assistant")).to_contain_text("The answer is 42.", timeout=30_000)
+    expect(page.locator("#speed")).to_have_text(re.compile(r"^First token after \d+ ms"))
+    pages.client.delete("late")
+    pages.client.wait_deleted("late")
+
+
+@pytest.mark.browser
 def test_the_rest_api_is_described_without_another_server(pages: Stack, page: Page):
     page.goto(url(pages, "/docs"))
     page.get_by_text("/v1/routes/{alias}/canary").first.click()

@@ -87,7 +87,7 @@ def create_app(
     app.include_router(engines_router(launcher))
     app.include_router(endpoints_router(controller, launcher, resolver))
     app.include_router(monitoring_router(controller.ledger, monitor))
-    app.include_router(playground_router(controller.ledger, key_of))
+    app.include_router(playground_router(controller.ledger, controller.wishes, key_of))
     app.include_router(routes_router(gateway.routes, gateway.moves))
     app.include_router(batches_router(gateway.batches, gateway.keys))
     app.include_router(research_router(controller.research))

@@ -47,7 +47,15 @@ async function showStatus() {
   fill($("engine"), [["Engine", [status.spec.engine, status.engine_version].filter(Boolean).join(" ")],
     ["Since", new Date(status.since).toLocaleString()], ["Start took", status.start_seconds && `${status.start_seconds.toFixed(1)} s`],
     ["Restarts", status.restarts], ["Reason", status.reason]]);
+  $("each").replaceChildren(...(status.replicas?.length > 1 ? status.replicas : []).map(replica));
   fill($("spec"), Object.entries(status.spec).map(([field, value]) => [field, shown(value)]));
+}
+
+function replica(one) {
+  const state = make("span");
+  showState(state, { ...one, desired: "Running" });
+  const told = [one.devices?.length ? `on ${one.devices.join(", ")}` : "", one.restarts ? `${one.restarts} restarts` : "", one.message];
+  return make("li", {}, `${one.index + 1} `, state, told.filter(Boolean).join(" · "));
 }
 
 function offered(verb, status) {

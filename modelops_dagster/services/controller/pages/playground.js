@@ -27,7 +27,7 @@ export function playground(base) {
     chat.scrollTop = chat.scrollHeight;
     const watch = stopwatch();
     try {
-      const reply = await post(`${base}/chat`, body(), { signal: running.signal });
+      const reply = await patiently(() => { watch.begin(); return post(`${base}/chat`, body(), { signal: running.signal }); });
       for await (const event of events(reply.body)) {
         if (event.error) throw new Error(event.error.message);
         watch.saw(event);
@@ -38,6 +38,7 @@ export function playground(base) {
       }
       $("speed").textContent = watch.told(true);
     } catch (error) {
+      $("speed").textContent = "";
       if (error.name !== "AbortError") chat.append(make("div", { className: "turn error", role: "alert" },
         error instanceof Refused ? error.message : `The answer broke off: ${error.message}`));
     }
@@ -48,6 +49,18 @@ export function playground(base) {
     running = null;
     busy(false);
     $("prompt").focus();
+  }
+
+  /** Ask again, as often as it takes, while the endpoint starts or wakes. */
+  async function patiently(work) {
+    for (;;) {
+      try { return await work(); } catch (error) {
+        if (error.status !== 503 || !error.retryAfter) throw error;
+        const seconds = Math.min(error.retryAfter, 5);
+        $("speed").textContent = `${error.message} Asking again every ${seconds} s.`;
+        await pause(1000 * seconds, running.signal);
+      }
+    }
   }
 
   function body() {
@@ -61,6 +74,13 @@ export function playground(base) {
   }
 
   function busy(yes) { $("send").hidden = yes; $("halt").hidden = !yes; }
+}
+
+function pause(ms, signal) {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, ms);
+    signal.addEventListener("abort", () => { clearTimeout(timer); reject(new DOMException("stopped", "AbortError")); }, { once: true });
+  });
 }
 
 /** The events of a server-sent stream, parsed. */
@@ -81,9 +101,10 @@ async function* events(stream) {
 
 /** Time to the first token, and tokens per second after it: the engine's count where it gives one, else its pieces. */
 function stopwatch() {
-  const begun = performance.now();
+  let begun = performance.now();
   let first = null, last = null, pieces = 0, counted = null;
   return {
+    begin() { begun = performance.now(); },
     saw(event) {
       if (event.choices?.[0]?.delta?.content) { last = performance.now(); first ??= last; pieces += 1; }
       if (event.usage?.completion_tokens) counted = event.usage.completion_tokens;

@@ -6,9 +6,10 @@ let asking = null;
 export const key = () => sessionStorage.getItem(KEY);
 
 export class Refused extends Error {
-  constructor(status, body) {
-    super(body?.error?.message ?? `The controller answered ${status}.`);
-    this.status = status;
+  constructor(answer, body) {
+    super(body?.error?.message ?? `The controller answered ${answer.status}.`);
+    this.status = answer.status;
+    this.retryAfter = Number(answer.headers.get("retry-after"));
   }
 }
 
@@ -21,7 +22,7 @@ export async function request(path, options = {}) {
     if (answer.status === 401) {
       await askForKey(sent !== null && sent === key());
     } else if (!answer.ok) {
-      throw new Refused(answer.status, await answer.json().catch(() => null));
+      throw new Refused(answer, await answer.json().catch(() => null));
     } else {
       return answer;
     }

@@ -22,7 +22,7 @@ from modelops_dagster.domain.endpoints import EndpointState
 from modelops_dagster.domain.values import Value
 from modelops_dagster.services.controller.answers import error_answer
 from modelops_dagster.services.controller.doorman import Asking, Visiting, needs, require
-from modelops_dagster.services.controller.wishes import Ledger
+from modelops_dagster.services.controller.wishes import Ledger, Wishes
 
 _TIMEOUT = httpx.Timeout(600.0, connect=5.0)
 _SOON_S = 5
@@ -64,10 +64,11 @@ def is_public(ledger: Ledger, name: str) -> bool:
     return record is not None and record.spec.visibility == "public" and not record.spec.is_external
 
 
-def playground_router(ledger: Ledger, key_of: KeyOf) -> APIRouter:
+def playground_router(ledger: Ledger, wishes: Wishes, key_of: KeyOf) -> APIRouter:
     """What the endpoint page needs and nothing else does."""
-    # trust_env off: a proxy in the environment has no business between us and our own engine
-    engines = httpx.AsyncClient(trust_env=False, timeout=_TIMEOUT)
+    # trust_env off: a proxy in the environment has no business between us and our own engine; and no connection is
+    # kept, since an open one means that the engine is in use, so it would never sleep
+    engines = httpx.AsyncClient(trust_env=False, timeout=_TIMEOUT, limits=httpx.Limits(max_keepalive_connections=0))
 
     @asynccontextmanager
     async def connected(_: object) -> AsyncIterator[None]:
@@ -96,6 +97,7 @@ def playground_router(ledger: Ledger, key_of: KeyOf) -> APIRouter:
     async def chat(name: str, conversation: Chat, caller: Visiting) -> Response:
         """As OpenAI's chat completions. A private endpoint, and one of somebody else's, needs an operator's key.
 
+        One that sleeps is woken; until it answers, this is 503 with the seconds after which to ask again.
         The call is not in the gateway's log, and in nobody's budget.
         """
         record = ledger.get(name)
@@ -103,7 +105,8 @@ def playground_router(ledger: Ledger, key_of: KeyOf) -> APIRouter:
             require(caller, Role.OPERATOR, f"Talking to {name}")
         url = record.status().url
         if url is None:
-            return _not_answering(record)
+            asleep = record.desired == "Running" and record.status().state is EndpointState.SLEEPING
+            return _not_answering(wishes.start(name) if asleep else record)
         if caller is None and visitors.locked():
             told = f"{MOST_VISITORS} visitors talk to endpoints already; come again soon, or use a key."
             return error_answer(429, "too_many_visitors", told, retry_after_s=_SOON_S)
