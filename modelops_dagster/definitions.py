@@ -15,8 +15,10 @@ from modelops_dagster.checks.recovery import recovery_check
 from modelops_dagster.checks.weights import integrity
 from modelops_dagster.clients.gauntlet.loading import load_suites
 from modelops_dagster.domain.lanes import LANES, QUANTIZED_LANES, lane_job
+from modelops_dagster.domain.upkeep import UpkeepPolicy
 from modelops_dagster.resources.platform import build_resources
 from modelops_dagster.sensors.alerts import alert_sensor
+from modelops_dagster.sensors.endpoints import health_sensor, reaper_sensor
 from modelops_dagster.sensors.frameworks import framework_sensor
 from modelops_dagster.sensors.hub import hub_sensor
 from modelops_dagster.sensors.quantized import quantized_sensor
@@ -63,6 +65,8 @@ def build_definitions(settings: Settings) -> dg.Definitions:
             hub_sensor(onboard.name, settings.hub_poll_interval_s),
             quantized_sensor(quantized),
             framework_sensor(onboard.name, settings.framework_poll_interval_s),
+            health_sensor(UpkeepPolicy()),
+            reaper_sensor(UpkeepPolicy()),
             alert_sensor(settings.alert_poll_interval_s, settings.dagster_url, settings.hub_url),
             dg.AutomationConditionSensorDefinition(
                 "derived_assets",

@@ -40,7 +40,8 @@ class EndpointVerbs(Connection):
             InvalidSpec: a field does not hold, or the model is not in the store.
             Conflict: there is an endpoint of that name.
         """
-        body = fields if spec is None else spec.model_dump(mode="json")
+        # an empty field is one that was left out, and would be looked for
+        body = fields if spec is None else spec.model_dump(mode="json", exclude_defaults=True)
         return self._status("POST", "/v1/endpoints", json=body, timeout=_ARGUMENTS_TIMEOUT_S)
 
     def update_endpoint(self, name: str, *, restart: bool = False, **changes: Any) -> EndpointStatus:

@@ -172,6 +172,20 @@ def job_preempted(job_id: str, owner: str, command: str, *, by: str, lost_gpu_ho
     )
 
 
+def preview_withdrawn(alias: str, dead: Mapping[str, str], route_gone: bool, *, at: datetime) -> Alert:
+    """Endpoints that were taken out of an alias because they are dead, and why each is."""
+    rest = "nothing answers the alias any more" if route_gone else "what else stands behind the alias goes on"
+    return alert(
+        "failure",
+        alias,
+        f"Preview withdrawn: {alias}",
+        [*(f"endpoint {name} {why}" for name, why in dead.items()), rest],
+        dedupe_key=f"{alias}:{','.join(sorted(dead))}:{at.isoformat()}",
+        at=at,
+        severity="critical",
+    )
+
+
 def framework_updated(
     release: FrameworkRelease, *, retried: Sequence[str], notes: Sequence[str], at: datetime
 ) -> Alert:

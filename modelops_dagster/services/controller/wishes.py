@@ -182,7 +182,7 @@ class Wishes:
         refusal = refusal_here(spec)
         if refusal is not None:
             raise refusal
-        at_rest = record.replica is None and (record.desired == "Stopped" or record.state in FAILED_STATES)
+        at_rest = not record.started and (record.desired == "Stopped" or record.status().failed)
         why = refused_change(record.spec, spec, stopped=at_rest)
         if why is not None and not (restart and isinstance(why, Conflict)):
             raise why
