@@ -93,6 +93,12 @@ class Settings(BaseModel):
         description="resident memory a quantizer may use, in GiB; None: nine tenths of what there is",
     )
     quantize_timeout_s: float = Field(default=21600, gt=0, description="longest a checkpoint may take to quantize")
+    backend: Literal["machine", "kubernetes"] = Field(
+        default="machine", description="where endpoints are served: processes of this machine, or a cluster"
+    )
+    kubeconfig: Path | None = Field(
+        default=None, description="of the cluster; None: that of the pod the controller runs in"
+    )
     host: str = Field(default="127.0.0.1", description="address every service binds to")
     dagster_port: Port = Field(default=3000, description="Dagster UI; 0 picks a free one")
     gateway_port: Port = Field(default=4000, description="LiteLLM gateway; 0 picks a free one")

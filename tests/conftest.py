@@ -1,5 +1,7 @@
 """What holds for every test: a busy machine makes none of them fail, and those for GPUs say why they do not run."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import settings
 
@@ -11,6 +13,12 @@ settings.load_profile("unhurried")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--gpu", action="store_true", help="run the tests marked gpu, on a machine with an NVIDIA GPU")
+    parser.addoption(
+        "--kubeconfig",
+        type=Path,
+        default=None,
+        help="of a cluster that the suite of endpoint behaviour may use as well",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

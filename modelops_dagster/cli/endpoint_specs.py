@@ -51,6 +51,7 @@ def create(files: tuple[Path, ...], wait: bool, timeout_s: float, dry_run: bool,
     from modelops_dagster.clients.platform_state import as_yaml
     from modelops_dagster.domain.endpoint_spec.this_machine import refusal_here
     from modelops_dagster.domain.errors import InvalidSpec
+    from modelops_dagster.settings import Settings
 
     specs = list(resolved(open_resolver(), files))
     if dry_run:
@@ -58,8 +59,9 @@ def create(files: tuple[Path, ...], wait: bool, timeout_s: float, dry_run: bool,
         emit(specs, as_json, lambda: click.echo(as_yaml(told), nl=False))
         return
     client = open_client()
+    here = Settings.load().backend == "machine"
     for spec in specs:
-        refusal = refusal_here(spec)
+        refusal = refusal_here(spec) if here else None
         if refusal is not None:
             raise refusal
         if client.get(spec.name) is not None:
@@ -82,7 +84,10 @@ def created(client: "ModelOpsClient", spec: "EndpointSpec") -> "EndpointStatus":
 
 def _notices(spec: "EndpointSpec") -> list[str]:
     from modelops_dagster.domain.endpoint_spec.this_machine import notices_here
+    from modelops_dagster.settings import Settings
 
+    if Settings.load().backend != "machine":
+        return []
     return [f"{spec.name}: {notice}" for notice in notices_here(spec)]
 
 

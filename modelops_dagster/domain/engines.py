@@ -22,6 +22,8 @@ FailureReason = Literal[
     "too_slow",
     "garbage",
     "not_tried",
+    "no_image",
+    "unschedulable",
 ]
 
 

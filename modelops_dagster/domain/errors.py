@@ -24,6 +24,7 @@ ModelOpsError
 ├── EngineFailed              an engine could not serve a checkpoint; carries the classified reason
 ├── ModelParked               no rung of the ladder could serve the model; carries every reason
 ├── EndpointFailed            an endpoint did not become, or stay, ready
+├── ClusterUnavailable    an API server does not answer; what runs on the cluster goes on, and it is asked again
 ├── Conflict                  somebody else changed the document since it was read
 └── EvaluationFailed          the machinery of an evaluation broke; says nothing about the model
 
@@ -186,6 +187,10 @@ class ModelParked(ModelOpsError):
 
 class EndpointFailed(ModelOpsError):
     code = "endpoint_failed"
+
+
+class ClusterUnavailable(ModelOpsError):
+    code = "cluster_unavailable"
 
 
 class Conflict(ModelOpsError):

@@ -12,7 +12,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from modelops_dagster.domain.endpoints import FAILED_STATES, EndpointState
+from modelops_dagster.domain.endpoints import FAILED_STATES, Condition, EndpointState
+from modelops_dagster.domain.engines import FailureReason
 from modelops_dagster.domain.values import Value
 
 Desired = Literal["Running", "Stopped"]
@@ -127,6 +128,13 @@ class Observation(Value):
     wrong_name: bool = Field(default=False, description="the engine answers, under another name")
     in_use: bool = Field(default=False, description="somebody is connected to it; looked at when it may sleep")
     detail: str = Field(default="", description="why it is not ready, as the end of a sentence")
+    # what only a cluster tells, which places engines and starts them again itself
+    placed: bool = Field(default=True, description="its container runs, or has run")
+    crashes: int = Field(default=0, description="times in a row that it ended and was started again where it is")
+    asleep: bool = Field(default=False, description="an autoscaler took the last replica away")
+    condition: Condition | None = None
+    reason: FailureReason | None = None
+    said: str = Field(default="", description="why it is not ready, or not all of it is, as a sentence")
 
 
 class Action(StrEnum):
@@ -148,6 +156,8 @@ class Facts:
     failures: int = 0  # in a row
     since_launch_s: float = 0.0
     start_timeout_s: float = 600.0
+    in_state_s: float = 0.0
+    placing_timeout_s: float = 0.0  # of a cluster: to find a node and an image
     retry_in_s: float = 0.0  # until the next start is due
     evicted: bool = False  # its accelerators are wanted for work of a higher priority
     idle: bool = False  # it may sleep, and nobody has asked it anything for its cool-down period
@@ -190,8 +200,13 @@ def _watch(facts: Facts, seen: Observation, policy: RestartPolicy) -> Step:
         return Step(Action.END, Event.PREEMPTED)
     if not seen.alive:
         return Step(Action.END, failure_event(facts.ever_ready, facts.failures, policy))
+    if seen.crashes > (policy.max_restarts if facts.ever_ready else 0):
+        return Step(Action.END, Event.GAVE_UP if facts.ever_ready else Event.START_FAILED)
     if facts.state is EndpointState.DEPLOYING:
-        return Step(Action.WAIT, Event.LAUNCHED)
+        return _place(facts, seen, policy)
+    if not seen.placed:
+        slept = seen.asleep and facts.state is EndpointState.RUNNING
+        return Step(Action.END, Event.SLEEP) if slept else Step(Action.WAIT, Event.LOST)
     if facts.state is EndpointState.RUNNING:
         return Step(Action.END, Event.SLEEP) if facts.idle else Step(Action.WAIT)
     if seen.port_taken_by is not None:
@@ -200,6 +215,15 @@ def _watch(facts: Facts, seen: Observation, policy: RestartPolicy) -> Step:
     if seen.ready:
         return Step(Action.WAIT, Event.READY)
     if facts.since_launch_s > facts.start_timeout_s:
+        return Step(Action.END, failure_event(facts.ever_ready, facts.failures, policy), timed_out=True)
+    return Step(Action.WAIT)
+
+
+def _place(facts: Facts, seen: Observation, policy: RestartPolicy) -> Step:
+    """The step for an engine that should be brought to a place; on this machine it is there at once."""
+    if seen.placed:
+        return Step(Action.WAIT, Event.LAUNCHED)
+    if facts.in_state_s > facts.placing_timeout_s:
         return Step(Action.END, failure_event(facts.ever_ready, facts.failures, policy), timed_out=True)
     return Step(Action.WAIT)
 

@@ -11,6 +11,9 @@ from modelops_dagster.domain.engines import EngineManifest, Rung
 from modelops_dagster.domain.errors import EngineMissing, InvalidSpec
 
 SCRIPT = Path(__file__).with_name("engine.py")
+# what a cluster runs, in any image with Python: the whole program is in its arguments
+COMMAND = ("{env}/bin/python3", "-S", "-c", SCRIPT.read_text(), "--host", "{host}", "--port", "{port}")
+COMMAND += ("--served-model-name", "{served_model_name}")
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class FakeLauncher:
                 accelerators=("cpu",),
                 python=">=3.11",
                 platforms=("linux-x86_64",),
-                command=("{env}/bin/engine",),
+                command=COMMAND,
                 start_timeout_s=20,
             )
         }

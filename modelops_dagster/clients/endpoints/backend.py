@@ -59,6 +59,7 @@ class Replica(Value):
     launched_at: datetime
     start_timeout_s: float
     health_path: str | None = Field(default=None, description="asked before the models are, where the engine has one")
+    placing_timeout_s: float = Field(default=0.0, description="of a cluster: to find a node and an image")
     devices: tuple[str, ...] = Field(default=(), description="accelerators it was given; the only ones it sees")
     identity: ProcessIdentity | None = Field(default=None, description="None until the process exists")
 

@@ -1,18 +1,17 @@
-"""One machine's endpoints: engines of ours as processes, and those of somebody else, behind one backend."""
+"""Every endpoint of a home: engines of ours, as processes or on a cluster, and those of somebody else."""
 
 from collections.abc import Collection
 
-from modelops_dagster.clients.endpoints.backend import Prepared, Replica
+from modelops_dagster.clients.endpoints.backend import EndpointBackend, Prepared, Replica
 from modelops_dagster.clients.endpoints.external import ExternalBackend
-from modelops_dagster.clients.endpoints.process import ProcessBackend
 from modelops_dagster.domain.endpoints import EndpointSpec, LogChunk
 from modelops_dagster.domain.lifecycle import Observation
 
 
 class MachineBackend:
-    """Sends each question to whoever has the endpoint. Logs lie in the same folder, so one of them reads them all."""
+    """Sends each question to whoever has the endpoint. Processes and external ones have their logs in one folder."""
 
-    def __init__(self, processes: ProcessBackend, external: ExternalBackend) -> None:
+    def __init__(self, processes: EndpointBackend, external: ExternalBackend) -> None:
         self._processes = processes
         self._external = external
 
@@ -45,5 +44,5 @@ class MachineBackend:
     def forget(self, name: str) -> None:
         self._processes.forget(name)
 
-    def _of(self, spec: EndpointSpec) -> ProcessBackend | ExternalBackend:
+    def _of(self, spec: EndpointSpec) -> EndpointBackend | ExternalBackend:
         return self._external if spec.is_external else self._processes

@@ -64,6 +64,7 @@ class EndpointRecord(ReplicaRecord):
     replica_generation: int = Field(default=1, description="a replica of an older generation is replaced")
     others: tuple[ReplicaRecord, ...] = Field(default=(), description="replicas 1, 2, ...")
     scaled_to: int | None = Field(default=None, description="replicas the traffic asks for; None: the fewest allowed")
+    on_cluster: bool = Field(default=False, description="the cluster holds its replicas: one place here stands for all")
     deleting: bool = False
 
     @property
@@ -73,6 +74,8 @@ class EndpointRecord(ReplicaRecord):
     @property
     def wanted(self) -> int:
         """Replicas there should be while the endpoint is wanted."""
+        if self.on_cluster:
+            return 1
         fewest = max(1, self.spec.min_replicas)
         return min(max(fewest, self.scaled_to or 0), max(fewest, self.spec.max_replicas))
 

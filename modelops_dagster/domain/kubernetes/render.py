@@ -26,8 +26,8 @@ from modelops_dagster.domain.kubernetes.site import Site
 
 Manifest = dict[str, Any]
 _MASTER_PORT = "29501"
-_LEADER = "leader"
-_ROLE_LABEL = "modelops.dev/role"
+LEADER = "leader"
+ROLE_LABEL = "modelops.dev/role"
 
 
 def render(spec: EndpointSpec, site: Site, engines: Mapping[str, EngineManifest], revision: int = 1) -> list[Manifest]:
@@ -161,15 +161,15 @@ def _group(spec: EndpointSpec, site: Site, engine: EngineManifest | None, revisi
             "leaderWorkerTemplate": {
                 "size": spec.nodes,
                 "restartPolicy": "RecreateGroupOnPodRestart",
-                "leaderTemplate": _template(spec, revision, leader, **{_ROLE_LABEL: _LEADER}),
-                "workerTemplate": _template(spec, revision, worker, **{_ROLE_LABEL: "worker"}),
+                "leaderTemplate": _template(spec, revision, leader, **{ROLE_LABEL: LEADER}),
+                "workerTemplate": _template(spec, revision, worker, **{ROLE_LABEL: "worker"}),
             },
         },
     }
 
 
 def _service(spec: EndpointSpec, revision: int) -> Manifest:
-    found = selector(spec.name, revision) | ({_ROLE_LABEL: _LEADER} if spec.nodes > 1 else {})
+    found = selector(spec.name, revision) | ({ROLE_LABEL: LEADER} if spec.nodes > 1 else {})
     ports: list[Manifest] = [{"name": "http", "port": HTTP_PORT, "targetPort": "http"}]
     if spec.ports is not None and spec.ports.grpc is not None:
         ports.append({"name": "grpc", "port": spec.ports.grpc.port, "targetPort": "grpc", "appProtocol": "grpc"})

@@ -160,7 +160,8 @@ class Driver:
         step = decide(self._facts(record, seen), self._shop.policy)
         if step.action is Action.LAUNCH:
             return await self._launch(record)
-        if step.event is Event.SLEEP and not await self._rests(record):
+        slept = seen is not None and seen.asleep
+        if step.event is Event.SLEEP and not slept and not await self._rests(record):
             return False
         if step.action is Action.END:
             await self._end_for(record, step, seen)
@@ -170,6 +171,8 @@ class Driver:
             return True
         if seen is not None and record.replicas[self._index].state is EndpointState.RUNNING:
             self._note_running(record, seen)
+        elif seen is not None and (told := outcomes.told(record.replicas[self._index], seen)):
+            self._note(record, **told)
         return False
 
     async def _look(self, record: EndpointRecord) -> Observation | None:
@@ -198,8 +201,10 @@ class Driver:
             seen=seen,
             ever_ready=mine.ever_ready,
             failures=mine.failures,
-            since_launch_s=(now - replica.launched_at).total_seconds() if replica else 0.0,
+            since_launch_s=(now - max(replica.launched_at, mine.since)).total_seconds() if replica else 0.0,
             start_timeout_s=replica.start_timeout_s if replica else 0.0,
+            in_state_s=(now - mine.since).total_seconds(),
+            placing_timeout_s=replica.placing_timeout_s if replica else 0.0,
             retry_in_s=(mine.retry_at - now).total_seconds() if mine.retry_at else 0.0,
             evicted=self._shop.accelerators.evicted_for(self._label) is not None,
             idle=self._shop.idleness.idle(record, mine),
@@ -229,8 +234,10 @@ class Driver:
         changes: dict[str, Any] = {}
         if seen.ready is not None:
             self._unanswered = 0 if seen.ready else self._unanswered + 1
-            if seen.ready and (mine.condition or mine.message):
-                changes |= {"condition": None, "message": ""}
+            if seen.ready and (mine.condition, mine.message) != (seen.condition, seen.said):
+                changes |= {"condition": seen.condition, "message": seen.said}
+            elif not seen.ready and seen.said:
+                changes |= outcomes.told(mine, seen)
             elif self._unanswered == _UNREACHABLE_AFTER:
                 changes |= {"condition": "Unreachable", "message": outcomes.describe_silence(record.spec, seen)}
         stable_s = (datetime.now(UTC) - mine.since).total_seconds()
@@ -248,7 +255,7 @@ class Driver:
 
     def _accelerators_for(self, record: EndpointRecord) -> tuple[str, ...] | None:
         """The devices to start on; None while it waits for them, which is then in the record."""
-        if not record.spec.gpus:
+        if not record.spec.gpus or record.on_cluster:
             return ()
         try:
             self._shop.accelerators.require(record.spec.gpus)
@@ -341,10 +348,12 @@ class Driver:
             if record.spec.is_external:
                 reason = "timeout" if step.timed_out else "bad_config"
             message = outcomes.describe(record.spec, mine, seen, step.timed_out, reason, cause)
+            if seen is not None and seen.reason not in (None, "crash"):
+                reason, message = seen.reason, outcomes.told_by_cluster(mine, seen, step.timed_out)
             self._fail(current, step.event, reason=reason, message=message, log_tail=outcomes.last_lines(tail))
         elif step.event is Event.LOST:
             taken_by = seen.port_taken_by if seen else None
-            message = outcomes.describe_loss(replica, taken_by)
+            message = outcomes.describe_loss(replica, taken_by, seen.said if seen else "")
             self._happened(current, Event.LOST, failures=mine.failures + bool(taken_by), message=message)
         else:
             self._happened(current, step.event)

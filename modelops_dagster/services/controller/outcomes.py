@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from modelops_dagster.clients.endpoints import Replica, ReplicaRecord
-from modelops_dagster.domain.endpoints import EndpointSpec
+from modelops_dagster.domain.endpoints import EndpointSpec, EndpointState
 from modelops_dagster.domain.engines import FailureReason
 from modelops_dagster.domain.lifecycle import Event, Observation, next_state
 
@@ -75,6 +75,21 @@ def describe(
     return f"Engine {spec.engine} {how} ({reason}). {cause.rstrip('.')}. {logs}"
 
 
+def told(record: ReplicaRecord, seen: Observation) -> dict[str, Any]:
+    """What changes in the record of an engine that does not answer, by what the cluster says about it."""
+    if not seen.said:
+        return {}
+    condition = seen.condition or ("Unreachable" if record.state is EndpointState.RUNNING else record.condition)
+    changed = (record.condition, record.message) != (condition, seen.said)
+    return {"condition": condition, "message": seen.said} if changed else {}
+
+
+def told_by_cluster(record: ReplicaRecord, seen: Observation, timed_out: bool) -> str:
+    """Why the cluster could not bring the engine up."""
+    limit_s = record.replica.placing_timeout_s if record.replica and timed_out else 0.0
+    return f"It found no place within {limit_s:g} s. {seen.said}" if limit_s and not seen.placed else seen.said
+
+
 def _ended(exit_code: int | None) -> str:
     if exit_code is None:
         return "ended"
@@ -93,8 +108,10 @@ def describe_silence(spec: EndpointSpec, seen: Observation) -> str:
     return f"The engine runs but does not answer: {seen.detail or 'its port is closed'}."
 
 
-def describe_loss(replica: Replica, taken_by: str | None) -> str:
-    """Why an engine is started again although it did nothing wrong."""
+def describe_loss(replica: Replica, taken_by: str | None, said: str = "") -> str:
+    """Why an engine is started again although it did nothing wrong; `said` is what a cluster tells about it."""
+    if said:
+        return f"{said} It starts again."
     if taken_by:
         return f"Port {replica.port} was taken by {taken_by} while the engine started; it starts again on another one."
     return "The engine went with a restart of the machine or of the controller; it starts again."

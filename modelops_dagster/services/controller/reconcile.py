@@ -15,7 +15,7 @@ from modelops_dagster.services.controller.accelerators import Accelerators
 from modelops_dagster.services.controller.driver import Diagnose, Driver, Workshop
 from modelops_dagster.services.controller.idleness import Idleness
 from modelops_dagster.services.controller.research import ResearchDesk
-from modelops_dagster.services.controller.wishes import Ledger, Wishes
+from modelops_dagster.services.controller.wishes import Ledger, Refusal, Wishes
 
 __all__ = ["Controller", "Diagnose"]
 
@@ -31,6 +31,7 @@ class Controller:
         diagnose: names the reason of a failure from the engine's last lines, with a sentence about it.
         slots: names of this machine's accelerators.
         alert: tells people that a research job was preempted.
+        refusal: why a cluster cannot do what a spec asks for; None: endpoints are on this machine.
         tick_s: seconds between two looks at a replica that nothing happens to.
         ask_every_s: seconds between two questions to an engine that is Running.
     """
@@ -44,11 +45,12 @@ class Controller:
         *,
         slots: Sequence[str] = (),
         alert: Callable[[Alert], None] = lambda _: None,
+        refusal: Refusal | None = None,
         tick_s: float = 1.0,
         ask_every_s: float = 5.0,
     ) -> None:
         self.ledger = Ledger(store, LiveStore(store.folder.parent))
-        self.wishes = Wishes(self.ledger, self._wake)
+        self.wishes = Wishes(self.ledger, self._wake, refusal)
         self.backend = backend
         self._pool = ThreadPoolExecutor(max_workers=32, thread_name_prefix="endpoint")
         idleness = Idleness(Demand(store.folder.parent))
@@ -70,9 +72,16 @@ class Controller:
         self._drivers: dict[tuple[str, int], Driver] = {}
         self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._closing = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def look_soon(self, name: str) -> None:
+        """Something happened to the endpoint. May be called from any thread, and before `open`."""
+        if self._loop is not None and not self._closing:
+            self._loop.call_soon_threadsafe(self._wake, name)
 
     async def open(self) -> None:
         """Take over what an earlier controller left, then begin to watch."""
+        self._loop = asyncio.get_running_loop()
         for complaint in self.ledger.load():
             log.warning(complaint)
         known = []

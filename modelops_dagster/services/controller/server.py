@@ -23,10 +23,8 @@ from modelops_dagster.clients.endpoints import (
     ExternalBackend,
     Launcher,
     MachineBackend,
-    ProcessBackend,
 )
 from modelops_dagster.clients.endpoints.history import History, WatchedRecords
-from modelops_dagster.clients.hardware import accelerator_slots
 from modelops_dagster.clients.keys import AccessStore
 from modelops_dagster.domain.alerts import Alert
 from modelops_dagster.domain.errors import DiskFull, PortTaken, UserError
@@ -35,6 +33,7 @@ from modelops_dagster.services.controller.api import create_app
 from modelops_dagster.services.controller.gateway import gateway_documents
 from modelops_dagster.services.controller.hub_webhook import hub_push
 from modelops_dagster.services.controller.monitor import Monitor
+from modelops_dagster.services.controller.place import open_place
 from modelops_dagster.services.controller.reconcile import Controller, Diagnose
 from modelops_dagster.settings import Settings, secret
 
@@ -114,12 +113,13 @@ def serve(
     """Run the controller of `settings.home` until SIGTERM, SIGINT or SIGHUP.
 
     Args:
-        keep_engines: engines go on when the controller is stopped; else they end with it and come back with it.
+        keep_engines: engines go on when the controller is stopped; else they end with it and come back with it. Those
+            on a cluster always go on.
         tick_s: seconds between two looks at an endpoint that nothing happens to.
         grace_s: seconds an engine gets between SIGTERM and SIGKILL.
 
     Raises:
-        UserError: the home has a controller already, or the port is taken.
+        UserError: the home has a controller already, the port is taken, or the cluster's configuration is not usable.
     """
     with _sole_owner(settings.home), bind(settings.host, settings.controller_port) as listener:
         folder = controller_folder(settings.home)
@@ -127,19 +127,22 @@ def serve(
         access.prepare()
         history = History(folder / "history")
         credentials = CredentialStore(credentials_folder(settings.home), secret)
-        backend = MachineBackend(
-            ProcessBackend(folder, launcher, grace_s=grace_s), ExternalBackend(folder / "logs", credentials.get)
-        )
+        place = open_place(settings, folder, launcher, grace_s=grace_s, tick_s=tick_s)
+        backend = MachineBackend(place.backend, ExternalBackend(folder / "logs", credentials.get))
         outbox = Outbox(settings.home / "alerts")
+        records = WatchedRecords(folder / "endpoints", history)
         controller = Controller(
-            WatchedRecords(folder / "endpoints", history),
+            records,
             backend,
             diagnose,
             policy,
-            slots=accelerator_slots(settings.accelerator, settings.gpus),
+            slots=place.slots,
+            refusal=place.refusal,
             alert=lambda one: _put_alert(outbox, one),
-            tick_s=tick_s,
+            tick_s=place.tick_s,
         )
+        place.follow(controller.look_soon)
+        place.take_over(records)
         app = create_app(
             controller,
             launcher,
@@ -148,7 +151,7 @@ def serve(
             gateway_documents(settings.home, settings.gateway_url, controller.ledger),
             token=create_token(settings.home),
             home=str(settings.home),
-            keep_engines=lambda: keep_engines,
+            keep_engines=lambda: keep_engines or place.outlives,
             access=access.lookup,
             key_of=credentials.get,
             push=hub_push(settings),

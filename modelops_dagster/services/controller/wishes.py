@@ -9,11 +9,12 @@ from modelops_dagster.clients.endpoints import EndpointRecord, LiveStore, Record
 from modelops_dagster.domain.endpoint_spec.changes import changes_while_running, refused_change
 from modelops_dagster.domain.endpoint_spec.this_machine import refusal_here
 from modelops_dagster.domain.endpoints import FAILED_STATES, EndpointSpec, EndpointState
-from modelops_dagster.domain.errors import Conflict, DiskFull, InvalidSpec, NoSuchEndpoint
+from modelops_dagster.domain.errors import Conflict, DiskFull, InvalidSpec, ModelOpsError, NoSuchEndpoint
 from modelops_dagster.domain.lifecycle import Event
 from modelops_dagster.services.controller import outcomes
 
 log = logging.getLogger("modelops.controller")
+Refusal = Callable[[EndpointSpec], ModelOpsError | None]
 
 
 # How a replica that does nothing by itself is set going when its endpoint is asked for.
@@ -103,11 +104,13 @@ class Wishes:
 
     Args:
         changed: told the name of every endpoint whose record changed.
+        refusal: why a cluster cannot do what a spec asks for; None: endpoints are on this machine.
     """
 
-    def __init__(self, ledger: Ledger, changed: Callable[[str], None]) -> None:
+    def __init__(self, ledger: Ledger, changed: Callable[[str], None], refusal: Refusal | None = None) -> None:
         self._ledger = ledger
         self._changed = changed
+        self._refusal = refusal
 
     def apply(self, spec: EndpointSpec) -> EndpointRecord:
         """Make `spec` true. An endpoint that already runs it (or is on the way) is left alone, a failed one is retried.
@@ -119,13 +122,16 @@ class Wishes:
             Conflict: the endpoint is being deleted.
             DiskFull: the wish cannot be written down.
         """
-        refusal = refusal_here(spec)
+        refusal = refusal_here(spec) if self._refusal is None else self._refusal(spec)
         if refusal is not None:
             raise refusal
         record = self._ledger.find(spec.name)
         if record is None:
             now = datetime.now(UTC)
-            record = EndpointRecord(spec=spec, desired="Running", state=EndpointState.BUILDING, since=now)
+            elsewhere = self._refusal is not None and not spec.is_external
+            record = EndpointRecord(
+                spec=spec, desired="Running", state=EndpointState.BUILDING, since=now, on_cluster=elsewhere
+            )
             return self._promise(record.fitted(now))
         under_way = record.desired == "Running" and not record.status().failed
         if not under_way or not changes_while_running(record.spec, spec):

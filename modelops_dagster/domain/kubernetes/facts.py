@@ -1,0 +1,195 @@
+"""What a cluster's facts mean: a workload and its pods become one observation, with the reason a person needs."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from modelops_dagster.domain.engines import FailureReason
+from modelops_dagster.domain.kubernetes.pods import CONTAINER
+from modelops_dagster.domain.kubernetes.render import LEADER, ROLE_LABEL
+from modelops_dagster.domain.lifecycle import Observation
+
+Manifest = Mapping[str, Any]
+_IMAGE = frozenset({"ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"})
+_CONFIG = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+_PREEMPTED = "PreemptionByScheduler"
+_SHORT_OF = re.compile(r"(\d+) Insufficient ([A-Za-z0-9](?:[A-Za-z0-9./-]*[A-Za-z0-9])?)")
+_OUT_OF_MEMORY = "OOMKilled"
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why one pod does not answer. A greater `rank` is further on its way."""
+
+    rank: int
+    said: str
+    reason: FailureReason | None = None
+    fatal: bool = False  # waiting does not help
+    placed: bool = False  # its container runs, or has run
+    crashes: int = 0
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Everything of one revision that is looked at."""
+
+    workload: Manifest | None
+    pods: Sequence[Manifest]
+    scaler: Manifest | None = None
+
+
+def observe(seen: Seen) -> Observation:
+    """The state of one revision of an endpoint."""
+    workload = seen.workload
+    if workload is None:
+        return Observation(alive=False, lost=True, said="Its workload is not on the cluster any more.")
+    if "deletionTimestamp" in workload["metadata"]:
+        return Observation(alive=False, lost=True, said="Somebody deletes its workload.")
+    answering = [p for p in seen.pods if _answers(p)]
+    wanted = int((workload.get("spec") or {}).get("replicas", 1))
+    ready = [p for p in answering if is_ready(p)]
+    troubles = [trouble for p in seen.pods if not is_ready(p) and (trouble := look(p)) is not None]
+    if ready:
+        said = _degraded(len(ready), wanted, troubles) or _scaler_trouble(seen.scaler)
+        return Observation(alive=True, ready=True, condition="Degraded" if said else None, said=said)
+    if wanted == 0:
+        return Observation(alive=True, ready=False, asleep=True, placed=False)
+    preempted = any(_disruption(p) == _PREEMPTED for p in seen.pods)
+    worst = max(troubles, key=_severity, default=None) or _no_pod(workload)
+    return Observation(
+        alive=not worst.fatal,
+        ready=False,
+        placed=worst.placed,
+        crashes=worst.crashes,
+        exit_code=worst.exit_code,
+        reason=worst.reason,
+        condition="Preempted" if preempted else None,
+        said=worst.said,
+    )
+
+
+def telling_pod(pods: Sequence[Manifest]) -> Manifest | None:
+    """The pod whose log tells most: the one that failed, else the one that is furthest."""
+    answering = [p for p in pods if _answers(p)]
+    troubled = [(trouble, p) for p in answering if not is_ready(p) and (trouble := look(p)) is not None]
+    if troubled:
+        return max(troubled, key=lambda found: _severity(found[0]))[1]
+    return answering[0] if answering else None
+
+
+def _severity(trouble: Trouble) -> tuple[bool, int]:
+    return trouble.fatal, trouble.rank
+
+
+def is_ready(pod: Manifest) -> bool:
+    """Whether it takes requests."""
+    if "deletionTimestamp" in pod["metadata"]:
+        return False
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in _conditions(pod))
+
+
+def look(pod: Manifest) -> Trouble | None:
+    """Why this pod does not answer; None where it is only being taken away."""
+    name = pod["metadata"]["name"]
+    why = _disruption(pod)
+    if "deletionTimestamp" in pod["metadata"]:
+        if why is None:
+            return None
+        told = "for a workload of higher priority" if why == _PREEMPTED else f"({why})"
+        return Trouble(0, f"The cluster took pod {name} away {told}; it makes another.")
+    unplaced = _unplaced(pod)
+    if unplaced is not None:
+        return unplaced
+    status = next((s for s in (pod.get("status") or {}).get("containerStatuses") or [] if s["name"] == CONTAINER), None)
+    if status is None:
+        return Trouble(3, f"Pod {name} is brought up: its image and volumes are fetched.")
+    return _container(name, status)
+
+
+def _answers(pod: Manifest) -> bool:
+    """A worker of a group computes and answers nobody."""
+    return bool((pod["metadata"].get("labels") or {}).get(ROLE_LABEL, LEADER) == LEADER)
+
+
+def _conditions(pod: Manifest) -> Sequence[Manifest]:
+    return (pod.get("status") or {}).get("conditions") or []
+
+
+def _disruption(pod: Manifest) -> str | None:
+    return next((str(c.get("reason")) for c in _conditions(pod) if c["type"] == "DisruptionTarget"), None)
+
+
+def _unplaced(pod: Manifest) -> Trouble | None:
+    """Why it is on no node."""
+    name = pod["metadata"]["name"]
+    condition = next((c for c in _conditions(pod) if c["type"] == "PodScheduled" and c["status"] == "False"), None)
+    if condition is None:
+        return None if _conditions(pod) else Trouble(1, f"Pod {name} waits for the scheduler.")
+    if condition.get("reason") == "SchedulingGated":
+        return Trouble(1, "It waits until Kueue admits it.", "unschedulable")
+    return Trouble(2, no_room(str(condition.get("message", ""))), "unschedulable")
+
+
+def no_room(message: str) -> str:
+    """The scheduler's message as a sentence that names the resource first."""
+    short = [
+        f"{resource} ({count} node{'s' if count != '1' else ''})" for count, resource in _SHORT_OF.findall(message)
+    ]
+    told = message.rstrip(". ")
+    if short:
+        return f"No node has room: too little {', '.join(short)}; the scheduler says: {told}."
+    return f"No node takes it; the scheduler says: {told}."
+
+
+def _container(pod: str, status: Manifest) -> Trouble:
+    state = status.get("state") or {}
+    waiting, ended = state.get("waiting"), state.get("terminated")
+    last = ended or (status.get("lastState") or {}).get("terminated")
+    restarts = int(status.get("restartCount", 0))
+    if waiting is not None and waiting.get("reason") in _IMAGE | _CONFIG:
+        image = waiting["reason"] in _IMAGE
+        what = f"Image {status.get('image') or ''} cannot be pulled" if image else "Its container cannot be made"
+        said = f"{what} ({waiting['reason']}): {str(waiting.get('message', '')).rstrip('.')}."
+        return Trouble(4, said, "no_image" if image else "bad_config", fatal=True)
+    if last is not None:
+        return _crashed(pod, last, restarts + (ended is not None), waiting)
+    if waiting is not None:
+        said = f"{waiting.get('reason', 'It waits')}: {waiting.get('message', '')}".rstrip(": ").rstrip(".")
+        return Trouble(3, f"Pod {pod} is brought up ({said}).")
+    return Trouble(5, "", placed=True)  # it loads, as it should
+
+
+def _crashed(pod: str, last: Manifest, crashes: int, waiting: Manifest | None) -> Trouble:
+    code = int(last.get("exitCode", 0))
+    memory = last.get("reason") == _OUT_OF_MEMORY
+    why = "was ended for using more memory than its limit" if memory else f"ended with exit code {code}"
+    times = f", {crashes} times in a row" if crashes > 1 else ""
+    back_off = f" ({waiting['reason']})" if waiting is not None and waiting.get("reason") else ""
+    reason: FailureReason = "out_of_memory" if memory else "crash"
+    said = f"The engine {why}{times}{back_off}."
+    # exit codes above 128 are signals, as shells count them; here a signal is negative
+    signed = 128 - code if code > 128 else code
+    return Trouble(6, said, reason, placed=True, crashes=crashes, exit_code=signed)
+
+
+def _degraded(ready: int, wanted: int, troubles: Sequence[Trouble]) -> str:
+    if ready >= wanted:
+        return ""
+    worst = max(troubles, key=lambda t: (t.fatal, t.crashes, -t.rank), default=None)
+    return f"{ready} of {wanted} replicas answer. {worst.said if worst else ''}".rstrip()
+
+
+def _scaler_trouble(scaler: Manifest | None) -> str:
+    conditions = ((scaler or {}).get("status") or {}).get("conditions") or []
+    bad = next((c for c in conditions if c["type"] == "Ready" and c["status"] == "False"), None)
+    return f"Its autoscaler does not work: {str(bad.get('message', '')).rstrip('.')}." if bad else ""
+
+
+def _no_pod(workload: Manifest) -> Trouble:
+    conditions = (workload.get("status") or {}).get("conditions") or []
+    failed = next((c for c in conditions if c["type"] == "ReplicaFailure" and c["status"] == "True"), None)
+    if failed is not None:
+        return Trouble(2, f"The cluster makes no pod: {str(failed.get('message', '')).rstrip('.')}.", "unschedulable")
+    return Trouble(0, "The cluster has made no pod yet.")

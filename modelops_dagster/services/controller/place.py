@@ -1,0 +1,82 @@
+"""Where engines of ours run: as processes of this machine, or on a cluster. A setting says which."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from modelops_dagster.clients.endpoints import (
+    EndpointBackend,
+    EndpointRecord,
+    Launcher,
+    ProcessBackend,
+    RecordStore,
+)
+from modelops_dagster.clients.hardware import accelerator_slots
+from modelops_dagster.clients.kubernetes.site_file import read_site
+from modelops_dagster.domain.endpoints import EndpointState
+from modelops_dagster.services.controller.wishes import Refusal
+from modelops_dagster.settings import Settings
+
+log = logging.getLogger("modelops.controller")
+# a cluster tells what happens, so looking without having been told is only for timeouts
+_CLUSTER_TICKS = 10
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the controller needs to know about it."""
+
+    backend: EndpointBackend
+    slots: tuple[str, ...] = ()
+    refusal: Refusal | None = None
+    tick_s: float = 1.0
+    outlives: bool = False  # engines go on without the controller
+    follow: Callable[[Callable[[str], None]], None] = lambda _: None
+    take_over: Callable[[RecordStore], None] = lambda _: None
+
+
+def open_place(settings: Settings, folder: Path, launcher: Launcher, *, grace_s: float, tick_s: float) -> Place:
+    """The place that the settings name.
+
+    Args:
+        folder: the controller's own.
+        grace_s: seconds a process gets between SIGTERM and SIGKILL.
+
+    Raises:
+        UserError: there is no usable configuration of a cluster.
+    """
+    if settings.backend == "machine":
+        slots = accelerator_slots(settings.accelerator, settings.gpus)
+        return Place(ProcessBackend(folder, launcher, grace_s=grace_s), slots, tick_s=tick_s)
+    # imported here: the client of the API server takes a second that one machine need not wait
+    from modelops_dagster.clients.kubernetes.api import KubernetesApi
+    from modelops_dagster.clients.kubernetes.backend import KubernetesBackend
+
+    site = read_site(settings.site_file)
+    site = site.model_copy(update={"checkpoint_root": site.checkpoint_root or str(settings.home / "checkpoints")})
+    backend = KubernetesBackend(KubernetesApi(site.namespace, settings.kubeconfig), site, launcher.manifests)
+
+    def take_over(store: RecordStore) -> None:
+        """Write a record for every endpoint of the cluster that has none: the home was lost, or is a new one."""
+        known, _ = store.load_all()
+        for spec, replica in backend.found():
+            if spec.name not in known:
+                now = datetime.now(UTC)
+                record = EndpointRecord(
+                    spec=spec, desired="Running", state=EndpointState.DEPLOYING, since=now, on_cluster=True
+                )
+                generation = replica.generation
+                changes = {"generation": generation, "replica_generation": generation, "replica": replica}
+                store.save(record.model_copy(update=changes))
+                log.info("%s: found on the cluster as %s", spec.name, replica.log_path)
+
+    return Place(
+        backend,
+        refusal=backend.refusal,
+        tick_s=tick_s * _CLUSTER_TICKS,
+        outlives=True,
+        follow=backend.follow,
+        take_over=take_over,
+    )

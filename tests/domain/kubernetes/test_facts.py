@@ -1,0 +1,151 @@
+"""What a cluster's facts mean, as a table: the statuses are those that kubelets and schedulers write."""
+
+from typing import Any
+
+import pytest
+
+from modelops_dagster.domain.kubernetes.facts import Seen, no_room, observe, telling_pod
+from modelops_dagster.domain.lifecycle import Observation
+
+IMAGE = "ghcr.io/acme/vllm:1"
+
+
+def workload(replicas: int = 1, **status: Any) -> dict[str, Any]:
+    return {"metadata": {"name": "x-r1"}, "spec": {"replicas": replicas}, "status": status}
+
+
+def pod(name: str = "p", *, ready: bool = False, placed: bool = True, **container: Any) -> dict[str, Any]:
+    conditions = [{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": str(ready)}]
+    status: dict[str, Any] = {"conditions": conditions if placed else []}
+    if container:
+        status["containerStatuses"] = [{"name": "engine", "image": IMAGE, "restartCount": 0, **container}]
+    return {"metadata": {"name": name, "labels": {}}, "status": status}
+
+
+def unplaced(reason: str, message: str) -> dict[str, Any]:
+    item = pod(placed=False)
+    item["status"]["conditions"] = [{"type": "PodScheduled", "status": "False", "reason": reason, "message": message}]
+    return item
+
+
+def waiting(reason: str, message: str = "", **more: Any) -> dict[str, Any]:
+    return pod(state={"waiting": {"reason": reason, "message": message}}, **more)
+
+
+def see(*pods: dict[str, Any], replicas: int = 1) -> Observation:
+    return observe(Seen(workload(replicas), pods))
+
+
+ENDED = {"terminated": {"exitCode": 1, "reason": "Error"}}
+
+
+@pytest.mark.parametrize(
+    ("one", "alive", "placed", "reason", "said"),
+    [
+        (pod(placed=False), True, False, None, "waits for the scheduler"),
+        (
+            unplaced("Unschedulable", "0/3 nodes are available: 3 Insufficient nvidia.com/gpu. preemption: no."),
+            *(True, False, "unschedulable", "No node has room: too little nvidia.com/gpu (3 nodes)"),
+        ),
+        (
+            unplaced("SchedulingGated", "Scheduling is blocked due to non-empty scheduling gates"),
+            *(True, False, "unschedulable", "until Kueue admits it"),
+        ),
+        (pod(), True, False, None, "its image and volumes are fetched"),
+        (waiting("ContainerCreating"), True, False, None, "is brought up (ContainerCreating)"),
+        (waiting("ErrImagePull", "not found"), True, False, None, "is brought up (ErrImagePull: not found)"),
+        (
+            waiting("ImagePullBackOff", f'Back-off pulling image "{IMAGE}"'),
+            *(False, False, "no_image", f"Image {IMAGE} cannot be pulled (ImagePullBackOff): Back-off"),
+        ),
+        (
+            waiting("CreateContainerConfigError", 'secret "x-env" not found'),
+            *(False, False, "bad_config", 'Its container cannot be made (CreateContainerConfigError): secret "x-env"'),
+        ),
+        (pod(state={"running": {}}), True, True, None, ""),
+    ],
+)
+def test_one_pod_that_does_not_answer(one: dict[str, Any], alive: bool, placed: bool, reason: str | None, said: str):
+    seen = see(one)
+    assert (seen.alive, seen.placed, seen.reason, seen.ready) == (alive, placed, reason, False)
+    assert said in seen.said
+
+
+@pytest.mark.parametrize(
+    ("one", "crashes", "exit_code", "reason", "said"),
+    [
+        (pod(state=ENDED), 1, 1, "crash", "The engine ended with exit code 1."),
+        (
+            waiting("CrashLoopBackOff", lastState=ENDED, restartCount=3),
+            *(3, 1, "crash", "ended with exit code 1, 3 times in a row (CrashLoopBackOff)."),
+        ),
+        (
+            pod(state={"terminated": {"exitCode": 137, "reason": "OOMKilled"}}),
+            *(1, -9, "out_of_memory", "was ended for using more memory than its limit."),
+        ),
+        (pod(state={"running": {}}, lastState=ENDED, restartCount=2), 2, 1, "crash", "2 times in a row."),
+    ],
+)
+def test_engine_that_ends_is_counted_with_how_it_ended(
+    one: dict[str, Any], crashes: int, exit_code: int, reason: str, said: str
+):
+    seen = see(one)
+    assert (seen.alive, seen.placed, seen.crashes, seen.exit_code) == (True, True, crashes, exit_code)
+    assert seen.reason == reason
+    assert said in seen.said
+
+
+def test_one_that_answers_is_enough_and_the_rest_is_told():
+    good, bad = pod("a", ready=True, state={"running": {}}), waiting("ImagePullBackOff", "not found")
+    assert see(good) == Observation(alive=True, ready=True)
+    seen = see(good, bad, replicas=2)
+    assert (seen.ready, seen.condition, seen.crashes) == (True, "Degraded", 0)
+    assert seen.said.startswith(f"1 of 2 replicas answer. Image {IMAGE} cannot be pulled")
+
+
+def test_worker_that_is_ready_answers_nobody():
+    worker = pod("w", ready=True, state={"running": {}})
+    worker["metadata"]["labels"] = {"modelops.dev/role": "worker"}
+    leader = pod("l", state={"running": {}})
+    leader["metadata"]["labels"] = {"modelops.dev/role": "leader"}
+    assert see(worker, leader).ready is False
+    assert telling_pod([worker, leader]) is leader
+
+
+def test_pod_taken_away_for_a_higher_priority_is_preempted_not_failed():
+    gone = pod(state={"running": {}})
+    gone["metadata"]["deletionTimestamp"] = "now"
+    gone["status"]["conditions"].append(
+        {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}
+    )
+    seen = see(gone)
+    assert (seen.alive, seen.placed, seen.condition) == (True, False, "Preempted")
+    assert "for a workload of higher priority" in seen.said
+
+
+def test_workload_that_is_gone_or_going_is_lost():
+    assert observe(Seen(None, ())).lost
+    going = workload()
+    going["metadata"]["deletionTimestamp"] = "now"
+    assert observe(Seen(going, ())).lost
+
+
+def test_no_replica_wanted_is_asleep_and_no_pod_made_says_why():
+    assert see(replicas=0).asleep
+    quota = workload(conditions=[{"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: gpus"}])
+    seen = observe(Seen(quota, ()))
+    assert (seen.placed, seen.said) == (False, "The cluster makes no pod: exceeded quota: gpus.")
+
+
+def test_autoscaler_that_does_not_work_degrades_what_answers():
+    scaler = {"status": {"conditions": [{"type": "Ready", "status": "False", "message": "no such query"}]}}
+    seen = observe(Seen(workload(), [pod(ready=True)], scaler))
+    assert (seen.ready, seen.condition) == (True, "Degraded")
+    assert seen.said == "Its autoscaler does not work: no such query."
+
+
+def test_scheduler_message_names_the_resource_first():
+    message = "0/5 nodes are available: 2 Insufficient cpu, 3 Insufficient nvidia.com/gpu."
+    assert no_room(message).startswith("No node has room: too little cpu (2 nodes), nvidia.com/gpu (3 nodes);")
+    assert no_room("0/1 nodes are available: 1 node(s) had untolerated taint.").startswith("No node takes it;")
+    assert no_room("1 Insufficient cpu").startswith("No node has room: too little cpu (1 node);")

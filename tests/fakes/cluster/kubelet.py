@@ -1,0 +1,347 @@
+"""What makes a cluster of an API server: pods for workloads, nodes for pods, and engines that do what they are told.
+
+An engine's arguments choose its faults, as those of `tests/fakes/engine.py` do: `--load-s`, `--fail-line`, `--hang`,
+`--die-after-s`. Time is sped up: a back-off takes a tenth of a second.
+"""
+
+import hashlib
+import json
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Self
+
+from tests.fakes.cluster.server import FakeApiServer
+from tests.fakes.cluster.store import Key, Manifest
+
+TICK_S = 0.02
+BACK_OFF_S = 0.15
+GPU = "nvidia.com/gpu"
+
+
+@dataclass
+class Node:
+    """A machine. `ready` is the knob: a node that is not ready loses its pods."""
+
+    name: str
+    gpus: int = 8
+    labels: dict[str, str] = field(default_factory=dict)
+    ready: bool = True
+
+
+@dataclass
+class Running:
+    """The container of one pod, since it was started last."""
+
+    started: float
+    restarts: int = 0
+    ended: float | None = None
+
+
+class FakeCluster:
+    """An API server, nodes, and what keeps pods as workloads want them; use as a context manager."""
+
+    def __init__(self, *nodes: Node) -> None:
+        self.api = FakeApiServer()
+        self.nodes = {node.name: node for node in (nodes or (Node("node-a"), Node("node-b")))}
+        self.missing_images: set[str] = set()
+        self._running: dict[str, Running] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, daemon=True)
+
+    def __enter__(self) -> Self:
+        self.api.__enter__()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(10)
+        self.api.__exit__()
+
+    # what a test asks and does
+
+    def pods(self, **labels: str) -> list[Manifest]:
+        return self.api.store.listed("pods", "", {k.replace("_dev__", ".dev/"): v for k, v in labels.items()})
+
+    def objects(self, plural: str) -> list[Manifest]:
+        return self.api.store.listed(plural, "", {})
+
+    def evict(self, name: str, reason: str = "EvictionByEvictionAPI") -> None:
+        """Take a pod away, as a drain or the scheduler does; its workload makes another."""
+        with self.api.store.lock:
+            pod = next(p for p in self.pods() if p["metadata"]["name"] == name)
+            self._disrupt(pod, reason)
+
+    def scale(self, plural: str, name: str, replicas: int) -> None:
+        """What an autoscaler does."""
+        key = next(k for k in self.api.store.objects if k[0] == plural and k[2] == name)
+        self.api.store.update(key, {"spec": {"replicas": replicas}}, "keda-operator")
+
+    # the loop
+
+    def _loop(self) -> None:
+        while not self._stop.wait(TICK_S):
+            with self.api.store.lock:
+                self._collect_garbage()
+                for plural in ("deployments", "leaderworkersets"):
+                    for workload in self.api.store.listed(plural, "", {}):
+                        self._reconcile(plural, workload)
+                self._lose_nodes()
+                for pod in self.pods():
+                    self._drive(pod)
+
+    def _collect_garbage(self) -> None:
+        store = self.api.store
+        uids = {stored.item["metadata"]["uid"] for stored in store.objects.values()}
+        for key, stored in list(store.objects.items()):
+            metadata = stored.item["metadata"]
+            owners = metadata.get("ownerReferences") or []
+            orphaned = bool(owners) and not any(owner["uid"] in uids for owner in owners)
+            ending = "deletionTimestamp" in metadata
+            if key[0] == "pods":
+                if orphaned and not ending:
+                    store.update(key, {"metadata": {"deletionTimestamp": _now()}}, "server")
+            elif orphaned or (ending and not self._pods_of(stored.item)):
+                store.remove(key)
+
+    def _pods_of(self, workload: Manifest) -> list[Manifest]:
+        uid = workload["metadata"]["uid"]
+        return [p for p in self.pods() if any(o["uid"] == uid for o in p["metadata"].get("ownerReferences") or [])]
+
+    def _reconcile(self, plural: str, workload: Manifest) -> None:
+        pods = self._pods_of(workload)
+        if "deletionTimestamp" in workload["metadata"]:
+            for pod in pods:
+                self._delete(pod)
+            return
+        templates = list(self._templates(plural, workload))
+        wanted = templates * int(workload["spec"].get("replicas", 1))
+        alive = [p for p in pods if "deletionTimestamp" not in p["metadata"]]
+        generation = hashlib.sha256(json.dumps(templates, sort_keys=True).encode()).hexdigest()
+        for pod in alive:
+            if wanted and pod["metadata"]["annotations"]["template"] != generation:
+                self._delete(pod)
+        if len(alive) < len(wanted):
+            self._make(workload, wanted[len(alive)], generation)
+        for pod in alive[len(wanted) :]:
+            self._delete(pod)
+        ready = sum(1 for p in alive if _is_ready(p))
+        status = {"replicas": len(alive), "readyReplicas": ready, "availableReplicas": ready}
+        self.api.store.update(_key(plural, workload), {"status": status}, "controller-manager")
+
+    def _templates(self, plural: str, workload: Manifest) -> Iterator[Manifest]:
+        if plural == "deployments":
+            yield workload["spec"]["template"]
+            return
+        group = workload["spec"]["leaderWorkerTemplate"]
+        yield group["leaderTemplate"]
+        for _ in range(group["size"] - 1):
+            yield group["workerTemplate"]
+
+    def _make(self, workload: Manifest, template: Manifest, generation: str) -> None:
+        metadata = template["metadata"]
+        owner = {key: workload[key] for key in ("apiVersion", "kind")}
+        owner |= {key: workload["metadata"][key] for key in ("name", "uid")}
+        name = f"{workload['metadata']['name']}-{uuid.uuid4().hex[:8]}"
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "name": name,
+                "labels": metadata["labels"],
+                "annotations": {**metadata["annotations"], "template": generation},
+                "ownerReferences": [owner],
+            },
+            "spec": template["spec"],
+            "status": {"phase": "Pending"},
+        }
+        self.api.store.create(("pods", workload["metadata"]["namespace"], name), pod)
+
+    def _delete(self, pod: Manifest) -> None:
+        if "deletionTimestamp" not in pod["metadata"]:
+            self.api.store.update(_key("pods", pod), {"metadata": {"deletionTimestamp": _now()}}, "server")
+
+    def _disrupt(self, pod: Manifest, reason: str) -> None:
+        condition = {"type": "DisruptionTarget", "status": "True", "reason": reason, "message": reason}
+        conditions = [*(pod["status"].get("conditions") or []), condition]
+        self.api.store.update(_key("pods", pod), {"status": {"conditions": conditions}}, "scheduler")
+        self._delete(pod)
+
+    def _lose_nodes(self) -> None:
+        for pod in self.pods():
+            node = self.nodes.get(pod["spec"].get("nodeName", ""))
+            if node is not None and not node.ready:
+                self._disrupt(pod, "DeletionByTaintManager")
+                self.api.store.remove(_key("pods", pod))
+
+    def _drive(self, pod: Manifest) -> None:
+        """One step of one pod."""
+        key = _key("pods", pod)
+        if "deletionTimestamp" in pod["metadata"]:
+            self.api.store.remove(key)
+            self._running.pop(pod["metadata"]["uid"], None)
+            return
+        if "nodeName" not in pod["spec"]:
+            self._place(pod)
+            return
+        container = pod["spec"]["containers"][0]
+        trouble = self._trouble(pod, container)
+        if trouble is not None:
+            self._say(pod, {"waiting": trouble}, ready=False)
+            return
+        self._run(pod, container)
+
+    def _place(self, pod: Manifest) -> None:
+        needs = int(((pod["spec"]["containers"][0].get("resources") or {}).get("limits") or {}).get(GPU, 0))
+        fits = [n for n in self.nodes.values() if n.ready and _wants(pod, n)]
+        free = next((n for n in fits if self._free(n) >= needs), None)
+        if free is not None:
+            scheduled = [{"type": "PodScheduled", "status": "True"}]
+            self.api.store.update(
+                _key("pods", pod), {"spec": {"nodeName": free.name}, "status": {"conditions": scheduled}}, "scheduler"
+            )
+            return
+        for node in fits:
+            for other in self._lower(pod, node):
+                self._disrupt(other, "PreemptionByScheduler")
+                return
+        lacking = len(fits)
+        parts = [f"{lacking} Insufficient {GPU}"] if lacking else []
+        if len(self.nodes) > lacking:
+            parts.append(f"{len(self.nodes) - lacking} node(s) didn't match Pod's node affinity/selector")
+        message = f"0/{len(self.nodes)} nodes are available: {', '.join(parts)}."
+        condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+        self.api.store.update(_key("pods", pod), {"status": {"conditions": [condition]}}, "scheduler")
+
+    def _free(self, node: Node) -> int:
+        used = 0
+        for pod in self.pods():
+            if pod["spec"].get("nodeName") == node.name:
+                limits = (pod["spec"]["containers"][0].get("resources") or {}).get("limits") or {}
+                used += int(limits.get(GPU, 0))
+        return node.gpus - used
+
+    def _lower(self, pod: Manifest, node: Node) -> list[Manifest]:
+        order = {"modelops-research": 1, "modelops-preview": 2, "modelops-production": 3}
+        mine = order.get(pod["spec"].get("priorityClassName", ""), 0)
+        return [
+            other
+            for other in self.pods()
+            if other["spec"].get("nodeName") == node.name
+            and "deletionTimestamp" not in other["metadata"]
+            and order.get(other["spec"].get("priorityClassName", ""), 0) < mine
+        ]
+
+    def _trouble(self, pod: Manifest, container: Manifest) -> Manifest | None:
+        """Why the container cannot be started, as the kubelet says it."""
+        image = container["image"]
+        if image in self.missing_images:
+            tried = self._running.setdefault(pod["metadata"]["uid"], Running(time.monotonic()))
+            if time.monotonic() - tried.started < BACK_OFF_S:
+                return {"reason": "ErrImagePull", "message": f"{image}: not found"}
+            return {"reason": "ImagePullBackOff", "message": f'Back-off pulling image "{image}": not found'}
+        for variable in container.get("env") or []:
+            reference = (variable.get("valueFrom") or {}).get("secretKeyRef")
+            if reference and ("secrets", pod["metadata"]["namespace"], reference["name"]) not in self.api.store.objects:
+                said = f'secret "{reference["name"]}" not found'
+                return {"reason": "CreateContainerConfigError", "message": said}
+        return None
+
+    def _run(self, pod: Manifest, container: Manifest) -> None:
+        uid, now = pod["metadata"]["uid"], time.monotonic()
+        run = self._running.setdefault(uid, Running(now))
+        options = _options(container.get("args") or [])
+        if run.ended is not None:
+            if now - run.ended < BACK_OFF_S:
+                self._crashed(pod, run, {"reason": "CrashLoopBackOff", "message": "back-off restarting container"})
+                return
+            self._running[uid] = run = Running(now, run.restarts)
+        if options.fail_line is not None or (options.die_after_s is not None and now - run.started > options.lives_s):
+            self._ended(pod, run, options)
+            return
+        ready = not options.hang and now - run.started >= options.load_s
+        self._say(pod, {"running": {"startedAt": _now()}}, ready=ready, restarts=run.restarts)
+        if ready and (pod["metadata"]["name"], False) not in self.api.logs:
+            self.api.logs[(pod["metadata"]["name"], False)] = f"{_now()} INFO: listening\n"
+
+    def _ended(self, pod: Manifest, run: Running, options: "_Options") -> None:
+        line = options.fail_line or "ERROR: it died"
+        name = pod["metadata"]["name"]
+        self.api.logs[(name, True)] = self.api.logs[(name, False)] = f"{_now()} {line}\n"
+        run.ended, run.restarts = time.monotonic(), run.restarts + 1
+        self._crashed(pod, run, None)
+
+    def _crashed(self, pod: Manifest, run: Running, waiting: Manifest | None) -> None:
+        ended = {"terminated": {"exitCode": 1, "reason": "Error"}}
+        state = {"waiting": waiting} if waiting else ended
+        self._say(pod, state, ready=False, restarts=run.restarts - (waiting is None), last=ended)
+
+    def _say(
+        self, pod: Manifest, state: Manifest, *, ready: bool, restarts: int = 0, last: Manifest | None = None
+    ) -> None:
+        container = pod["spec"]["containers"][0]
+        said = {
+            "name": container["name"],
+            "image": container["image"],
+            "ready": ready,
+            "started": ready,
+            "restartCount": restarts,
+            "state": state,
+            "lastState": last or {},
+        }
+        before = (pod["status"].get("containerStatuses") or [{}])[0]
+        if {**said, "state": set(state)} == {**before, "state": set(before.get("state") or {})} and "running" in state:
+            return
+        conditions = [
+            {"type": "PodScheduled", "status": "True"},
+            {"type": "Ready", "status": "True" if ready else "False"},
+        ]
+        phase = "Pending" if "waiting" in state and not last else "Running"
+        status = {"phase": phase, "containerStatuses": [said], "conditions": conditions}
+        self.api.store.update(_key("pods", pod), {"status": status}, "kubelet")
+
+
+@dataclass(frozen=True)
+class _Options:
+    load_s: float
+    fail_line: str | None
+    hang: bool
+    die_after_s: float | None
+
+    @property
+    def lives_s(self) -> float:
+        return self.load_s + (self.die_after_s or 0.0)
+
+
+def _options(args: list[str]) -> _Options:
+    def value(flag: str) -> str | None:
+        return args[args.index(flag) + 1] if flag in args else None
+
+    die = value("--die-after-s")
+    return _Options(
+        float(value("--load-s") or 0), value("--fail-line"), "--hang" in args, None if die is None else float(die)
+    )
+
+
+def _wants(pod: Manifest, node: Node) -> bool:
+    affinity = (pod["spec"].get("affinity") or {}).get("nodeAffinity") or {}
+    terms = (affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {}).get("nodeSelectorTerms") or []
+    wanted = [e for term in terms for e in term.get("matchExpressions") or []]
+    return all(node.labels.get(e["key"]) in e["values"] for e in wanted)
+
+
+def _is_ready(pod: Manifest) -> bool:
+    statuses = pod["status"].get("containerStatuses") or []
+    return bool(statuses) and all(s["ready"] for s in statuses)
+
+
+def _key(plural: str, item: Manifest) -> Key:
+    return (plural, item["metadata"]["namespace"], item["metadata"]["name"])
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
