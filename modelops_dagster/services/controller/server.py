@@ -35,7 +35,7 @@ from modelops_dagster.services.controller.api import create_app
 from modelops_dagster.services.controller.gateway import gateway_documents
 from modelops_dagster.services.controller.hub_webhook import hub_push
 from modelops_dagster.services.controller.monitor import Monitor
-from modelops_dagster.services.controller.reconcile import Controller, Diagnose
+from modelops_dagster.services.controller.reconcile import SCALE_DOWN_S, Controller, Diagnose
 from modelops_dagster.settings import Settings, secret
 
 log = logging.getLogger("modelops.controller")
@@ -110,6 +110,7 @@ def serve(
     policy: RestartPolicy | None = None,
     tick_s: float = 1.0,
     grace_s: float = 15.0,
+    scale_down_s: float = SCALE_DOWN_S,
 ) -> None:
     """Run the controller of `settings.home` until SIGTERM, SIGINT or SIGHUP.
 
@@ -117,6 +118,7 @@ def serve(
         keep_engines: engines go on when the controller is stopped; else they end with it and come back with it.
         tick_s: seconds between two looks at an endpoint that nothing happens to.
         grace_s: seconds an engine gets between SIGTERM and SIGKILL.
+        scale_down_s: seconds that traffic has to be low before a replica goes.
 
     Raises:
         UserError: the home has a controller already, or the port is taken.
@@ -137,8 +139,10 @@ def serve(
             diagnose,
             policy,
             slots=accelerator_slots(settings.accelerator, settings.gpus),
+            calls=settings.home / "gateway" / "calls",
             alert=lambda one: _put_alert(outbox, one),
             tick_s=tick_s,
+            scale_down_s=scale_down_s,
         )
         app = create_app(
             controller,
@@ -153,17 +157,22 @@ def serve(
             key_of=credentials.get,
             push=hub_push(settings),
         )
-        port = listener.getsockname()[1]
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        url = f"http://{host}:{port}"
-        address = folder / "address.json"
-        draft = address.with_suffix(".tmp")
-        draft.write_text(json.dumps({"url": url, "pid": os.getpid()}))
-        draft.replace(address)
-        log.info("controller of %s at %s", settings.home, url)
-        asyncio.run(_serve_until_signal(uvicorn.Config(app, log_config=None, access_log=False), listener))
-        address.unlink(missing_ok=True)
+        with _told_address(folder, settings.host, listener) as url:
+            log.info("controller of %s at %s", settings.home, url)
+            asyncio.run(_serve_until_signal(uvicorn.Config(app, log_config=None, access_log=False), listener))
         log.info("controller stopped")
+
+
+@contextlib.contextmanager
+def _told_address(folder: Path, host: str, listener: socket.socket) -> Generator[str, None, None]:
+    """The URL, in a file as long as this lasts, for clients of a port that was picked."""
+    url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+    address = folder / "address.json"
+    draft = address.with_suffix(".tmp")
+    draft.write_text(json.dumps({"url": url, "pid": os.getpid()}))
+    draft.replace(address)
+    yield url
+    address.unlink(missing_ok=True)
 
 
 def _put_alert(outbox: Outbox, alert: Alert) -> None:
