@@ -16,6 +16,7 @@ BENCHES = (
     "runner",
     "score_queries",
     "engines",
+    "endpoints",
     "quantize",
 )
 

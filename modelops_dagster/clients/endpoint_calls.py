@@ -41,6 +41,8 @@ def endpoint_calls(root: Path, endpoint: str, since: datetime, until: datetime) 
                count(*) FILTER (WHERE status = {CLIENT_LEFT}) AS abandoned,
                1000 * avg(latency_s) FILTER (WHERE answered) AS avg_latency_ms,
                1000 * quantile_cont(latency_s, 0.5) FILTER (WHERE answered) AS p50_latency_ms,
+               1000 * quantile_cont(latency_s, 0.75) FILTER (WHERE answered) AS p75_latency_ms,
+               1000 * quantile_cont(latency_s, 0.9) FILTER (WHERE answered) AS p90_latency_ms,
                1000 * quantile_cont(latency_s, 0.95) FILTER (WHERE answered) AS p95_latency_ms,
                1000 * avg(ttft_s) FILTER (WHERE answered) AS avg_ttft_ms,
                1000 * quantile_cont(ttft_s, 0.5) FILTER (WHERE answered) AS p50_ttft_ms,

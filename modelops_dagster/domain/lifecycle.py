@@ -126,7 +126,7 @@ class Observation(Value):
     ready: bool | None = Field(default=None, description="the served model name answers; None: not asked this time")
     port_taken_by: str | None = Field(default=None, description="another program listens where the engine should")
     wrong_name: bool = Field(default=False, description="the engine answers, under another name")
-    in_use: bool = Field(default=False, description="somebody is connected to it; looked at when it may sleep")
+    in_use: bool = Field(default=False, description="somebody is connected to it; looked at when that matters")
     detail: str = Field(default="", description="why it is not ready, as the end of a sentence")
     # what only a cluster tells, which places engines and starts them again itself
     placed: bool = Field(default=True, description="its container runs, or has run")

@@ -47,12 +47,19 @@ class Calls(Value):
     abandoned: int = 0
     avg_latency_ms: float | None = None
     p50_latency_ms: float | None = None
+    p75_latency_ms: float | None = None
+    p90_latency_ms: float | None = None
     p95_latency_ms: float | None = None
     avg_ttft_ms: float | None = None
     p50_ttft_ms: float | None = None
     p95_ttft_ms: float | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+
+    @property
+    def latency_ms(self) -> dict[int, float | None]:
+        """Percentile -> latency of answered calls."""
+        return {50: self.p50_latency_ms, 75: self.p75_latency_ms, 90: self.p90_latency_ms, 95: self.p95_latency_ms}
 
     @property
     def count(self) -> int:
@@ -73,6 +80,8 @@ class EndpointMetrics(Value):
     request_count: int
     avg_latency_ms: float | None = Field(description="of answered calls, from the request to its last byte")
     p50_latency_ms: float | None
+    p75_latency_ms: float | None
+    p90_latency_ms: float | None
     p95_latency_ms: float | None
     avg_ttft_ms: float | None = Field(description="time to the first token of streamed calls")
     p50_ttft_ms: float | None

@@ -61,7 +61,14 @@ def test_demand_is_a_time_that_only_moves_when_somebody_asks(tmp_path: Path):
     assert last is not None
     assert abs((last - before).total_seconds()) < 60
     assert Demand(tmp_path).last("small") == last, "another program sees it"
+    demand.note("small", 12)
+    assert Demand(tmp_path).under_way("small") == 12
+    demand.note("small", 3)
+    assert demand.under_way("small") == 3
+    os.utime(tmp_path / "demand" / "small", (0, 0))
+    assert demand.under_way("small") == 0, "it was said long ago"
     demand.forget("small")
+    assert demand.under_way("small") == 0
     assert demand.last("small") is None
 
 

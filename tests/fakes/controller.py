@@ -25,6 +25,7 @@ def main() -> int:
             policy=policy,
             tick_s=0.1,
             grace_s=1.0,
+            scale_down_s=2.0,
         )
     except UserError as error:
         print(f"controller: {error.sentence}", file=sys.stderr)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -150,3 +151,36 @@ def test_the_gateway_sends_calls_to_all_of_them_and_past_a_dead_one(stack: Stack
         assert [a.status_code for a in answers] == [200] * 12, "a call that meets the dead one is made again"
     finally:
         gateway.stop()
+
+
+def test_replicas_follow_the_calls_at_once_and_none_is_cut_off(stack: Stack):
+    stack.up()
+    scaling = {"targets": [{"metric": "concurrency", "target": 2}]}
+    status = stack.ready("--tokens-per-second", "5", min_replicas=1, max_replicas=3, autoscale_config=scaling)
+    gateway = Gateway(stack.home)
+    gateway.wait_ready()
+    answers: list[int] = []
+    stop = threading.Event()
+
+    def client() -> None:
+        while not stop.is_set():
+            answers.append(gateway.post(key, "acme/small", body={"max_tokens": 8}).status_code)
+
+    try:
+        target = RouteTarget(endpoint="small", url=str(status.url), served_model_name="small@abc", commit_hash="c" * 40)
+        gateway.put("acme/small", target)
+        key = gateway.key()
+        clients = [threading.Thread(target=client) for _ in range(6)]
+        for thread in clients:
+            thread.start()
+        wait_for(stack, 3)
+        stop.set()
+        for thread in clients:
+            thread.join()
+        back = wait_for(stack, 1)
+    finally:
+        stop.set()
+        gateway.stop()
+    assert set(answers) == {200}
+    assert (back.state, back.condition) == (EndpointState.RUNNING, None)
+    assert len(stack.engines()) == 1

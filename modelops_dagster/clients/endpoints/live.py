@@ -7,6 +7,7 @@ the endpoint was last asked for. Neither needs the other program to run; what a 
 
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,8 @@ from modelops_dagster.domain.endpoints import ENDPOINT_NAME, EndpointState
 from modelops_dagster.domain.errors import DiskFull
 from modelops_dagster.domain.values import Value
 
+_WIDTH = 8
+_FRESH_S = 3.0  # the gateway says it twice a second
 FileSignature = tuple[int, int, int]
 
 
@@ -85,23 +88,24 @@ class LiveStore:
 
 
 class Demand:
-    """`<folder>/demand/<endpoint>`: when somebody last asked for the endpoint."""
+    """`<folder>/demand/<endpoint>`: its time is when somebody last asked for the endpoint, in it how many calls ran."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "demand"
 
-    def note(self, name: str) -> None:
-        """The endpoint is asked for now.
+    def note(self, name: str, under_way: int = 0) -> None:
+        """The endpoint is asked for now, and answers so many calls.
 
         Raises:
             OSError: the file cannot be written.
         """
         path = self._file(name)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
         try:
-            os.utime(path)
-        except FileNotFoundError:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            path.touch()
+            os.write(file, f"{under_way:{_WIDTH}d}".encode())  # the same width each time, so it is read whole
+        finally:
+            os.close(file)
 
     def last(self, name: str) -> datetime | None:
         """When it was last asked for, UTC; None: never since it was made."""
@@ -109,6 +113,15 @@ class Demand:
             return datetime.fromtimestamp(self._file(name).stat().st_mtime, UTC)
         except OSError:
             return None
+
+    def under_way(self, name: str) -> int:
+        """Calls it answers now; what was said of it seconds ago counts no more."""
+        path = self._file(name)
+        try:
+            fresh = time.time() - path.stat().st_mtime < _FRESH_S
+            return int(path.read_bytes()[:_WIDTH] or b"0") if fresh else 0
+        except (OSError, ValueError):
+            return 0
 
     def forget(self, name: str) -> None:
         self._file(name).unlink(missing_ok=True)

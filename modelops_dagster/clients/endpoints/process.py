@@ -110,7 +110,7 @@ class ProcessBackend:
         if not processes.is_alive(identity):
             lost = processes.rebooted_since(identity)
             return Observation(alive=False, lost=lost, exit_code=processes.exit_code(identity))
-        in_use = spec.scale_to_zero and processes.is_connected(replica.port, ENGINE_HOST)
+        in_use = (spec.scale_to_zero or spec.max_replicas > 1) and processes.is_connected(replica.port, ENGINE_HOST)
         if not ask:
             return Observation(alive=True, in_use=in_use)
         log = Path(replica.log_path)

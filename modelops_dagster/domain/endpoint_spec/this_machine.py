@@ -6,6 +6,7 @@ Nothing of a spec is ignored in silence: a field is either done, refused here, o
 from collections.abc import Iterator
 
 from modelops_dagster.domain.endpoint_spec.rules import given
+from modelops_dagster.domain.endpoint_spec.scaling import AutoscaleMetric
 from modelops_dagster.domain.endpoint_spec.spec import EndpointSpec
 from modelops_dagster.domain.errors import InvalidSpec
 
@@ -22,6 +23,8 @@ _NEEDS_CLUSTER = {
     "enable_cache": "asks for a cache before the endpoint",
     "enable_compression": "asks for compressed answers",
 }
+# What the gateway counts; a cluster's autoscaler has more.
+FOLLOWED: frozenset[AutoscaleMetric] = frozenset({"concurrency", "throughput", "latency"})
 _LIMITS = ("cpu_request", "cpu_limit", "memory_request", "memory_limit")
 
 
@@ -45,6 +48,13 @@ def notices_here(spec: EndpointSpec) -> Iterator[str]:
     limits = tuple(given(spec, _LIMITS))
     if limits:
         yield f"{', '.join(limits)}: noted and not enforced; only the Kubernetes backend holds a replica to them."
+    targets = spec.autoscale_config.targets if spec.autoscale_config else ()
+    unfollowed = ", ".join(target.metric for target in targets if target.metric not in FOLLOWED)
+    if unfollowed:
+        yield (
+            f"autoscale_config.targets ({unfollowed}): noted; on this machine replicas follow concurrency, throughput "
+            "and latency."
+        )
     overrides = spec.advanced_configuration.runtime_overrides
     if overrides.termination_grace_period_seconds is not None:
         field = "advanced_configuration.runtime_overrides.termination_grace_period_seconds"

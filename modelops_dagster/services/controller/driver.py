@@ -39,6 +39,7 @@ Diagnose = Callable[[str, int | None, bool], tuple[FailureReason, str]]  # (log 
 _DIAGNOSED_LINES = 400
 _SOONEST_LOOK_S = 0.05
 _UNREACHABLE_AFTER = 3  # asks in a row without an answer
+_DRAIN_S = 60.0
 _SETTLE_S = 0.5  # ten times what a worker of the gateway takes to follow
 
 
@@ -324,6 +325,14 @@ class Driver:
         if mine is not None and mine.launch_id == replica.launch_id:
             self._note(current, replica=None)
 
+    async def _drain(self, record: EndpointRecord, replica: Replica) -> None:
+        """Let a replica too many finish its calls; the gateway sends it no new ones."""
+        deadline = time.monotonic() + _DRAIN_S
+        seen = Observation(alive=True, in_use=True)
+        while seen.alive and seen.in_use and time.monotonic() < deadline and not self.closing:
+            await asyncio.sleep(_SETTLE_S)
+            seen = await self._shop.run(partial(self._shop.backend.observe, record.spec, replica, ask=False))
+
     async def _end_for(self, record: EndpointRecord, step: Step, seen: Observation | None) -> None:
         """End the engine, then write down what that means, unless somebody wished something else meanwhile."""
         mine = record.replicas[self._index]
@@ -336,6 +345,8 @@ class Driver:
             evicted = step.event is Event.PREEMPTED
             told = "It makes room." if evicted else "The engine ended; what it left is being ended too."
             self._note(record, condition="Preempted" if evicted else "Unreachable", message=told, resting=evicted)
+        if record.desired == "Running" and record.desired_of(self._index) == "Stopped":
+            await self._drain(record, replica)
         await self._end(replica)
         tail = await self._shop.run(self._shop.backend.tail, replica, _DIAGNOSED_LINES)
         current = self._if_still_wanted(record)

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from modelops_dagster.clients.endpoints import Demand, EndpointBackend, LiveStore, RecordStore
@@ -15,9 +16,12 @@ from modelops_dagster.services.controller.accelerators import Accelerators
 from modelops_dagster.services.controller.driver import Diagnose, Driver, Workshop
 from modelops_dagster.services.controller.idleness import Idleness
 from modelops_dagster.services.controller.research import ResearchDesk
+from modelops_dagster.services.controller.scaling import Autoscaler
 from modelops_dagster.services.controller.wishes import Ledger, Refusal, Wishes
 
 __all__ = ["Controller", "Diagnose"]
+
+SCALE_DOWN_S = 300.0  # as the Kubernetes Horizontal Pod Autoscaler waits
 
 log = logging.getLogger("modelops.controller")
 T = TypeVar("T")
@@ -30,10 +34,12 @@ class Controller:
         store: what is shared with the gateway (see `clients.endpoints.live`) lies beside its folder.
         diagnose: names the reason of a failure from the engine's last lines, with a sentence about it.
         slots: names of this machine's accelerators.
+        calls: folder of the gateway's call log, for replicas that follow traffic; None: nothing was ever logged.
         alert: tells people that a research job was preempted.
         refusal: why a cluster cannot do what a spec asks for; None: endpoints are on this machine.
         tick_s: seconds between two looks at a replica that nothing happens to.
         ask_every_s: seconds between two questions to an engine that is Running.
+        scale_down_s: seconds that traffic has to be low before a replica goes.
     """
 
     def __init__(
@@ -46,8 +52,10 @@ class Controller:
         slots: Sequence[str] = (),
         alert: Callable[[Alert], None] = lambda _: None,
         refusal: Refusal | None = None,
+        calls: Path | None = None,
         tick_s: float = 1.0,
         ask_every_s: float = 5.0,
+        scale_down_s: float = SCALE_DOWN_S,
     ) -> None:
         self.ledger = Ledger(store, LiveStore(store.folder.parent))
         self.wishes = Wishes(self.ledger, self._wake, refusal)
@@ -68,6 +76,16 @@ class Controller:
             ask_every_s=ask_every_s,
         )
         jobs = JobProcesses(store.folder.parent / "research")
+        self._autoscaler = Autoscaler(
+            self.ledger,
+            Demand(store.folder.parent),
+            calls or store.folder.parent / "calls",
+            run=self._run,
+            wake=self._wake,
+            sample_s=tick_s,
+            hold_s=scale_down_s,
+        )
+        self._scaling: asyncio.Task[None] | None = None
         self.research = ResearchDesk(jobs, self.accelerators, alert, run=self._run, tick_s=tick_s)
         self._drivers: dict[tuple[str, int], Driver] = {}
         self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
@@ -99,10 +117,13 @@ class Controller:
         await self.research.open()
         for record in self.ledger.all():
             self._wake(record.name)
+        self._scaling = asyncio.create_task(self._autoscaler.follow(), name="autoscaler")
 
     async def close(self, *, keep_engines: bool) -> None:
         """Stop watching; unless `keep_engines`, end every engine and job. What is wanted stays as it is."""
         self._closing = True
+        if self._scaling is not None:
+            self._scaling.cancel()
         for driver in self._drivers.values():
             driver.closing = True
             driver.wake()

@@ -34,7 +34,7 @@ from modelops_dagster.services.controller.gateway import gateway_documents
 from modelops_dagster.services.controller.hub_webhook import hub_push
 from modelops_dagster.services.controller.monitor import Monitor
 from modelops_dagster.services.controller.place import open_place
-from modelops_dagster.services.controller.reconcile import Controller, Diagnose
+from modelops_dagster.services.controller.reconcile import SCALE_DOWN_S, Controller, Diagnose
 from modelops_dagster.settings import Settings, secret
 
 log = logging.getLogger("modelops.controller")
@@ -109,6 +109,7 @@ def serve(
     policy: RestartPolicy | None = None,
     tick_s: float = 1.0,
     grace_s: float = 15.0,
+    scale_down_s: float = SCALE_DOWN_S,
 ) -> None:
     """Run the controller of `settings.home` until SIGTERM, SIGINT or SIGHUP.
 
@@ -117,6 +118,7 @@ def serve(
             on a cluster always go on.
         tick_s: seconds between two looks at an endpoint that nothing happens to.
         grace_s: seconds an engine gets between SIGTERM and SIGKILL.
+        scale_down_s: seconds that traffic has to be low before a replica goes.
 
     Raises:
         UserError: the home has a controller already, the port is taken, or the cluster's configuration is not usable.
@@ -138,8 +140,10 @@ def serve(
             policy,
             slots=place.slots,
             refusal=place.refusal,
+            calls=None if place.outlives else settings.home / "gateway" / "calls",  # a cluster has its own autoscaler
             alert=lambda one: _put_alert(outbox, one),
             tick_s=place.tick_s,
+            scale_down_s=scale_down_s,
         )
         place.follow(controller.look_soon)
         place.take_over(records)
@@ -156,24 +160,22 @@ def serve(
             key_of=credentials.get,
             push=hub_push(settings),
         )
-        url = _announce(listener, settings.host, folder)
-        log.info("controller of %s at %s", settings.home, url)
-        asyncio.run(_serve_until_signal(uvicorn.Config(app, log_config=None, access_log=False), listener))
-        _address(folder).unlink(missing_ok=True)
+        with _told_address(folder, settings.host, listener) as url:
+            log.info("controller of %s at %s", settings.home, url)
+            asyncio.run(_serve_until_signal(uvicorn.Config(app, log_config=None, access_log=False), listener))
         log.info("controller stopped")
 
 
-def _address(folder: Path) -> Path:
-    return folder / "address.json"
-
-
-def _announce(listener: socket.socket, host: str, folder: Path) -> str:
-    """Write down where the controller listens, for those who only know its home; returns the URL."""
+@contextlib.contextmanager
+def _told_address(folder: Path, host: str, listener: socket.socket) -> Generator[str, None, None]:
+    """The URL, in a file as long as this lasts, for clients of a port that was picked."""
     url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-    draft = _address(folder).with_suffix(".tmp")
+    address = folder / "address.json"
+    draft = address.with_suffix(".tmp")
     draft.write_text(json.dumps({"url": url, "pid": os.getpid()}))
-    draft.replace(_address(folder))
-    return url
+    draft.replace(address)
+    yield url
+    address.unlink(missing_ok=True)
 
 
 def _put_alert(outbox: Outbox, alert: Alert) -> None:

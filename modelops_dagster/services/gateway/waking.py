@@ -54,7 +54,7 @@ class Waking:
         """Note that these are asked for now, so that they do not fall asleep; others than the controller's are not."""
         for name in set(endpoints) & set(self._routes.live):
             try:
-                self._demand.note(name)
+                self._demand.note(name, sum(map(self._traffic.under_way, self._routes.live[name].urls)))
             except OSError as error:
                 self._complain(f"the use of {name} cannot be noted ({error}), so it may fall asleep while it is used")
 
