@@ -10,9 +10,11 @@ import os
 import signal
 import socket
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 from modelops_dagster.client import controller_folder, create_token
 from modelops_dagster.clients import processes
@@ -125,14 +127,15 @@ def serve(
     """
     with _sole_owner(settings.home), bind(settings.host, settings.controller_port) as listener:
         folder = controller_folder(settings.home)
-        access = AccessStore(settings.home)
-        access.prepare()
         history = History(folder / "history")
         credentials = CredentialStore(credentials_folder(settings.home), secret)
+        access = AccessStore(settings.home)
+        access.prepare()
         place = open_place(settings, folder, launcher, grace_s=grace_s, tick_s=tick_s)
         backend = MachineBackend(place.backend, ExternalBackend(folder / "logs", credentials.get))
-        outbox = Outbox(settings.home / "alerts")
         records = WatchedRecords(folder / "endpoints", history)
+        calls = settings.home / "gateway" / "calls"
+        outbox = Outbox(settings.home / "alerts")
         controller = Controller(
             records,
             backend,
@@ -140,8 +143,8 @@ def serve(
             policy,
             slots=place.slots,
             refusal=place.refusal,
-            calls=None if place.outlives else settings.home / "gateway" / "calls",  # a cluster has its own autoscaler
-            alert=lambda one: _put_alert(outbox, one),
+            calls=None if place.outlives else calls,  # a cluster has its own autoscaler
+            alert=partial(_put_alert, outbox),
             tick_s=place.tick_s,
             scale_down_s=scale_down_s,
         )
@@ -151,7 +154,7 @@ def serve(
             controller,
             launcher,
             SpecResolver(settings.home / "checkpoints", launcher, settings.accelerator),
-            Monitor(history, backend, settings.home / "gateway" / "calls", settings.endpoint_usd_per_hour),
+            Monitor(history, backend, calls, settings.endpoint_usd_per_hour),
             gateway_documents(settings.home, settings.gateway_url, controller.ledger),
             token=create_token(settings.home),
             home=str(settings.home),
@@ -160,10 +163,14 @@ def serve(
             key_of=credentials.get,
             push=hub_push(settings),
         )
-        with _told_address(folder, settings.host, listener) as url:
-            log.info("controller of %s at %s", settings.home, url)
-            asyncio.run(_serve_until_signal(uvicorn.Config(app, log_config=None, access_log=False), listener))
-        log.info("controller stopped")
+        _run(app, folder, settings, listener)
+
+
+def _run(app: FastAPI, folder: Path, settings: Settings, listener: socket.socket) -> None:
+    with _told_address(folder, settings.host, listener) as url:
+        log.info("controller of %s at %s", settings.home, url)
+        asyncio.run(_serve_until_signal(uvicorn.Config(app, log_config=None, access_log=False), listener))
+    log.info("controller stopped")
 
 
 @contextlib.contextmanager

@@ -78,15 +78,7 @@ def playground_router(ledger: Ledger, wishes: Wishes, key_of: KeyOf) -> APIRoute
     router = APIRouter(prefix="/v1", tags=["playground"], lifespan=connected)
     visitors = asyncio.Semaphore(MOST_VISITORS)
 
-    @router.get("/whoami", **needs(Role.VIEWER), summary="Whose key this is")
-    async def whoami(caller: Asking) -> Caller:
-        return caller
-
-    @router.get("/endpoints/{name}/card", **needs(Role.VIEWER, or_visitor=True), summary="What anybody may know")
-    async def card(name: str) -> Card:
-        record = ledger.get(name)
-        model, answers = record.spec.served_model_name, record.status().url is not None
-        return Card(name=name, served_model_name=model, state=record.status().state, answers=answers)
+    _add_looking(router, ledger)
 
     @router.post(
         "/endpoints/{name}/chat",
@@ -126,6 +118,18 @@ def playground_router(ledger: Ledger, wishes: Wishes, key_of: KeyOf) -> APIRoute
         return _whole(name, answer.status_code, document)
 
     return router
+
+
+def _add_looking(router: APIRouter, ledger: Ledger) -> None:
+    @router.get("/whoami", **needs(Role.VIEWER), summary="Whose key this is")
+    async def whoami(caller: Asking) -> Caller:
+        return caller
+
+    @router.get("/endpoints/{name}/card", **needs(Role.VIEWER, or_visitor=True), summary="What anybody may know")
+    async def card(name: str) -> Card:
+        record = ledger.get(name)
+        model, answers = record.spec.served_model_name, record.status().url is not None
+        return Card(name=name, served_model_name=model, state=record.status().state, answers=answers)
 
 
 def _key(record: EndpointRecord, key_of: KeyOf) -> dict[str, str]:
