@@ -135,7 +135,6 @@ def serve(
         backend = MachineBackend(place.backend, ExternalBackend(folder / "logs", credentials.get))
         records = WatchedRecords(folder / "endpoints", history)
         calls = settings.home / "gateway" / "calls"
-        outbox = Outbox(settings.home / "alerts")
         controller = Controller(
             records,
             backend,
@@ -144,7 +143,7 @@ def serve(
             slots=place.slots,
             refusal=place.refusal,
             calls=None if place.outlives else calls,  # a cluster has its own autoscaler
-            alert=partial(_put_alert, outbox),
+            alert=partial(_put_alert, Outbox(settings.home / "alerts")),
             tick_s=place.tick_s,
             scale_down_s=scale_down_s,
         )
