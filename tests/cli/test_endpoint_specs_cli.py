@@ -12,8 +12,10 @@ import pytest
 import yaml
 
 from modelops_dagster.clients.checkpoints.manifests import write_manifest
+from modelops_dagster.clients.credentials import CredentialStore, credentials_folder
 from modelops_dagster.domain.checkpoints import Manifest, ManifestFile
 from modelops_dagster.domain.hub import ModelRevision
+from tests.fakes.openai_server import MODEL, OpenAIServer
 from tests.fakes.stack import Stack
 
 COMMIT = "c" * 40
@@ -105,3 +107,41 @@ def test_the_schema_is_json(stack: Stack):
     assert {"model", "engine", "autoscale_config", "target"} <= set(document["properties"])
     complete = json.loads(modelops(stack, "schema", "--complete").stdout)
     assert "checkpoint_digest" in complete["properties"]
+
+
+def test_an_endpoint_is_evaluated_by_its_name(stack: Stack, tmp_path: Path):
+    with OpenAIServer(api_key="sk-theirs").in_thread() as server:
+        external = {
+            "name": "theirs",
+            "deployment": {"type": "none"},
+            "target": {"api_endpoint": {"url": server.url, "model_id": MODEL, "api_key": "${THEIR_API_KEY}"}},
+        }
+        path = tmp_path / "theirs.yaml"
+        path.write_text(yaml.safe_dump(external))
+        CredentialStore(credentials_folder(stack.home)).put("THEIR_API_KEY", "sk-theirs")
+        assert modelops(stack, "create", "-f", str(path)).returncode == 0
+        done = evaluated(stack, tmp_path, "theirs")
+        assert done.returncode in (0, 1), done.stderr
+        (report,) = json.loads(done.stdout)["reports"]
+        assert (report["n_samples"], report["n_unscored"]) == (2, 0)
+        assert "sk-theirs" not in done.stdout + done.stderr
+        stack.client.stop("theirs")
+        stack.client.wait_stopped("theirs")
+        stopped = evaluated(stack, tmp_path, "theirs")
+        assert (stopped.returncode, "`modelops endpoints start theirs`" in stopped.stderr) == (2, True)
+    nobody = evaluated(stack, tmp_path, "nobody")
+    assert (nobody.returncode, "There is no endpoint and no alias 'nobody'" in nobody.stderr) == (2, True)
+    both = evaluated(stack, tmp_path, "one", "--url", "http://127.0.0.1:9/v1")
+    assert both.returncode == 2
+
+
+def evaluated(stack: Stack, folder: Path, name: str, *more: str) -> subprocess.CompletedProcess[str]:
+    asked = ("eval", "--endpoint", name, "--suite", "quality", "--limit", "2", "--json", *more)
+    return subprocess.run(
+        [sys.executable, "-m", "modelops_dagster.cli", *asked],
+        env={**os.environ, **stack.settings.environ(), "MODELOPS_CACHE": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )

@@ -176,6 +176,11 @@ def test_a_spec_survives_being_written_down(base: dict[str, Any]):
     assert EndpointSpec.model_validate(whole.model_dump(mode="json", exclude_defaults=True)) == whole
 
 
+def test_nobody_is_let_in_unless_a_spec_says_so():
+    assert spec().visibility == "private"
+    assert spec().deployment_tag == "production"
+
+
 def test_amounts_are_read_as_kubernetes_writes_them():
     read = spec(cpu_request="500m", cpu_limit="2", memory_request="512Mi", memory_limit="1Ti")
     assert (read.cpu_request, read.cpu_limit, read.memory_request, read.memory_limit) == (0.5, 2.0, 0.5, 1024.0)

@@ -49,11 +49,11 @@ def test_a_stopped_endpoint_stays_stopped(stack: Stack):
     stack.ready(name="rests")
     stack.client.stop("rests")
     stack.client.wait_stopped("rests")
-    changed = stack.client.update_endpoint("rests", engine_args=["--child"], visibility="private")
+    changed = stack.client.update_endpoint("rests", engine_args=["--child"], visibility="public")
     assert (changed.state, changed.desired) == (EndpointState.STOPPED, "Stopped")
     stack.client.start("rests")
     started = stack.client.wait_ready("rests", 30)
-    assert (started.spec.engine_args, started.spec.visibility) == (("--child",), "private")
+    assert (started.spec.engine_args, started.spec.visibility) == (("--child",), "public")
 
 
 def test_what_is_refused(stack: Stack):

@@ -80,7 +80,7 @@ class EndpointFields(Value):
     advanced_configuration: AdvancedConfiguration = AdvancedConfiguration()
 
     visibility: Literal["public", "private"] = Field(
-        default="public", description="private: its playground and metrics ask for a key too"
+        default="private", description="public: who reaches its page may talk to it without a key"
     )
     deployment_tag: Literal["testing", "staging", "production"] = Field(
         default="production", description="the environment it belongs to"
