@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 from modelops_dagster.clients.keys import AccessStore
 from modelops_dagster.domain.access import Role
 from tests.fakes.browser import new_page
-from tests.fakes.stack import Stack
+from tests.fakes.stack import Stack, wait_until
 
 ARTIFACTS = Path(__file__).resolve().parents[2] / "artifacts"
 SLOW = ("--tokens-per-second", "40")
@@ -149,6 +149,21 @@ def test_a_visitor_sees_a_public_endpoint_and_no_more_than_that(pages: Stack, pa
     unlock(page, pages)
     expect(page.get_by_role("heading", name="Log")).to_be_visible()
     expect(page.get_by_role("button", name="Restart")).to_be_enabled()
+
+
+@pytest.mark.browser
+def test_every_replica_is_shown(pages: Stack, page: Page):
+    pages.ready(name="pair", min_replicas=2, max_replicas=2)
+    wait_until(lambda: pages.client.get("pair"), lambda s: s is not None and all(r.url for r in s.replicas))
+    page.goto(url(pages, "/endpoints/pair"))
+    page.get_by_role("button", name="Use a key").click()
+    unlock(page, pages)
+    expect(page.locator("#each li")).to_have_text([re.compile("^1 Running"), re.compile("^2 Running")])
+    expect(page.get_by_text("2 of 2 ready")).to_be_visible()
+    metrics = pages.client.get_endpoint_metrics("pair")
+    assert (metrics.ready_replicas, metrics.total_replicas, metrics.requests_waiting) == (2, 2, 4)
+    assert pages.client.check_endpoint_health("pair").ready_replicas == 2
+    shoot(page, "pair")
 
 
 @pytest.mark.browser

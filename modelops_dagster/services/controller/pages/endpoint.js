@@ -103,8 +103,17 @@ function fill(list, pairs) {
   list.replaceChildren(...kept.flatMap(([label, value]) => [make("dt", {}, label), make("dd", {}, value instanceof Node ? value : String(value))]));
 }
 
+/** A field as people read it; null for what says nothing: empty, off, or an object of such. */
 function shown(value) {
-  if (value === null || (Array.isArray(value) && !value.length) || (typeof value === "object" && !Object.keys(value).length)) return null;
-  if (Array.isArray(value) && value.every((item) => typeof item === "string")) return make("code", {}, value.join(" "));
-  return typeof value === "object" ? make("code", {}, JSON.stringify(value)) : String(value);
+  const said = pruned(value);
+  if (said === null || said === false) return null;
+  if (Array.isArray(said) && said.every((item) => typeof item === "string")) return make("code", {}, said.join(" "));
+  return typeof said === "object" ? make("code", {}, JSON.stringify(said)) : String(said);
+}
+
+function pruned(value) {
+  if (Array.isArray(value)) return value.length ? value : null;
+  if (value === null || typeof value !== "object") return value === "" ? null : value;
+  const kept = Object.entries(value).map(([field, part]) => [field, pruned(part)]).filter(([, part]) => part !== null);
+  return kept.length ? Object.fromEntries(kept) : null;
 }
