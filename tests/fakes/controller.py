@@ -23,7 +23,7 @@ def main() -> int:
             diagnose,
             keep_engines="--keep-engines" in sys.argv,
             policy=policy,
-            tick_s=0.1,
+            tick_s=float(sys.argv[sys.argv.index("--tick") + 1]) if "--tick" in sys.argv else 0.1,
             grace_s=1.0,
             scale_down_s=2.0,
         )
