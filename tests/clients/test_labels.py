@@ -10,7 +10,7 @@ import pytest
 from modelops_dagster.clients.label_files import read_filled, write_tasks
 from modelops_dagster.clients.labels import land_labels, latest_run, read_labels, said_by
 from modelops_dagster.domain.errors import InvalidSpec
-from modelops_dagster.domain.labels import pending, people_say
+from modelops_dagster.domain.labels import people_say
 from tests.clients.labelling_parts import Scene, judged
 
 
@@ -64,16 +64,6 @@ def test_labels_are_added_and_the_last_word_of_each_person_counts(tmp_path: Path
     assert rows[0] == ("ana", "raw", "r1", task.answer.reason, "page")
     scene.store.publish()
     assert read_labels(scene.store) == kept
-
-
-def test_what_is_left_for_whom(scene: Scene):
-    tasks = scene.tasks()
-    shared = next(t for t in tasks if t.is_shared) if any(t.is_shared for t in tasks) else None
-    own = next(t for t in tasks if not t.is_shared)
-    labels = [said_by(t, "pass", "ana") for t in (own, shared) if t is not None]
-    assert own not in pending(tasks, labels, "ana") and own not in pending(tasks, labels, "bo")
-    if shared is not None:
-        assert shared not in pending(tasks, labels, "ana") and shared in pending(tasks, labels, "bo")
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv"])

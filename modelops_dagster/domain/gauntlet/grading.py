@@ -16,8 +16,6 @@ from modelops_dagster.domain.gauntlet.text import split_reasoning
 from modelops_dagster.domain.values import Value
 
 Placement = Literal["forward", "reversed"]
-PROMPT_VERSION = 1
-"""Raised with every change of what a grader is told; part of every grader's identity."""
 MOST_RAW = 2000
 INSTRUCTIONS = (
     "You judge answers by a rubric. Judge only what the rubric names: length, style and confidence count only where it "
@@ -36,7 +34,9 @@ class GraderSpec(Value):
     url: str | None = Field(default=None, description="base URL of any OpenAI-compatible endpoint")
     model: str | None = Field(default=None, description="the name it answers to; only with url")
     key_env: Variable | None = None
-    prompt: Literal[1] = Field(default=1, description="version of what it is told")
+    prompt: Literal[1] = Field(
+        default=1, description="version of what it is told; a change of that is another version, and another grader"
+    )
     repeats: int = Field(default=1, ge=1, le=9, description="times it judges an answer, in each order of the scale")
     both_orders: bool = Field(default=True, description="show the scale best first as well, and count what flips")
     pairs: bool = Field(default=False, description="also say which of candidate's and incumbent's answer is better")
