@@ -2,13 +2,15 @@
 
 import dagster as dg
 
+from modelops_dagster.assets.backfill import backfill_job
 from modelops_dagster.assets.batch import answer_batch
 from modelops_dagster.assets.eval_datasets import dataset_asset
 from modelops_dagster.assets.lanes import lane_assets
+from modelops_dagster.assets.operations import OPERATIONS
 from modelops_dagster.assets.partitions import models
 from modelops_dagster.assets.quantized import lane_plan, quantized_weights
 from modelops_dagster.assets.release import release
-from modelops_dagster.assets.scores import scores_db_asset
+from modelops_dagster.assets.scores import leaderboard, report, scores_db_asset
 from modelops_dagster.assets.weights import raw_weights
 from modelops_dagster.checks.lanes import lane_checks
 from modelops_dagster.checks.recovery import recovery_check
@@ -51,15 +53,25 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         )
         for lane in QUANTIZED_LANES
     }
+    re_evaluate = dg.define_asset_job(
+        "re_evaluate",
+        selection=dg.AssetSelection.groups("raw") - dg.AssetSelection.assets(dg.AssetKey(["raw", "endpoint"])),
+        partitions_def=models,
+        description="Ask every suite again of the endpoint that serves a model, and decide and register anew.",
+        tags={"modelops/chain": "re-evaluate"},
+    )
     weights = [release, lane_plan, raw_weights, *(quantized_weights(lane) for lane in QUANTIZED_LANES)]
     return dg.Definitions(
-        assets=[*weights, *lanes, *(dataset_asset(s) for s in suites), scores_db_asset(LANES)],
+        assets=[*weights, *lanes, *(dataset_asset(s) for s in suites), scores_db_asset(LANES), leaderboard, report],
         asset_checks=[
             integrity,
             *(recovery_check(lane) for lane in QUANTIZED_LANES),
             *(check for lane in LANES for check in lane_checks(lane)),
         ],
-        jobs=[onboard, *quantized.values(), prune_checkpoints, answer_batch],
+        jobs=[
+            *(onboard, *quantized.values(), re_evaluate, backfill_job(suites)),
+            *(*OPERATIONS, prune_checkpoints, answer_batch),
+        ],
         schedules=[prune_nightly],
         sensors=[
             hub_sensor(onboard.name, settings.hub_poll_interval_s),

@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "onboard": ("onboard", "Take one repository from the Hub to the gateway."),
     "preflight": ("preflight", "What a repository's metadata says about serving it here; fetches no weights."),
     "watch": ("watch", "One look at the followed organisations: what is new, and why it is or is not taken."),
+    "backfill": ("backfill", "Ask one suite of every model, in one run that can be resumed."),
     "models": ("models", "Where each model stands, lane by lane, and why."),
     "engines": ("engines", "List and install serving engines."),
     "endpoints": ("endpoints", "List, show, stop, start and delete endpoints."),

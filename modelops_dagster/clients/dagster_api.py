@@ -171,16 +171,17 @@ class DagsterClient:
         """Queue the run of a quantized lane, on the weights that are there, and return its run id."""
         return self._launch(repo_id, lane_job(lane), {})
 
+    def launch_job(self, job: str, config: dict[str, Any]) -> str:
+        """Queue a run of a job that is about no single model, and return its run id."""
+        return self._launch("", job, config)
+
     def _launch(self, repo_id: str, job: str, config: dict[str, Any]) -> str:
+        partition = [{"key": "dagster/partition", "value": repo_id}, {"key": "dagster/priority", "value": "4"}]
         params = {
             "selector": {**REPOSITORY, "jobName": job},
             "runConfigData": config,
             "executionMetadata": {
-                "tags": [
-                    {"key": "dagster/partition", "value": repo_id},
-                    {"key": "dagster/priority", "value": "4"},
-                    {"key": "modelops/source", "value": "cli"},
-                ]
+                "tags": [*(partition if repo_id else []), {"key": "modelops/source", "value": "cli"}]
             },
             "mode": "default",
         }
@@ -188,7 +189,8 @@ class DagsterClient:
         if result["__typename"] == "LaunchRunSuccess":
             return str(result["run"]["runId"])
         detail = result.get("message") or "; ".join(e["message"] for e in result.get("errors", []))
-        raise InvalidSpec(f"Dagster did not accept the run of {job} for {repo_id!r}: {detail or result['__typename']}")
+        of = f" for {repo_id!r}" if repo_id else ""
+        raise InvalidSpec(f"Dagster did not accept the run of {job}{of}: {detail or result['__typename']}")
 
     def run(self, run_id: str) -> RunState | None:
         """One run, or None when the instance does not know it."""

@@ -73,12 +73,12 @@ def run_suite(
 
 def not_asked(suite: Suite, endpoint: Endpoint, *, lane: str, run_id: str, why: str) -> SuiteReport:
     """The report of a suite that was left out: no rows, no numbers, and a note."""
-    context = _context(suite, suite.asked(), endpoint, lane, run_id, Chain(), {})
+    context = run_context(suite, suite.asked(), endpoint, lane, run_id, Chain(), {})
     run = _Run(suite, context, Path(), lambda done, total, text: None, None, Chain())
     return run.report([], [], (), 0.0, may_be_void=True).model_copy(update={"notes": (why,)})
 
 
-def _context(
+def run_context(
     suite: Suite,
     samples: Sequence[Sample],
     endpoint: Endpoint,
@@ -87,6 +87,7 @@ def _context(
     chain: Chain,
     graders: Mapping[str, str],
 ) -> RunContext:
+    """Who is asked, and with which instrument: samples as they are asked, and the graders that may score."""
     versions = SCORER_VERSIONS if suite.kind == "dataset" else {"contract": CONTRACT_VERSION}
     parts = suite.instrument_parts(samples, versions, chain.shape, graders)
     return RunContext(
@@ -140,7 +141,7 @@ async def ask_suite(
         chain = chain.transport
     panel = panel or Panel()
     graders = panel.scoring(suite, [endpoint, *([beside.endpoint] if beside else ())])
-    context = _context(suite, samples, endpoint, lane, run_id, chain, graders)
+    context = run_context(suite, samples, endpoint, lane, run_id, chain, graders)
     run = _Run(suite, context, work, progress or (lambda done, total, text: None), api_key, chain)
     if suite.kind == "dataset":
         return await run.dataset(land, samples, beside, panel)

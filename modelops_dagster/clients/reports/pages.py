@@ -79,6 +79,19 @@ def write_reports(store: ScoreStore, folder: Path, repo_ids: Sequence[str], made
     return folder / "leaderboard.html"
 
 
+def stale_reports(store: ScoreStore, folder: Path) -> list[str]:
+    """Models that were decided about after their page was written, or have none."""
+
+    def written_at(repo_id: str) -> float:
+        path = folder / page_name(repo_id)
+        return path.stat().st_mtime if path.is_file() else 0.0
+
+    newest: dict[str, float] = {}
+    for verdict in store.latest_verdicts():
+        newest[verdict.repo_id] = max(newest.get(verdict.repo_id, 0.0), verdict.decided_at.timestamp())
+    return sorted(repo_id for repo_id, at in newest.items() if written_at(repo_id) < at)
+
+
 def page_name(repo_id: str) -> str:
     """The file of a model's page; '@' cannot occur in a repository's name."""
     return f"{repo_id.replace('/', '@')}.html"

@@ -1,0 +1,220 @@
+"""One suite over many models: order, waking and putting back, what is recorded, and going on after a kill."""
+
+import asyncio
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelops_dagster.clients.backfills import Backfill, find_targets
+from modelops_dagster.clients.gauntlet.runner import run_suite
+from modelops_dagster.clients.lineage import write_value
+from modelops_dagster.clients.scores import ScoreStore
+from modelops_dagster.domain.backfills import Done, Target, in_order
+from modelops_dagster.domain.checkpoints import Checkpoint
+from modelops_dagster.domain.endpoints import Endpoint, EndpointSpec, EndpointState, EndpointStatus
+from modelops_dagster.domain.errors import InvalidSpec
+from modelops_dagster.domain.gauntlet.samples import Sample
+from modelops_dagster.domain.gauntlet.suite import Suite
+from modelops_dagster.domain.hub import ModelRevision
+from tests.clients.gauntlet_parts import echo, endpoint, quality
+from tests.fakes.openai_server import OpenAIServer
+
+
+class Controller:
+    """Endpoints that wake at once, and a diary of what was asked of it."""
+
+    def __init__(self, url: str, states: dict[str, str]) -> None:
+        self.url, self.states = url, states
+        self.diary: list[str] = []
+        self.most_awake = 0
+
+    def get(self, name: str) -> EndpointStatus | None:
+        return self._status(name) if name in self.states else None
+
+    def start(self, name: str) -> None:
+        self.diary.append(f"start {name}")
+        self.states[name] = "RuntimeError" if name.startswith("broken") else "Running"
+        self.most_awake = max(self.most_awake, sum(s == "Running" for s in self.states.values()))
+
+    def stop(self, name: str) -> None:
+        self.diary.append(f"stop {name}")
+        self.states[name] = "Stopped"
+
+    def wait_ready(self, name: str, timeout_s: float) -> EndpointStatus:
+        return self._status(name)
+
+    def wait_stopped(self, name: str, timeout_s: float) -> None:
+        assert self.states[name] == "Stopped"
+
+    def _status(self, name: str) -> EndpointStatus:
+        state = self.states[name]
+        spec = EndpointSpec(
+            name=name, checkpoint="/nowhere", checkpoint_digest="sha256:1", engine="fake", served_model_name="fake",
+            max_context=2048,
+        )  # fmt: skip
+        return EndpointStatus(
+            spec=spec,
+            desired="Running",
+            state=EndpointState(state),
+            url=self.url if state == "Running" else None,
+            message="out of memory" if state == "RuntimeError" else "",
+            since=datetime.now(UTC),
+        )
+
+
+@pytest.fixture
+def server() -> Iterator[OpenAIServer]:
+    with OpenAIServer(answer=echo).in_thread() as running:
+        yield running
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ScoreStore:
+    return ScoreStore(tmp_path / "scores")
+
+
+def serves(server: OpenAIServer, name: str) -> Endpoint:
+    checkpoint = Checkpoint(
+        revision=ModelRevision(repo_id=f"org/{name}", commit_hash="a" * 40), scheme="raw", directory="/nowhere",
+        digest=f"sha256:{name}", size_bytes=1,
+    )  # fmt: skip
+    return endpoint(server, name=name, checkpoint=checkpoint)
+
+
+def lineage_of(tmp_path: Path, server: OpenAIServer, names: list[str]) -> Path:
+    for name in names:
+        write_value(tmp_path / "lineage", "raw/endpoint", f"org/{name}", "r", serves(server, name))
+    return tmp_path / "lineage"
+
+
+def backfill(
+    tmp_path: Path, store: ScoreStore, controller: Controller, suite: Suite, run_id: str = "bf", **more: Any
+) -> Backfill:
+    return Backfill(suite, store=store, endpoints=controller, work=tmp_path / "work", run_id=run_id, **more)
+
+
+def outcomes(done: list[Done]) -> dict[str, str]:
+    return {one.target.endpoint.name: one.outcome for one in done}
+
+
+def test_running_endpoints_come_first_and_each_sleeping_one_is_woken_once(
+    tmp_path: Path, store: ScoreStore, server: OpenAIServer
+):
+    controller = Controller(server.url, {"aa": "Stopped", "bb": "Running", "cc": "Stopped"})
+    lineage = lineage_of(tmp_path, server, ["aa", "bb", "cc"])
+    targets = find_targets(lineage, controller, ["raw"])
+    assert [t.endpoint.name for t in targets] == ["bb", "aa", "cc"]
+    seen: list[Done] = []
+    done = asyncio.run(backfill(tmp_path, store, controller, quality(4), at_once=2).run(targets, seen.append))
+    assert outcomes(done) == {"aa": "evaluated", "bb": "evaluated", "cc": "evaluated"}
+    assert seen == done
+    assert sorted(controller.diary) == ["start aa", "start cc", "stop aa", "stop cc"], "those that ran are left running"
+    assert controller.most_awake == 2, "one woken beside the one that ran"
+    assert controller.states == {"aa": "Stopped", "bb": "Running", "cc": "Stopped"}
+    rows = store.query("select repo_id, outcome, n_samples from backfills order by repo_id")[1]
+    assert rows == [("org/aa", "evaluated", 4), ("org/bb", "evaluated", 4), ("org/cc", "evaluated", 4)]
+
+
+def test_what_has_scores_of_this_suite_is_not_asked_again(tmp_path: Path, store: ScoreStore, server: OpenAIServer):
+    controller = Controller(server.url, {"aa": "Running", "bb": "Running"})
+    targets = find_targets(lineage_of(tmp_path, server, ["aa", "bb"]), controller, ["raw"])
+    asyncio.run(backfill(tmp_path, store, controller, quality(4)).run(targets[:1], lambda one: None))
+    asked = len(server.bodies)
+    done = asyncio.run(backfill(tmp_path, store, controller, quality(4), "bf-2").run(targets, lambda one: None))
+    assert outcomes(done) == {"aa": "current", "bb": "evaluated"}
+    assert len(server.bodies) == asked + 4
+    changed = asyncio.run(backfill(tmp_path, store, controller, quality(5), "bf-3").run(targets, lambda one: None))
+    assert outcomes(changed) == {"aa": "evaluated", "bb": "evaluated"}, "a new version of the suite is asked"
+
+
+def test_one_that_a_killed_backfill_woke_is_put_back_by_the_next(
+    tmp_path: Path, store: ScoreStore, server: OpenAIServer
+):
+    controller = Controller(server.url, {"aa": "Stopped"})
+    targets = find_targets(lineage_of(tmp_path, server, ["aa"]), controller, ["raw"])
+
+    async def killed() -> None:
+        server.latency_s = 60
+        work = asyncio.create_task(backfill(tmp_path, store, controller, quality(4)).run(targets, lambda one: None))
+        while not server.bodies:
+            await asyncio.sleep(0.01)
+        # a kill -9 runs no clean-up: what the stop would do is undone
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+
+    asyncio.run(killed())
+    server.latency_s = 0
+    controller.states["aa"] = "Running"
+    (tmp_path / "work" / "woken" / "aa").touch()
+    found = find_targets(tmp_path / "lineage", controller, ["raw"])
+    assert outcomes(asyncio.run(backfill(tmp_path, store, controller, quality(4)).run(found, lambda one: None))) == {
+        "aa": "evaluated"
+    }
+    assert controller.states["aa"] == "Stopped"
+    assert not (tmp_path / "work" / "woken" / "aa").exists()
+
+
+def test_a_model_without_endpoint_is_scored_again_where_only_scoring_changed(
+    tmp_path: Path, store: ScoreStore, server: OpenAIServer
+):
+    suite = quality(4)
+    run_suite(suite, serves(server, "gone"), lane="raw", run_id="first", work=tmp_path / "work", land=store.land)
+    asked = len(server.bodies)
+    stricter = tuple(
+        Sample.model_validate(s.model_dump() | {"metadata": s.metadata.model_dump() | {"scorer": "exact"}})
+        for s in suite.samples
+    )
+    targets = find_targets(lineage_of(tmp_path, server, ["gone"]), Controller(server.url, {}), ["raw"])
+    work = backfill(tmp_path, store, Controller(server.url, {}), Suite(spec=suite.spec, samples=stricter))
+    (done,) = asyncio.run(work.run(targets, lambda one: None))
+    assert (done.outcome, done.reason) == ("rescored", "")
+    assert len(server.bodies) == asked, "nobody was asked"
+    accuracy = store.query("select run_id, value from scores where metric = 'accuracy' order by evaluated_at")[1]
+    assert accuracy == [("first", 1.0), ("bf", 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("suite", "words"),
+    [
+        (quality(6), "2 of 6 samples were never asked of it"),
+        (quality(4, sampling={"temperature": 0.9}), "sampling changed"),
+        (quality(4, name="other"), "no answers to other are stored"),
+    ],
+)
+def test_a_model_without_endpoint_is_marked_unreachable_where_it_must_be_asked(
+    tmp_path: Path, store: ScoreStore, server: OpenAIServer, suite: Suite, words: str
+):
+    run_suite(quality(4), serves(server, "gone"), lane="raw", run_id="first", work=tmp_path / "w", land=store.land)
+    targets = find_targets(lineage_of(tmp_path, server, ["gone"]), Controller(server.url, {}), ["raw"])
+    done = asyncio.run(backfill(tmp_path, store, Controller(server.url, {}), suite).run(targets, lambda one: None))
+    assert [one.outcome for one in done] == ["unreachable"]
+    assert words in done[0].reason
+    assert store.query("select repo_id, outcome from backfills")[1] == [("org/gone", "unreachable")]
+
+
+def test_one_that_does_not_wake_is_unreachable_and_stops_nobody(
+    tmp_path: Path, store: ScoreStore, server: OpenAIServer
+):
+    controller = Controller(server.url, {"broken": "Stopped", "fine": "Running"})
+    targets = find_targets(lineage_of(tmp_path, server, ["broken", "fine"]), controller, ["raw"])
+    done = asyncio.run(backfill(tmp_path, store, controller, quality(4)).run(targets, lambda one: None))
+    assert outcomes(done) == {"broken": "unreachable", "fine": "evaluated"}
+    assert "out of memory" in next(one.reason for one in done if one.outcome == "unreachable")
+
+
+def test_a_model_that_was_never_served_is_refused(tmp_path: Path, server: OpenAIServer):
+    lineage = lineage_of(tmp_path, server, ["aa"])
+    with pytest.raises(InvalidSpec, match="'org/nobody' was never served"):
+        find_targets(lineage, Controller(server.url, {}), ["raw"], ["org/nobody"])
+
+
+def test_sleeping_ones_of_one_engine_follow_each_other(server: OpenAIServer):
+    made = [
+        Target(lane="raw", endpoint=serves(server, name).model_copy(update={"engine": engine}), running=running)
+        for name, engine, running in (("aa", "y", False), ("bb", "x", False), ("cc", "y", False), ("dd", "y", True))
+    ]
+    assert [t.endpoint.name for t in in_order(made)] == ["dd", "bb", "aa", "cc"]
