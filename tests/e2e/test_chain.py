@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import psutil
+import pyarrow.parquet
 import pytest
 from openai import OpenAI
 
@@ -22,6 +23,7 @@ from tests.e2e.platform import Platform, left_behind, running_platform
 from tests.e2e.scenery import install_engine, write_engine, write_model, write_suites
 
 ORG = "acme"
+HUB_TOKEN = "hf_a-token-that-nobody-may-find-again"
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory, hub: Path) -> Iterator[Pl
         "MODELOPS_EVAL_DATASETS": str(write_suites(place / "suites")),
         "MODELOPS_HUB_POLL_INTERVAL_S": "2",
         "MODELOPS_ACCELERATOR": "cpu",
-        "HF_TOKEN": "",
+        "HF_TOKEN": HUB_TOKEN,
     }
     assert load_suites(place / "suites")
     with running_platform(place / "home", environ, "--hub-dir", str(hub), "--org", ORG) as running:
@@ -250,6 +252,31 @@ def test_the_ui_and_the_cli_tell_the_same(platform: Platform):
     one = platform.modelops("models", "show", listed[0]["repo_id"])
     assert one.returncode == 0, one
     assert "raw/verdict" in one.stdout
+
+
+def test_no_key_that_was_used_is_in_any_file_or_log_line(platform: Platform):
+    home = platform.home
+    created = platform.modelops("keys", "create", "--alias", "searched-for", "--tags", "preview", "--json")
+    found = re.search(r"sk-mo-[\w-]+", created.stdout)
+    assert found, created
+    listed = json.loads(platform.modelops("models", "list", "--json").stdout)
+    client = OpenAI(base_url=f"{platform.settings.gateway_url}/v1", api_key=found[0])
+    served = next(m["repo_id"] for m in listed if m["tags"] == "preview")
+    assert client.chat.completions.create(model=served, messages=[{"role": "user", "content": "well?"}]).choices
+    kept = {path: path.read_text().strip() for path in (home / "secrets").rglob("*") if path.is_file()}
+    assert {p.name for p in kept} >= {"controller.token", "gateway_operator_key"}
+    keys = {found[0], HUB_TOKEN, *(text for text in kept.values() if len(text) > 15 and not text.startswith("{"))}
+    time.sleep(2)  # the call log is written
+    assert not [line for line in platform.lines if any(key in line for key in keys)]
+    searched = 0
+    for path in home.rglob("*"):
+        if path.is_file() and path not in kept:
+            content = path.read_bytes()
+            if path.suffix == ".parquet":  # compressed, so that a key would not be seen in the bytes
+                content += str(pyarrow.parquet.read_table(path).to_pylist()).encode()
+            assert not [key for key in keys if key.encode() in content], path
+            searched += 1
+    assert searched > 30, "routes, calls, scores, lineage, Dagster's own"
 
 
 def test_ctrl_c_stops_everything_and_the_next_start_brings_it_back(platform: Platform):

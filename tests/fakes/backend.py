@@ -14,8 +14,9 @@ class FakeBackend:
     Knobs, readable and settable while it runs: `fail_status` (answer every call with this status), `token_delay_s`
     (pause before each streamed token), `break_stream_after` (cut the connection after so many tokens), `tokens` (how
     many a completion has), `hold_s` (pause before every answer), `break_answers` (cut
-    the connection instead of an answer that is not streamed). `bodies` and `headers` hold what it received,
-    `most_at_once` how many were held at the same time.
+    the connection instead of an answer that is not streamed), `calls_tool` (a tool it calls, without arguments, when
+    it is offered tools). `bodies` and `headers` hold what it received, `most_at_once` how many were held at the same
+    time.
     """
 
     def __init__(self, name: str, *, tokens: int = 5, token_delay_s: float = 0.0) -> None:
@@ -26,6 +27,7 @@ class FakeBackend:
         self.break_stream_after: int | None = None
         self.hold_s = 0.0
         self.break_answers = False
+        self.calls_tool: str | None = None
         self.most_at_once = 0
         self._at_once = 0
         self.bodies: list[dict[str, Any]] = []
@@ -88,6 +90,13 @@ class FakeBackend:
         body = await self._received(request)
         if self.break_answers and not body.get("stream") and request.transport is not None:
             request.transport.close()
+        if self.calls_tool is not None and body.get("tools"):
+            called = {"index": 0, "id": "call-1", "type": "function"}
+            called |= {"function": {"name": self.calls_tool, "arguments": "{}"}}
+            message = {"role": "assistant", "content": None, "tool_calls": [called]}
+            return web.json_response(
+                self._reply(body, "chat.completion", {"message": message, "finish_reason": "tool_calls"})
+            )
         if body.get("stream"):
             return await self._stream(request, body, "chat.completion.chunk", lambda w: {"delta": {"content": w}})
         message = {"role": "assistant", "content": "".join(self._words())}

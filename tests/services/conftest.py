@@ -42,4 +42,4 @@ def alpha(backends: tuple[FakeBackend, FakeBackend]) -> Iterator[FakeBackend]:
     yield backends[0]
     engine = backends[0]
     engine.fail_status, engine.break_stream_after, engine.token_delay_s = None, None, 0.0
-    engine.hold_s, engine.most_at_once, engine.break_answers = 0.0, 0, False
+    engine.hold_s, engine.most_at_once, engine.break_answers, engine.calls_tool = 0.0, 0, False, None

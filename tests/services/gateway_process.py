@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -155,3 +157,46 @@ class Load:
 
 def error(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["error"]["code"]
+
+
+def put(gateway: Gateway, alias: str, *targets: Any, **settings: Any) -> Route:
+    """A route with settings, seen to be live in all workers."""
+    made = gateway.put(alias, *targets)
+    document = Route.model_validate({**made.model_dump(), **settings})
+    written = gateway.routes.put(document, made.version)
+    GatewayClient(gateway.url).visible(alias, written.version)
+    return written
+
+
+def ask_many(
+    gateway: Gateway,
+    key: str,
+    alias: str,
+    count: int,
+    each: Callable[[int], Mapping[str, str]] = lambda _: {},
+    **headers: str,
+) -> list[httpx.Response]:
+    """So many calls, 16 at once on connections of their own, so that both workers get some.
+
+    `each` gives further headers of the call of that number.
+    """
+
+    async def run() -> list[httpx.Response]:
+        body = {"model": alias, "messages": [{"role": "user", "content": PROMPT}]}
+        left, found = iter(range(count)), list[httpx.Response]()
+
+        async def work() -> None:
+            async with httpx.AsyncClient(timeout=120) as client:
+                for number in left:
+                    told = {"authorization": f"Bearer {key}", **headers, **each(number)}
+                    found.append(await client.post(f"{gateway.url}/v1/chat/completions", json=body, headers=told))
+
+        await asyncio.gather(*(work() for _ in range(16)))
+        return found
+
+    return asyncio.run(run())
+
+
+def endpoints(answers: list[httpx.Response]) -> Counter[str]:
+    assert {a.status_code for a in answers} == {200}, [a.text for a in answers if a.status_code != 200][:3]
+    return Counter(a.headers["x-litellm-model-id"].split("@")[0] for a in answers)

@@ -1,6 +1,5 @@
 """What keys and routes ask of the gateway, over two workers: limits, stickiness, shadows, fall-backs, room, costs."""
 
-import asyncio
 import json
 import shutil
 import subprocess
@@ -9,7 +8,6 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
 import pytest
 
 from modelops_dagster.clients.alerts import Outbox
@@ -17,10 +15,9 @@ from modelops_dagster.clients.credentials import CredentialStore
 from modelops_dagster.clients.gateway import GatewayClient
 from modelops_dagster.clients.limits import LimitStore
 from modelops_dagster.domain.canary import Bounds
-from modelops_dagster.domain.gateway import Route
 from modelops_dagster.domain.rollout import start_canary
 from tests.fakes.backend import FakeBackend
-from tests.services.gateway_process import ALIAS, PROMPT, Gateway, error, target
+from tests.services.gateway_process import ALIAS, PROMPT, Gateway, ask_many, endpoints, error, put, target
 
 Backends = tuple[FakeBackend, FakeBackend]
 
@@ -28,39 +25,6 @@ Backends = tuple[FakeBackend, FakeBackend]
 @pytest.fixture(autouse=True)
 def _mended(alpha: FakeBackend) -> None:
     """The first engine is whole again after each test."""
-
-
-def put(gateway: Gateway, alias: str, *targets: Any, **settings: Any) -> Route:
-    """A route with settings, seen to be live in all workers."""
-    made = gateway.put(alias, *targets)
-    document = Route.model_validate({**made.model_dump(), **settings})
-    written = gateway.routes.put(document, made.version)
-    GatewayClient(gateway.url).visible(alias, written.version)
-    return written
-
-
-def ask_many(gateway: Gateway, key: str, alias: str, count: int, **headers: str) -> list[httpx.Response]:
-    """So many calls, 16 at once on connections of their own, so that both workers get some."""
-
-    async def run() -> list[httpx.Response]:
-        body = {"model": alias, "messages": [{"role": "user", "content": PROMPT}]}
-        left, found = iter(range(count)), list[httpx.Response]()
-
-        async def work() -> None:
-            async with httpx.AsyncClient(timeout=120) as client:
-                for _ in left:
-                    told = {"authorization": f"Bearer {key}", **headers}
-                    found.append(await client.post(f"{gateway.url}/v1/chat/completions", json=body, headers=told))
-
-        await asyncio.gather(*(work() for _ in range(16)))
-        return found
-
-    return asyncio.run(run())
-
-
-def endpoints(answers: list[httpx.Response]) -> Counter[str]:
-    assert {a.status_code for a in answers} == {200}, [a.text for a in answers if a.status_code != 200][:3]
-    return Counter(a.headers["x-litellm-model-id"].split("@")[0] for a in answers)
 
 
 def made_key(gateway: Gateway, **policy: Any) -> tuple[str, str]:
