@@ -100,6 +100,8 @@ class Settings(BaseModel):
         default=None, description="of the cluster; None: that of the pod the controller runs in"
     )
     host: str = Field(default="127.0.0.1", description="address every service binds to")
+    controller_host: str = Field(default="", description="name others reach the controller by; empty: host")
+    gateway_host: str = Field(default="", description="name others reach the gateway by; empty: host")
     dagster_port: Port = Field(default=3000, description="Dagster UI; 0 picks a free one")
     gateway_port: Port = Field(default=4000, description="LiteLLM gateway; 0 picks a free one")
     gateway_workers: int = Field(
@@ -220,11 +222,11 @@ class Settings(BaseModel):
 
     @property
     def controller_url(self) -> str:
-        return f"http://{self.host}:{self.controller_port}"
+        return f"http://{self.controller_host or self.host}:{self.controller_port}"
 
     @property
     def gateway_url(self) -> str:
-        return f"http://{self.host}:{self.gateway_port}"
+        return f"http://{self.gateway_host or self.host}:{self.gateway_port}"
 
     @property
     def dagster_url(self) -> str:

@@ -166,7 +166,7 @@ def serve(
 
 
 def _run(app: FastAPI, folder: Path, settings: Settings, listener: socket.socket) -> None:
-    with _told_address(folder, settings.host, listener) as url:
+    with _told_address(folder, settings.controller_host or settings.host, listener) as url:
         log.info("controller of %s at %s", settings.home, url)
         asyncio.run(_serve_until_signal(uvicorn.Config(app, log_config=None, access_log=False), listener))
     log.info("controller stopped")

@@ -142,6 +142,7 @@ def _of_template(kind: str, spec: dict[str, Any], template: dict[str, Any]) -> l
     if kind == "Job" and pod.get("restartPolicy") not in ("Never", "OnFailure"):
         found.append("spec.template.spec.restartPolicy must be Never or OnFailure")
     volumes = {volume["name"] for volume in pod.get("volumes") or []}
+    volumes |= {claim["metadata"]["name"] for claim in spec.get("volumeClaimTemplates") or []}
     for container in [*pod["containers"], *(pod.get("initContainers") or [])]:
         found += [
             f"volumeMount {m['name']} has no volume"
