@@ -155,6 +155,7 @@ def _engine(spec: EndpointSpec, site: Site, engine: EngineManifest, extra_args: 
         if value != "{cpus}" or values["cpus"] is not None:
             variables[name] = fill(value, values)
     failures = math.ceil(start_timeout_s(spec, engine) / 10)
+    health = engine.health_path or "/health"
     return {
         "name": CONTAINER,
         "image": site.image(engine.name, engine.version),
@@ -162,9 +163,9 @@ def _engine(spec: EndpointSpec, site: Site, engine: EngineManifest, extra_args: 
         "args": argv[1:],
         "env": environment(variables | spec.engine_environment, secret_name(spec.name)),
         "ports": [{"name": "http", "containerPort": HTTP_PORT}],
-        "startupProbe": _probe("/health", "http", period_s=10, failures=failures),
-        "readinessProbe": _probe("/health", "http", period_s=5, failures=3),
-        "livenessProbe": _probe("/health", "http", period_s=15, failures=4),
+        "startupProbe": _probe(health, "http", period_s=10, failures=failures),
+        "readinessProbe": _probe(health, "http", period_s=5, failures=3),
+        "livenessProbe": _probe(health, "http", period_s=15, failures=4),
     }
 
 

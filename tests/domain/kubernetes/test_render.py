@@ -209,6 +209,12 @@ def test_nothing_runs_as_root_or_writes_to_its_image():
 def test_probes_give_an_engine_the_time_its_spec_says():
     probe = container(rendered("gpu", start_timeout_s=3600))["startupProbe"]
     assert probe["periodSeconds"] * probe["failureThreshold"] == 3600
+    assert probe["httpGet"]["path"] == "/health"
+    spec = example("gpu")
+    odd = ENGINES[spec.engine].model_copy(update={"health_path": "/health_generate"})
+    asked = container(render(spec, SITE, {**ENGINES, spec.engine: odd}))
+    paths = {asked[name]["httpGet"]["path"] for name in ("startupProbe", "readinessProbe", "livenessProbe")}
+    assert paths == {"/health_generate"}
     own = container(EIGHT["imported_container"])
     assert own["readinessProbe"]["httpGet"] == {"path": "/health", "port": 8200}
     assert own["startupProbe"]["initialDelaySeconds"] == 30
