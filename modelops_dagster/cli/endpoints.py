@@ -44,6 +44,8 @@ def _stands(status: "EndpointStatus") -> str:
 
 
 def _show(status: "EndpointStatus") -> None:
+    from modelops_dagster.domain.endpoint_spec.this_machine import notices_here
+
     spec = status.spec
     rows: list[tuple[str, object]] = [
         ("name", spec.name),
@@ -61,6 +63,9 @@ def _show(status: "EndpointStatus") -> None:
         ("pid", status.pid),
         ("restarts", status.restarts),
         ("reason", status.reason),
+        ("environment", f"{spec.deployment_tag}, {spec.visibility}, priority {spec.priority}"),
+        ("price", None if spec.usd_per_hour is None else f"{spec.usd_per_hour:g} USD per replica and hour"),
+        *(("noted only", notice) for notice in notices_here(spec)),
     ]
     table("", ("field", "value"), [row for row in rows if row[1] is not None])
     if len(status.replicas) > 1:

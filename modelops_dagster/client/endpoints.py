@@ -20,14 +20,18 @@ _ABSENCE_S = 30.0
 class EndpointVerbs(Connection):
     """Verbs that ask for something return at once; `wait_ready` and `wait_stopped` wait."""
 
-    def apply(self, spec: EndpointSpec) -> EndpointStatus:
+    def apply(self, spec: EndpointSpec, *, start: bool = True) -> EndpointStatus:
         """Make `spec` true: create, replace the engine of, start or retry the endpoint; no change when it is true.
+
+        Args:
+            start: False wants the endpoint to be there and Stopped.
 
         Raises:
             InvalidSpec: a field does not hold.
             Conflict: the endpoint is being deleted.
         """
-        return self._status("PUT", endpoint_path(spec.name), json=spec.model_dump(mode="json"), **_patience(spec))
+        body, params = spec.model_dump(mode="json"), {"start": start}
+        return self._status("PUT", endpoint_path(spec.name), json=body, params=params, **_patience(spec))
 
     def create_endpoint(self, spec: EndpointSpec | None = None, **fields: Any) -> EndpointStatus:
         """Make a new endpoint; `apply` also changes one that is there.

@@ -33,9 +33,7 @@ class Endpoints(Protocol):
 
     def get(self, name: str) -> EndpointStatus | None: ...
 
-    def apply(self, spec: EndpointSpec) -> EndpointStatus: ...
-
-    def stop(self, name: str) -> EndpointStatus: ...
+    def apply(self, spec: EndpointSpec, *, start: bool = True) -> EndpointStatus: ...
 
     def wait_ready(
         self, name: str, timeout_s: float, on_progress: Callable[[EndpointStatus], None] | None = None
@@ -125,9 +123,7 @@ class PlatformState:
         before = self._endpoints.get(spec.name)
         if before is not None and (before.spec, before.desired) == (spec, desired) and not before.failed:
             return Applied("endpoint", spec.name, "unchanged")
-        self._endpoints.apply(spec)
-        if desired == "Stopped":
-            self._endpoints.stop(spec.name)
+        self._endpoints.apply(spec, start=desired == "Running")
         return Applied("endpoint", spec.name, "created" if before is None else "changed")
 
     def _list_hosted(self, models: Mapping[str, Any]) -> Applied:

@@ -110,3 +110,18 @@ def test_by_command(stack: Stack):
     assert (status.spec.autoscale_config.cooldown_period, status.spec.autoscale_config.targets[0].target) == (700, 5.0)
     for wrong in ("cpu_limit", "=3", "name.first=3"):
         assert modelops(stack, "update", "told", "-o", wrong).returncode == 2
+
+
+def test_an_endpoint_can_be_put_there_without_starting_it(stack: Stack):
+    spec = stack.spec(name="later")
+    made = stack.client.apply(spec, start=False)
+    assert (made.state, made.desired) == (EndpointState.STOPPED, "Stopped")
+    assert stack.client.apply(spec, start=False) == made
+    stack.client.start("later")
+    assert stack.client.wait_ready("later", 30).spec == spec
+    changed = stack.spec("--child", name="later")
+    assert stack.client.apply(changed, start=False).desired == "Stopped"
+    stack.client.wait_stopped("later")
+    resting = stack.client.get("later")
+    assert resting is not None
+    assert (resting.spec, resting.state) == (changed, EndpointState.STOPPED)

@@ -152,6 +152,25 @@ class Wishes:
             record = record.with_replica(index, **outcomes.after(record.replicas[index], event))
         return self._wish(record, spec=spec)
 
+    def put_to_rest(self, spec: EndpointSpec) -> EndpointRecord:
+        """Want an endpoint of this spec to be there and Stopped; nothing is started for it.
+
+        Raises:
+            InvalidSpec: this machine cannot do what the spec asks for.
+            Conflict: the endpoint is being deleted.
+        """
+        refusal = refusal_here(spec)
+        if refusal is not None:
+            raise refusal
+        record = self._ledger.find(spec.name)
+        if record is None:
+            stopped = EndpointState.STOPPED
+            return self._promise(EndpointRecord(spec=spec, desired="Stopped", state=stopped, since=datetime.now(UTC)))
+        if record.deleting:
+            raise Conflict(f"Endpoint {record.name} is being deleted; ask again in a moment.")
+        same = (record.spec, record.desired) == (spec, "Stopped")
+        return record if same else self._wish(record, spec=spec, desired="Stopped", retry_at=None)
+
     def start(self, name: str) -> EndpointRecord:
         """Want it Running, and awake. Does nothing when it is, or is on the way."""
         return self.apply(self._ledger.get(name).spec)

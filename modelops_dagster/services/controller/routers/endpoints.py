@@ -106,12 +106,16 @@ def _add_wishes(router: APIRouter, controller: Controller, launcher: Launcher, r
         return wishes.apply(spec).status()
 
     @router.put("/{name}", **needs(Role.OPERATOR), summary="Make a spec true")
-    async def apply(name: str, spec: Annotated[EndpointSpec, Body(openapi_examples=APPLIED)]) -> EndpointStatus:
+    async def apply(
+        name: str,
+        spec: Annotated[EndpointSpec, Body(openapi_examples=APPLIED)],
+        start: Annotated[bool, Query(description="false: it is to be there and Stopped")] = True,
+    ) -> EndpointStatus:
         """The same spec changes nothing, unless the endpoint failed or was stopped; another one replaces the engine."""
         if spec.name != name:
             raise InvalidSpec(f"The spec is for endpoint {spec.name} and the path says {name}.", field="name")
         await _check(launcher, spec)
-        return wishes.apply(spec).status()
+        return (wishes.apply(spec) if start else wishes.put_to_rest(spec)).status()
 
     @router.post("/{name}/start", **needs(Role.OPERATOR), summary="Want it Running")
     async def start(name: str) -> EndpointStatus:
