@@ -31,7 +31,7 @@ def where(settings: "Settings") -> str:
     return (
         f"  Dagster     {settings.dagster_url}\n"
         f"  gateway     {settings.gateway_url}/v1\n"
-        f"  controller  {settings.controller_url}/docs\n"
+        f"  endpoints   {settings.controller_url}/endpoints\n"
         f"  state       {settings.home}"
     )
 

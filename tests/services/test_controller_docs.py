@@ -2,6 +2,9 @@
 
 import re
 from pathlib import Path
+from typing import Any
+
+import jsonschema
 
 from tests.fakes.api import serving
 
@@ -26,3 +29,23 @@ def test_the_routes_that_are_told_are_those_there_are(tmp_path: Path):
     with serving(tmp_path) as client:
         paths = client.get("/openapi.json").json()["paths"]
     assert told() == {(method, path) for path, methods in paths.items() for method in methods} - UNTOLD
+
+
+def test_every_body_has_an_example_that_its_own_schema_takes(tmp_path: Path):
+    with serving(tmp_path) as client:
+        document = client.get("/openapi.json").json()
+    checked = 0
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            assert operation["summary"], (method, path)
+            body = operation.get("requestBody", {}).get("content", {}).get("application/json")
+            if body is None:
+                continue
+            schema: dict[str, Any] = body["schema"]
+            named = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+            examples = [e["value"] for e in body.get("examples", {}).values()] or named.get("examples", [])
+            assert examples, f"{method} {path} has no example"
+            for example in examples:
+                jsonschema.validate(example, {**schema, "components": document["components"]})
+                checked += 1
+    assert checked > 9

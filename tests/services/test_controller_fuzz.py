@@ -85,12 +85,16 @@ def requests(draw: st.DrawFn, operation: dict[str, Any], document: dict[str, Any
         body = draw(nearly(schema, document, KNOWN))
         if isinstance(body, dict) and draw(st.booleans()):
             body = {**body, **{k: v for k, v in STATED.items() if k in body}}
+        if isinstance(body, dict) and "command" in body:
+            body["command"] = draw(COMMANDS)
         sent["content"] = json.dumps(body).encode(errors="surrogatepass")
         sent["headers"] = {"Content-Type": draw(st.sampled_from(["application/json"] * 5 + ["text/plain"]))}
     return sent
 
 
 SAFE = st.sampled_from(["", "/"])
+# what a research job is asked to run may be run
+COMMANDS = st.sampled_from([["true"], ["no-such-program"], [], [""], ["true\0"], "true"])
 
 
 @pytest.mark.parametrize(("method", "path"), operations())

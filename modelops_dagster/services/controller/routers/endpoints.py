@@ -53,6 +53,11 @@ APPLIED: dict[str, Example] = {
     }
 }
 
+CHANGED: dict[str, Example] = {
+    "replicas": {"summary": "more replicas", "value": {"min_replicas": 2, "max_replicas": 4}},
+    "price": {"summary": "a price", "value": {"usd_per_hour": 0.5}},
+}
+
 
 class EndpointList(Value):
     endpoints: tuple[EndpointStatus, ...]
@@ -138,7 +143,9 @@ def _add_update(router: APIRouter, controller: Controller, launcher: Launcher) -
     @router.patch("/{name}", **needs(Role.OPERATOR), summary="Change fields of its spec")
     async def update(
         name: str,
-        changes: Annotated[dict[str, Any], Body(description="fields of the spec and their new values")],
+        changes: Annotated[
+            dict[str, Any], Body(description="fields of the spec and their new values", openapi_examples=CHANGED)
+        ],
         restart: Annotated[bool, Query(description="end its engine and start another where that is needed")] = False,
     ) -> EndpointStatus:
         """409 when the endpoint must be Stopped for it. A stopped endpoint stays so until it is started."""

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import httpx
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from starlette.types import Receive, Scope, Send
 
 from modelops_dagster.clients.endpoints import EndpointRecord
@@ -41,7 +41,11 @@ class Message(Value):
 class Chat(Value):
     """A conversation and how it is to go on."""
 
-    messages: tuple[Message, ...] = Field(min_length=1, max_length=500, examples=[[{"role": "user", "content": "Hi"}]])
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 64}]}
+    )
+
+    messages: tuple[Message, ...] = Field(min_length=1, max_length=500)
     temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
     max_tokens: int = Field(default=256, ge=1, le=32_768)

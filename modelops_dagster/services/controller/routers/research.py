@@ -3,13 +3,21 @@
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Body, Query
+from fastapi.openapi.models import Example
 
 from modelops_dagster.domain.access import Role
 from modelops_dagster.domain.research import JobRequest, ResearchJob
 from modelops_dagster.domain.values import Value
 from modelops_dagster.services.controller.doorman import needs
 from modelops_dagster.services.controller.research import ResearchDesk
+
+SUBMITTED: dict[str, Example] = {
+    "training": {
+        "summary": "a training run that saves its work",
+        "value": {"command": ["python", "train.py", "--resume"], "owner": "ada", "gpus": 2, "directory": "/srv/ada"},
+    }
+}
 
 
 class JobList(Value):
@@ -30,7 +38,7 @@ def research_router(desk: ResearchDesk) -> APIRouter:
         return JobList(jobs=desk.list())
 
     @router.post("", status_code=201, **needs(Role.ADMIN), summary="Queue a command")
-    async def submit(request: JobRequest) -> ResearchJob:
+    async def submit(request: Annotated[JobRequest, Body(openapi_examples=SUBMITTED)]) -> ResearchJob:
         return desk.submit(request)
 
     @router.get("/{job_id}", **needs(Role.VIEWER), summary="One job")

@@ -100,10 +100,14 @@ class CanaryStart(Overriding):
 
 
 class Promotion(Overriding):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"endpoint": "tiny-fp8", "expected_version": 4}]})
+
     endpoint: str | None = Field(default=None, max_length=64, description="default: the canary")
 
 
 class Rollback(Guard):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"to_version": 3}]})
+
     to_version: int | None = Field(default=None, ge=1, le=1 << 53, description="default: the one before this one")
 
 
