@@ -4,7 +4,8 @@ A loopback server of its own process answers N chat requests at a fixed concurre
 aiohttp posts the same bodies and decodes the JSON, nothing more. Ours is a whole suite run: answers read and scored, a
 journal written, rows and metrics landed as Parquet. Pairs alternate, and the best of each side counts, since
 whatever else the machine does only adds. The same is measured for streams, where bare aiohttp only reads the bytes and
-ours decodes and times every event. TTFT is read from the same server with a known first token.
+ours decodes and times every event. TTFT is read from the same server, which sends its first
+token late and says in it when: on a busy machine 200 ms and a queue of 32 last longer, and that is the truth then.
 """
 
 import asyncio
@@ -120,19 +121,32 @@ def _ours(url: str, stream: bool) -> float:
 
 
 def _ttft(url: str) -> Figure:
-    """How far the median TTFT is from the server's, while others are served."""
+    """How far TTFT is from when the server sent the same token, in the median, while others are served.
+
+    Both processes read one monotonic clock.
+    """
     body = request_body(_suite(True).spec, _suite(True).samples[0], 0, MODEL)
 
     async def ask() -> list[float]:
+        """Each answer's error, as a share of its true time."""
+        found: list[float] = []
         async with InferenceClient(f"{url}/v1", concurrency=CONCURRENCY) as client:
-            got = await asyncio.gather(*(client.complete(body) for _ in range(TTFT_REQUESTS)))
-        return [c.ttft_ms for c in got if c.ttft_ms is not None]
+
+            async def work() -> None:
+                for _ in range(TTFT_REQUESTS // CONCURRENCY):
+                    asked = time.perf_counter()
+                    got = await client.complete(body)
+                    true_ms = (float(got.text) - asked) * 1000
+                    assert true_ms >= FIRST_TOKEN_MS and got.ttft_ms is not None
+                    found.append(abs(got.ttft_ms - true_ms) / true_ms)
+
+            await asyncio.gather(*(work() for _ in range(CONCURRENCY)))
+        return found
 
     asyncio.run(ask())
-    times = asyncio.run(ask())
-    assert len(times) == TTFT_REQUESTS
-    error = abs(statistics.median(times) - FIRST_TOKEN_MS) / FIRST_TOKEN_MS
-    return Figure("runner", "ttft_error", error, "share", "<= 0.05")
+    errors = asyncio.run(ask())
+    assert len(errors) == TTFT_REQUESTS
+    return Figure("runner", "ttft_error", statistics.median(errors), "share", "<= 0.05")
 
 
 def _suite(stream: bool) -> Suite:
@@ -183,7 +197,7 @@ def _serve(pipe: Connection) -> None:
         await response.prepare(request)
         await response.write(chunk({"role": "assistant", "content": ""}))
         await asyncio.sleep(FIRST_TOKEN_MS / 1000)
-        await response.write(chunk({"content": said}))
+        await response.write(chunk({"content": f"{time.perf_counter():.6f}"}))
         await response.write(chunk({}, "stop") + usage)
         return response
 

@@ -29,7 +29,7 @@ from modelops_dagster.domain.gauntlet.report import Incumbent, Metric, SuiteRepo
 from modelops_dagster.domain.gauntlet.rows import Row, RunContext, request_row, score_rows
 from modelops_dagster.domain.gauntlet.samples import Sample, canonical, digest
 from modelops_dagster.domain.gauntlet.scorers import SCORER_VERSIONS
-from modelops_dagster.domain.gauntlet.suite import Suite
+from modelops_dagster.domain.gauntlet.suite import Suite, items_digest
 
 
 class Land(Protocol):
@@ -89,13 +89,14 @@ def run_context(
 ) -> RunContext:
     """Who is asked, and with which instrument: samples as they are asked, and the graders that may score."""
     versions = SCORER_VERSIONS if suite.kind == "dataset" else {"contract": CONTRACT_VERSION}
-    parts = suite.instrument_parts(samples, versions, chain.shape, graders)
+    items = items_digest(samples)
+    parts = suite.instrument_parts(samples, versions, chain.shape, graders, items)
     return RunContext(
         run_id=run_id,
         lane=lane,
         endpoint=endpoint,
         suite=suite.name,
-        suite_digest=suite.digest_of(samples),
+        suite_digest=suite.digest_of(samples, items),
         instrument=digest(parts),
         instrument_parts=canonical(parts),
     )

@@ -16,9 +16,12 @@ Severity = Literal["critical", "major", "minor"]
 CHOICE_REQUEST = "Answer with the letter of the right choice only."
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
 def canonical(value: object) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _CANONICAL.encode(value)
 
 
 def digest(value: object) -> str:
@@ -63,7 +66,7 @@ class SampleMetadata(Value):
 
     @cached_property
     def canonical_params(self) -> str:
-        return canonical(self.params)
+        return canonical(self.params) if self.params else "{}"
 
     @property
     def group(self) -> str:

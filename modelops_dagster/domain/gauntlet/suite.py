@@ -141,6 +141,12 @@ class SuiteSpec(Value):
         return self
 
 
+def items_digest(samples: Sequence[Sample]) -> str:
+    """Digest of what is asked, how it is scored and how much it counts, whatever the order."""
+    rows = ((s.uid, s.metadata.category, s.cluster, s.metadata.weight, s.metadata.severity) for s in samples)
+    return digest(sorted(rows))
+
+
 class Suite(Value):
     """A suite ready to be asked: the specification, and every sample of its file."""
 
@@ -209,13 +215,14 @@ class Suite(Value):
         spec = self.spec.model_copy(update={"splits": chosen.splits or self.spec.splits})
         return Suite(spec=spec, samples=tuple(s for s in self.samples if chosen.covers(s.metadata)))
 
-    def digest_of(self, samples: Sequence[Sample]) -> str:
-        """The digest when these samples are asked."""
-        rows = ((s.uid, s.metadata.category, s.cluster, s.metadata.weight, s.metadata.severity) for s in samples)
+    def digest_of(self, samples: Sequence[Sample], items: str | None = None) -> str:
+        """The digest when these samples are asked; `items` is their `items_digest`, where it is known already."""
         texts = {"title", "description", "subsets", "stands_in_for"}
         if not self.spec.rubrics:
             texts.add("rubrics")  # a suite without any keeps the digest it had before there were rubrics
-        return digest({"suite": self.spec.model_dump(mode="json", exclude=texts), "items": digest(sorted(rows))})
+        return digest(
+            {"suite": self.spec.model_dump(mode="json", exclude=texts), "items": items or items_digest(samples)}
+        )
 
     @property
     def groups_to_grade(self) -> tuple[str, ...]:
@@ -241,13 +248,15 @@ class Suite(Value):
         versions: Mapping[str, int],
         chain_shape: str | None = None,
         graders: Mapping[str, str] | None = None,
+        items: str | None = None,
     ) -> dict[str, Any]:
         """Everything that may change a score but the model and the engine that serves it, by part.
 
-        `versions` are those of the scorers or checks, `chain_shape` is what interceptors change of the answers, and
-        `graders` the uid of the grader whose verdicts count, by category: one that only advises changes no score. The
-        engine, its version and its variant stand beside the instrument in every row. Time limits and retries are left
-        out: they decide whether a sample is scored, not how.
+        `versions` are those of the scorers or checks, `chain_shape` is what interceptors change of the answers,
+        `graders` the uid of the grader whose verdicts count, by category (one that only advises changes no score), and
+        `items` the samples' `items_digest`, where it is known already. The engine, its version and its variant stand
+        beside the instrument in every row. Time limits and retries are left out: they decide whether a sample is
+        scored, not how.
         """
         used = {s.metadata.scorer for s in samples} if self.kind == "dataset" else set(versions)
         spec, limits = self.spec, self.spec.requests
@@ -255,7 +264,7 @@ class Suite(Value):
         same = Suite(spec=spec.model_copy(update={"requests": kept}))
         return {
             "runner": RUNNER_VERSION,
-            "suite": same.digest_of(samples),
+            "suite": same.digest_of(samples, items),
             "dataset": digest(sorted(s.uid for s in samples)),
             "prompts": digest([spec.system_prompt, CHOICE_REQUEST]),
             "sampling": spec.sampling.model_dump(mode="json"),
