@@ -17,6 +17,7 @@ BENCHES = (
     "score_queries",
     "engines",
     "endpoints",
+    "cluster",
     "quantize",
 )
 

@@ -96,7 +96,9 @@ class FakeApiServer:
                 if since < self.store.oldest:
                     yield {"type": "ERROR", "object": _status(410, "Expired", "too old resource version")}
                     return
-                found = [h for h in self.store.happenings if h.version > since and h.key[0] == plural]
+                news = self.store.happenings[self.store.after(since) :]
+                found = [h for h in news if h.key[0] == plural]
+                since = news[-1].version if news else since
                 if not found:
                     left_s = until - time.monotonic()
                     if left_s <= 0 or generation != self._generation:
@@ -104,7 +106,6 @@ class FakeApiServer:
                     self.store.changed.wait(min(left_s, 0.5))
                     continue
             for happening in found:
-                since = happening.version
                 if matches(happening.item, labels):
                     yield {"type": happening.kind, "object": happening.item}
 

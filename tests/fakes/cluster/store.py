@@ -1,5 +1,6 @@
 """The objects of the API server: versions, owners of fields, and what happened, in order."""
 
+import bisect
 import copy
 import threading
 import uuid
@@ -200,6 +201,10 @@ class Store:
     def owners_of(self, key: Key) -> dict[str, set[Path]]:
         with self.lock:
             return {manager: set(paths) for manager, paths in self.find(key).owners.items()}
+
+    def after(self, version: int) -> int:
+        """Where in `happenings` those after this version begin."""
+        return bisect.bisect_right(self.happenings, version, key=lambda happening: happening.version)
 
     def compact(self) -> None:
         """Forget what happened, as etcd does after some minutes: who watches from before must list again."""
