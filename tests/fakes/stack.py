@@ -103,10 +103,14 @@ class Stack:
         """Every living process of any engine of this home, whoever started it."""
         return processes.writers_under(self.home / "controller" / "logs")
 
+    def jobs(self) -> dict[int, Path]:
+        """Every living process of any research job of this home, whoever started it."""
+        return processes.writers_under(self.home / "controller" / "research")
+
     def down(self) -> None:
         if self.program is not None and self.program.poll() is None:
             self.kill()
-        for log in set(self.engines().values()):
+        for log in {*self.engines().values(), *self.jobs().values()}:
             processes.stop_group(processes.find_by_log(log), 0.0, log)
 
 

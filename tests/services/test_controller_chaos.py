@@ -29,11 +29,6 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
     stack.down()
 
 
-def jobs_of(stack: Stack) -> dict[int, Path]:
-    """Every living process of any research job, whoever started it."""
-    return processes.writers_under(stack.home / "controller" / "research")
-
-
 def specs(stack: Stack, load_s: float = 0.0) -> dict[str, EndpointSpec]:
     """A pair of replicas, one that wants most accelerators, and one without any whose worker leaves its session."""
     load = ("--load-s", f"{load_s:.3f}")
@@ -76,7 +71,7 @@ def torment(stack: Stack, dice: random.Random, kills: int) -> None:
             stack.kill()
             stack.up(*RESTARTS)
             continue
-        pids = sorted({**stack.engines(), **(jobs_of(stack) if dice.random() < 0.1 else {})})
+        pids = sorted({**stack.engines(), **(stack.jobs() if dice.random() < 0.1 else {})})
         leaders = [pid for pid in pids if (s := processes.read_stat(pid)) is not None and s.session == pid]
         victims = leaders if what == "leader" else pids
         if victims:
@@ -106,7 +101,7 @@ def see_that_all_is_well(stack: Stack, statuses: list[EndpointStatus], jobs: tup
             if line.startswith("CUDA_VISIBLE_DEVICES=")
         ]
         assert shown == ([",".join(replica.devices)] if replica.devices else [])
-    alive = {log.stem for log in jobs_of(stack).values()}
+    alive = {log.stem for log in stack.jobs().values()}
     assert alive == {job.job_id for job in jobs if job.state is JobState.RUNNING}
 
 
@@ -130,4 +125,4 @@ def test_random_kills_leave_everything_as_it_was_asked_for(stack: Stack, seed: i
     assert [settled(stack, name).replicas for name in specs(stack)] == [s.replicas for s in statuses]
     see_that_all_is_well(stack, statuses, jobs)
     assert stack.terminate() == 0
-    assert {**stack.engines(), **jobs_of(stack)} == {}
+    assert {**stack.engines(), **stack.jobs()} == {}
