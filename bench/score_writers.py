@@ -26,14 +26,17 @@ BLOCKED_S = 30.0
 def run() -> Iterator[Figure]:
     """Yields what was lost, blocked and wrong, and how much was written and read meanwhile."""
     seconds = float(os.environ.get("MODELOPS_BENCH_SECONDS", "60"))
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["bench.score_writers"])
     with tempfile.TemporaryDirectory() as folder:
         root, stop, landed, read = Path(folder) / "scores", context.Event(), context.Queue(), context.Queue()
-        writers = [context.Process(target=_write, args=(root, w, stop, landed)) for w in range(WRITERS)]
-        readers = [context.Process(target=_read, args=(root, r, stop, read)) for r in range(READERS)]
-        publisher = context.Process(target=_publish, args=(root, stop))
+        ready = context.Barrier(WRITERS + READERS + 2)
+        writers = [context.Process(target=_write, args=(root, w, ready, stop, landed)) for w in range(WRITERS)]
+        readers = [context.Process(target=_read, args=(root, r, ready, stop, read)) for r in range(READERS)]
+        publisher = context.Process(target=_publish, args=(root, ready, stop))
         for process in (*writers, *readers, publisher):
             process.start()
+        ready.wait(300)
         time.sleep(seconds)
         stop.set()
         files = sum(landed.get(timeout=300) for _ in writers)
@@ -43,6 +46,8 @@ def run() -> Iterator[Figure]:
         ScoreStore(root).publish()
         with duckdb.connect(str(root / "scores.duckdb"), read_only=True) as published:
             held = published.execute("select count(*), count(distinct run_id) from scores").fetchall()[0]
+    if not files or not all(a["answers"] for a in answers):
+        raise RuntimeError(f"{files} files landed and {answers} were read: that is too little to say anything")
     yield Figure("score_writers", "lost", files * ROWS - held[0] + files - held[1], "rows", "0")
     yield Figure("score_writers", "blocked", sum(a["blocked"] for a in answers), "answers", "0")
     yield Figure("score_writers", "wrong_reads", sum(a["wrong"] for a in answers), "answers", "0")
@@ -51,7 +56,8 @@ def run() -> Iterator[Figure]:
     yield Figure("score_writers", "slowest_answer_s", max(a["slowest"] for a in answers), "s", f"<= {BLOCKED_S:g}")
 
 
-def _write(root: Path, writer: int, stop: Any, landed: Any) -> None:
+def _write(root: Path, writer: int, ready: Any, stop: Any, landed: Any) -> None:
+    ready.wait(300)
     store, done = ScoreStore(root), 0
     while not stop.is_set():
         run_id, repo_id = f"w{writer}-{done}", f"org/m{writer % 16}"
@@ -69,7 +75,8 @@ def _write(root: Path, writer: int, stop: Any, landed: Any) -> None:
     landed.put(done)
 
 
-def _read(root: Path, reader: int, stop: Any, read: Any) -> None:
+def _read(root: Path, reader: int, ready: Any, stop: Any, read: Any) -> None:
+    ready.wait(300)
     seen = {"answers": 0, "wrong": 0, "blocked": 0, "slowest": 0.0}
     last = 0
     while reader % 2 and not (root / "scores.duckdb").exists() and not stop.is_set():
@@ -101,7 +108,8 @@ def _counted(root: Path, *, through_the_file: bool) -> tuple[int, int, int]:
     return found[0], found[1], found[2]
 
 
-def _publish(root: Path, stop: Any) -> None:
+def _publish(root: Path, ready: Any, stop: Any) -> None:
+    ready.wait(300)
     while not stop.is_set():
         ScoreStore(root).publish()
         time.sleep(1)
