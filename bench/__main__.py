@@ -15,6 +15,7 @@ BENCHES = (
     "verdict_oc",
     "runner",
     "score_queries",
+    "score_writers",
     "engines",
     "endpoints",
     "cluster",

@@ -53,14 +53,6 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         )
         for lane in QUANTIZED_LANES
     }
-    re_evaluate = dg.define_asset_job(
-        "re_evaluate",
-        selection=dg.AssetSelection.groups("raw") - dg.AssetSelection.assets(dg.AssetKey(["raw", "endpoint"])),
-        partitions_def=models,
-        description="Ask every suite again of the endpoint that serves a model, and decide and register anew.",
-        tags={"modelops/chain": "re-evaluate"},
-    )
-    jobs = (backfill_job(suites), *OPERATIONS, prune_checkpoints, answer_batch)
     weights = [release, lane_plan, raw_weights, *(quantized_weights(lane) for lane in QUANTIZED_LANES)]
     return dg.Definitions(
         assets=[*weights, *lanes, *(dataset_asset(s) for s in suites), scores_db_asset(LANES), leaderboard, report],
@@ -69,7 +61,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
             *(recovery_check(lane) for lane in QUANTIZED_LANES),
             *(check for lane in LANES for check in lane_checks(lane)),
         ],
-        jobs=[onboard, *quantized.values(), re_evaluate, *jobs],
+        jobs=[onboard, *quantized.values(), backfill_job(suites), *OPERATIONS, prune_checkpoints, answer_batch],
         schedules=[prune_nightly],
         sensors=[
             hub_sensor(onboard.name, settings.hub_poll_interval_s),

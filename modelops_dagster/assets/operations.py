@@ -1,4 +1,4 @@
-"""Jobs that people click: promote, roll back, start and stop an endpoint. The same functions as the commands."""
+"""Jobs that people click: promote, roll back, start and stop an endpoint, evaluate again. As the commands do it."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,6 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from modelops_dagster.assets.failures import clear_failure
+from modelops_dagster.assets.partitions import models
 from modelops_dagster.clients.moves import Moves
 from modelops_dagster.clients.rollout import Change, Rollout
 from modelops_dagster.domain.errors import InvalidSpec
@@ -119,7 +120,14 @@ def stop_endpoint() -> None:
     stop_one()
 
 
-OPERATIONS = (promote, roll_back, start_endpoint, stop_endpoint)
+re_evaluate = dg.define_asset_job(
+    "re_evaluate",
+    selection=dg.AssetSelection.groups("raw") - dg.AssetSelection.assets(dg.AssetKey(["raw", "endpoint"])),
+    partitions_def=models,
+    description="Ask every suite again of the endpoint that serves a model, and decide and register anew.",
+    tags={"modelops/chain": "re-evaluate"},
+)
+OPERATIONS = (promote, roll_back, start_endpoint, stop_endpoint, re_evaluate)
 
 
 def _moves(gateway: GatewayResource, controller: ControllerResource, lineage: LineageResource) -> Moves:

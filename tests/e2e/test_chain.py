@@ -80,6 +80,20 @@ def test_a_publication_leads_to_a_preview_route_with_no_other_action(platform: P
     assert "42" in (answer.choices[0].message.content or "")
 
 
+def test_a_suite_is_asked_of_every_model_by_one_command(platform: Platform):
+    """`modelops backfill` against the running daemon; again, it finds nothing left to do."""
+    sql = "select run_id from scores where suite = 'quality' and repo_id = 'acme/first' order by evaluated_at desc"
+    told = platform.modelops(
+        "backfill", "--suite", "quality", "--models", f"{ORG}/first", "--again", "--wait", "--json"
+    )
+    done = json.loads(told.stdout)
+    assert (done["status"], done["outcomes"]) == ("SUCCESS", {"evaluated": 1}), told.stderr
+    newest = json.loads(platform.modelops("scores", "--json", "--sql", sql).stdout)[0]["run_id"]
+    assert newest == done["run_id"]
+    again = platform.modelops("backfill", "--suite", "quality", "--models", f"{ORG}/first", "--wait", "--json")
+    assert json.loads(again.stdout)["outcomes"] == {}, again.stderr
+
+
 def test_what_was_there_before_the_first_tick_is_not_a_release(platform: Platform):
     assert platform.dagster.runs(f"{ORG}/old") == []
 

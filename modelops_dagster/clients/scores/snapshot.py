@@ -197,7 +197,8 @@ def build(path: Path, published: Path, landing: Landing, calls: CallLog) -> bool
         base = published.resolve() if past is not None else None
         known = looking.execute("select path from past.landing.calls").fetchall() if base else []
         closed = calls.closed({name for (name,) in known})
-        if base and not closed and not any(lacking(looking, "past.landing", landing, "")):
+        since = lacking(looking, "past.landing", landing, "") if base else None
+        if since is not None and not closed and not any(since):
             return False
     if base is not None:
         shutil.copyfile(base, path)
@@ -206,13 +207,13 @@ def build(path: Path, published: Path, landing: Landing, calls: CallLog) -> bool
             _create(connection)
         last, touched = _last_file(connection, "landing"), set[str]()
         for _ in range(ATTEMPTS):
-            since = lacking(connection, "landing", landing, "")
+            since = since or lacking(connection, "landing", landing, "")
             touched |= _drop_stale(connection, since.stale)
             try:
                 load(connection, "landing", landing, since.files)
                 break
             except Changing:
-                continue
+                since = None
         else:
             raise IntegrityError(f"files under {landing.root} keep changing while they are read; try again.")
         calls.load(connection, f"landing.{CALLS}", "landing.calls", closed)
