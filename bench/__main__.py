@@ -6,6 +6,7 @@ import time
 
 BENCHES = (
     "cli",
+    "backfill",
     "day0",
     "fetch",
     "preflight",
