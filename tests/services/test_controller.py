@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import threading
 import time
 
@@ -12,6 +13,7 @@ import pytest
 from modelops_dagster.client import ModelOpsClient, token_path
 from modelops_dagster.domain.endpoints import EndpointState, EndpointStatus
 from modelops_dagster.domain.errors import EndpointFailed, InvalidSpec, NoSuchEndpoint, NotRunning
+from modelops_dagster.services.controller.server import bind
 from tests.fakes.stack import Stack, Stranger, wait_until
 
 OUT_OF_MEMORY = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
@@ -242,6 +244,13 @@ def test_taken_port_names_who_listens(stack: Stack):
         token_path(stack.home).write_text("key")
         with pytest.raises(NotRunning, match="Another program answers at"):
             ModelOpsClient.from_settings(stack.settings).list()
+
+
+def test_small_answers_do_not_wait_for_an_acknowledgement():
+    with bind("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.proto == socket.IPPROTO_TCP, "what asyncio asks before it turns Nagle's algorithm off"
 
 
 def test_lost_record_leaves_no_engine_behind(stack: Stack):

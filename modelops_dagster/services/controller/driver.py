@@ -7,13 +7,11 @@ loop's thread only; what blocks runs in a thread pool.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from modelops_dagster.clients.endpoints import EndpointBackend, EndpointRecord, Prepared, Replica, ReplicaRecord
+from modelops_dagster.clients.endpoints import EndpointRecord, Prepared, Replica, ReplicaRecord
 from modelops_dagster.domain.endpoints import EndpointState
 from modelops_dagster.domain.engines import FailureReason
 from modelops_dagster.domain.errors import DiskFull, EngineMissing, InvalidSpec, ModelOpsError
@@ -23,40 +21,21 @@ from modelops_dagster.domain.lifecycle import (
     Event,
     Facts,
     Observation,
-    RestartPolicy,
     Step,
     decide,
     failure_event,
 )
 from modelops_dagster.services.controller import outcomes
-from modelops_dagster.services.controller.accelerators import Accelerators, endpoint_claim, owner_of
-from modelops_dagster.services.controller.idleness import Idleness
-from modelops_dagster.services.controller.wishes import Ledger
+from modelops_dagster.services.controller.accelerators import endpoint_claim, owner_of
+from modelops_dagster.services.controller.workshop import Workshop
 
 log = logging.getLogger("modelops.controller")
-Diagnose = Callable[[str, int | None, bool], tuple[FailureReason, str]]  # (log tail, exit code, timed out)
 
 _DIAGNOSED_LINES = 400
 _SOONEST_LOOK_S = 0.05
 _UNREACHABLE_AFTER = 3  # asks in a row without an answer
 _DRAIN_S = 60.0
 _SETTLE_S = 0.5  # ten times what a worker of the gateway takes to follow
-
-
-@dataclass(frozen=True)
-class Workshop:
-    """What every driver works with. `run` calls a function in a thread, `wake` the drivers of an endpoint."""
-
-    ledger: Ledger
-    backend: EndpointBackend
-    idleness: Idleness
-    accelerators: Accelerators
-    diagnose: Diagnose
-    policy: RestartPolicy
-    run: Callable[..., Awaitable[Any]]
-    wake: Callable[[str], None]
-    tick_s: float
-    ask_every_s: float
 
 
 class Driver:

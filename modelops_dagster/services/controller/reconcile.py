@@ -13,13 +13,12 @@ from modelops_dagster.clients.research import JobProcesses
 from modelops_dagster.domain.alerts import Alert
 from modelops_dagster.domain.lifecycle import RestartPolicy
 from modelops_dagster.services.controller.accelerators import Accelerators
-from modelops_dagster.services.controller.driver import Diagnose, Driver, Workshop
+from modelops_dagster.services.controller.driver import Driver
 from modelops_dagster.services.controller.idleness import Idleness
 from modelops_dagster.services.controller.research import ResearchDesk
 from modelops_dagster.services.controller.scaling import Autoscaler
 from modelops_dagster.services.controller.wishes import Ledger, Refusal, Wishes
-
-__all__ = ["Controller", "Diagnose"]
+from modelops_dagster.services.controller.workshop import Diagnose, Workshop
 
 SCALE_DOWN_S = 300.0  # as the Kubernetes Horizontal Pod Autoscaler waits
 
@@ -34,7 +33,7 @@ class Controller:
         store: what is shared with the gateway (see `clients.endpoints.live`) lies beside its folder.
         diagnose: names the reason of a failure from the engine's last lines, with a sentence about it.
         slots: names of this machine's accelerators.
-        calls: folder of the gateway's call log, for replicas that follow traffic; None: nothing was ever logged.
+        calls: folder of the gateway's call log, for replicas that follow traffic; None: they do not, here.
         alert: tells people that a research job was preempted.
         refusal: why a cluster cannot do what a spec asks for; None: endpoints are on this machine.
         tick_s: seconds between two looks at a replica that nothing happens to.
@@ -76,15 +75,12 @@ class Controller:
             ask_every_s=ask_every_s,
         )
         jobs = JobProcesses(store.folder.parent / "research")
-        self._autoscaler = Autoscaler(
-            self.ledger,
-            Demand(store.folder.parent),
-            calls or store.folder.parent / "calls",
-            run=self._run,
-            wake=self._wake,
-            sample_s=tick_s,
-            hold_s=scale_down_s,
-        )
+        self._autoscaler: Autoscaler | None = None
+        if calls is not None:
+            demand = Demand(store.folder.parent)
+            self._autoscaler = Autoscaler(
+                self.ledger, demand, calls, run=self._run, wake=self._wake, sample_s=tick_s, hold_s=scale_down_s
+            )
         self._scaling: asyncio.Task[None] | None = None
         self.research = ResearchDesk(jobs, self.accelerators, alert, run=self._run, tick_s=tick_s)
         self._drivers: dict[tuple[str, int], Driver] = {}
@@ -117,7 +113,8 @@ class Controller:
         await self.research.open()
         for record in self.ledger.all():
             self._wake(record.name)
-        self._scaling = asyncio.create_task(self._autoscaler.follow(), name="autoscaler")
+        if self._autoscaler is not None:
+            self._scaling = asyncio.create_task(self._autoscaler.follow(), name="autoscaler")
 
     async def close(self, *, keep_engines: bool) -> None:
         """Stop watching; unless `keep_engines`, end every engine and job. What is wanted stays as it is."""

@@ -36,7 +36,8 @@ from modelops_dagster.services.controller.gateway import gateway_documents
 from modelops_dagster.services.controller.hub_webhook import hub_push
 from modelops_dagster.services.controller.monitor import Monitor
 from modelops_dagster.services.controller.place import open_place
-from modelops_dagster.services.controller.reconcile import SCALE_DOWN_S, Controller, Diagnose
+from modelops_dagster.services.controller.reconcile import SCALE_DOWN_S, Controller
+from modelops_dagster.services.controller.workshop import Diagnose
 from modelops_dagster.settings import Settings, secret
 
 log = logging.getLogger("modelops.controller")
@@ -86,7 +87,8 @@ def bind(host: str, port: int) -> socket.socket:
         UserError: the address or port is not ours to bind.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # the protocol is named, else asyncio leaves Nagle's algorithm on and small answers wait 40 ms for an ACK
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
