@@ -94,7 +94,8 @@ def _fill(server: FakeApiServer, stack: ClusterStack) -> list[Manifest]:
 
 
 def _status(*, ready: bool) -> Manifest:
-    said = {"name": "engine", "image": "vllm", "ready": ready, "restartCount": 0, "state": {"running": {}}}
+    said = {"name": "engine", "image": "vllm", "restartCount": 0, "state": {"running": {}}}
+    said |= {"started": True, "ready": ready}
     conditions = [{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": str(ready)}]
     return {"phase": "Running", "containerStatuses": [said], "conditions": conditions}
 

@@ -307,3 +307,16 @@ def test_unusable_configuration_ends_the_program_with_a_sentence(tmp_path: Path)
     assert isinstance(program, subprocess.Popen)
     assert program.wait(60) == 2
     assert "is not a usable kubeconfig" in stack.log.read_text()
+
+
+def test_engine_that_stops_answering_is_unreachable_and_back_by_itself(stack: ClusterStack, cluster: FakeCluster):
+    stack.client.apply(stack.spec(name="mute"))
+    before = stack.client.wait_ready("mute", WAIT_S)
+    (pod,) = pods(cluster, "mute")
+    cluster.muted.add(pod["metadata"]["name"])
+    during = until(stack, "mute", "Running", "Unreachable")
+    assert (during.url, during.message) == (None, "Its engine runs and does not pass its readiness probe.")
+    cluster.muted.clear()
+    after = until(stack, "mute", "Running")
+    assert (after.url, after.message, after.since) == (before.url, "", before.since)
+    gone(stack, "mute")

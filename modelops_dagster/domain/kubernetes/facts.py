@@ -158,6 +158,8 @@ def _container(pod: str, status: Manifest) -> Trouble:
     if waiting is not None:
         said = f"{waiting.get('reason', 'It waits')}: {waiting.get('message', '')}".rstrip(": ").rstrip(".")
         return Trouble(3, f"Pod {pod} is brought up ({said}).")
+    if status.get("started"):
+        return Trouble(6, "Its engine runs and does not pass its readiness probe.", placed=True)
     return Trouble(5, "", placed=True)  # it loads, as it should
 
 
@@ -171,7 +173,7 @@ def _crashed(pod: str, last: Manifest, crashes: int, waiting: Manifest | None) -
     said = f"The engine {why}{times}{back_off}."
     # exit codes above 128 are signals, as shells count them; here a signal is negative
     signed = 128 - code if code > 128 else code
-    return Trouble(6, said, reason, placed=True, crashes=crashes, exit_code=signed)
+    return Trouble(7, said, reason, placed=True, crashes=crashes, exit_code=signed)
 
 
 def _degraded(ready: int, wanted: int, troubles: Sequence[Trouble]) -> str:

@@ -62,7 +62,8 @@ ENDED = {"terminated": {"exitCode": 1, "reason": "Error"}}
             waiting("CreateContainerConfigError", 'secret "x-env" not found'),
             *(False, False, "bad_config", 'Its container cannot be made (CreateContainerConfigError): secret "x-env"'),
         ),
-        (pod(state={"running": {}}), True, True, None, ""),
+        (pod(state={"running": {}}, started=False), True, True, None, ""),
+        (pod(state={"running": {}}, started=True), True, True, None, "does not pass its readiness probe"),
     ],
 )
 def test_one_pod_that_does_not_answer(one: dict[str, Any], alive: bool, placed: bool, reason: str | None, said: str):

@@ -48,6 +48,7 @@ class FakeCluster:
         self.api = FakeApiServer()
         self.nodes = {node.name: node for node in (nodes or (Node("node-a"), Node("node-b")))}
         self.missing_images: set[str] = set()
+        self.muted: set[str] = set()  # pods whose readiness probe fails
         self._running: dict[str, Running] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, daemon=True)
@@ -263,8 +264,9 @@ class FakeCluster:
         if options.fail_line is not None or (options.die_after_s is not None and now - run.started > options.lives_s):
             self._ended(pod, run, options)
             return
-        ready = not options.hang and now - run.started >= options.load_s
-        self._say(pod, {"running": {"startedAt": _now()}}, ready=ready, restarts=run.restarts)
+        started = not options.hang and now - run.started >= options.load_s
+        ready = started and pod["metadata"]["name"] not in self.muted
+        self._say(pod, {"running": {"startedAt": _now()}}, ready=ready, started=started, restarts=run.restarts)
         if ready and (pod["metadata"]["name"], False) not in self.api.logs:
             self.api.logs[(pod["metadata"]["name"], False)] = f"{_now()} INFO: listening\n"
 
@@ -281,14 +283,21 @@ class FakeCluster:
         self._say(pod, state, ready=False, restarts=run.restarts - (waiting is None), last=ended)
 
     def _say(
-        self, pod: Manifest, state: Manifest, *, ready: bool, restarts: int = 0, last: Manifest | None = None
+        self,
+        pod: Manifest,
+        state: Manifest,
+        *,
+        ready: bool,
+        started: bool = False,
+        restarts: int = 0,
+        last: Manifest | None = None,
     ) -> None:
         container = pod["spec"]["containers"][0]
         said = {
             "name": container["name"],
             "image": container["image"],
             "ready": ready,
-            "started": ready,
+            "started": started,
             "restartCount": restarts,
             "state": state,
             "lastState": last or {},
