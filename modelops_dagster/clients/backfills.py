@@ -19,10 +19,7 @@ from modelops_dagster.domain.gauntlet.interceptors import Chain
 from modelops_dagster.domain.gauntlet.report import SuiteReport
 from modelops_dagster.domain.gauntlet.suite import Suite
 
-EVALUATED = """
-    select 1 from latest_scores where repo_id = $repo_id and lane = $lane and commit_hash = $commit_hash
-        and suite = $suite and instrument = $instrument limit 1
-"""
+EVALUATED = "select distinct repo_id, lane, commit_hash, instrument from latest_scores where suite = ?"
 LAST_ASKED = """
     select run_id, any_value(instrument_parts) from scores
     where repo_id = $repo_id and lane = $lane and commit_hash = $commit_hash and suite = $suite and endpoint = $endpoint
@@ -103,15 +100,17 @@ class Backfill:
     async def run(self, targets: Sequence[Target], on_done: Callable[[Done], None]) -> list[Done]:
         """Ask all of them; `on_done` is called with each result once it is stored, in the order they finish."""
         done: list[Done] = []
+        # asked once: every answer of the history reads what landed since it was published, and much lands here
+        evaluated = set(self._store.query(EVALUATED, [self.suite.name])[1]) if not self._again else set()
 
         async def one(target: Target) -> None:
             # a sleeping one waits for room before it takes a slot, so that it keeps none from one that runs
             if target.running:
                 async with self._slots:
-                    found = await self._asked(target)
+                    found = await self._asked(target, evaluated)
             else:
                 async with self._awake, self._slots:
-                    found = await self._asked(target)
+                    found = await self._asked(target, evaluated)
             if found.outcome != "current":
                 revision = target.endpoint.checkpoint.revision
                 row = found.row(self._run_id, self.suite.name, self.suite.digest)
@@ -126,17 +125,19 @@ class Backfill:
                 group.create_task(one(target))
         return done
 
-    async def _asked(self, target: Target) -> Done:
+    async def _asked(self, target: Target, evaluated: set[tuple[str, ...]]) -> Done:
         begun = datetime.now(UTC)
         report, reason = None, ""
         outcome: BackfillOutcome = "current"
-        if self._again or not await asyncio.to_thread(self._is_evaluated, target):
+        if not self._is_current(target, evaluated):
             try:
                 outcome, report = await self._evaluate(target)
             except EndpointFailed as error:
                 outcome, reason = "unreachable", error.sentence
             except ModelOpsError as error:
                 outcome, reason = "failed", error.sentence
+        elif self._mark(target.endpoint.name).is_file():
+            await self._put_back(target.endpoint.name)  # killed between its last answer and this
         return Done(
             target=target, outcome=outcome, reason=reason, report=report, started_at=begun, ended_at=datetime.now(UTC)
         )
@@ -147,7 +148,7 @@ class Backfill:
         if status is None:
             return "rescored", await asyncio.to_thread(self._rescore, target)
         # a backfill that was killed left it awake: it is ours to put back
-        mark = self._work / "woken" / name
+        mark = self._mark(name)
         woken = not _answers(status) or mark.is_file()
         try:
             if not _answers(status):
@@ -167,16 +168,24 @@ class Backfill:
             )
         finally:
             if woken:
-                await asyncio.to_thread(self._endpoints.stop, name)
-                await asyncio.to_thread(self._endpoints.wait_stopped, name, STOP_TIMEOUT_S)
-                mark.unlink(missing_ok=True)
+                await self._put_back(name)
         return "evaluated", report
 
-    def _is_evaluated(self, target: Target) -> bool:
+    def _mark(self, name: str) -> Path:
+        """The file that says that a backfill woke the endpoint."""
+        return self._work / "woken" / name
+
+    async def _put_back(self, name: str) -> None:
+        await asyncio.to_thread(self._endpoints.stop, name)
+        await asyncio.to_thread(self._endpoints.wait_stopped, name, STOP_TIMEOUT_S)
+        self._mark(name).unlink(missing_ok=True)
+
+    def _is_current(self, target: Target, evaluated: set[tuple[str, ...]]) -> bool:
         endpoint = target.endpoint
         samples = self.suite.asked(endpoint.max_context or None)
         now = run_context(self.suite, samples, endpoint, target.lane, self._run_id, Chain(), {}).instrument
-        return bool(self._store.query(EVALUATED, {**self._whose(target), "instrument": now})[1])
+        commit = endpoint.checkpoint.revision.commit_hash
+        return (target.repo_id, target.lane, commit, now) in evaluated
 
     def _rescore(self, target: Target) -> SuiteReport:
         """Score the stored answers of a model whose endpoint is gone."""

@@ -137,7 +137,7 @@ def test_one_that_a_killed_backfill_woke_is_put_back_by_the_next(
     targets = find_targets(lineage_of(tmp_path, server, ["aa"]), controller, ["raw"])
 
     async def killed() -> None:
-        server.latency_s = 60
+        server.fault = "hang"
         work = asyncio.create_task(backfill(tmp_path, store, controller, quality(4)).run(targets, lambda one: None))
         while not server.bodies:
             await asyncio.sleep(0.01)
@@ -147,7 +147,7 @@ def test_one_that_a_killed_backfill_woke_is_put_back_by_the_next(
             await work
 
     asyncio.run(killed())
-    server.latency_s = 0
+    server.fault = "none"
     controller.states["aa"] = "Running"
     (tmp_path / "work" / "woken" / "aa").touch()
     found = find_targets(tmp_path / "lineage", controller, ["raw"])
@@ -156,6 +156,10 @@ def test_one_that_a_killed_backfill_woke_is_put_back_by_the_next(
     }
     assert controller.states["aa"] == "Stopped"
     assert not (tmp_path / "work" / "woken" / "aa").exists()
+    controller.states["aa"] = "Running"
+    (tmp_path / "work" / "woken" / "aa").touch()
+    again = asyncio.run(backfill(tmp_path, store, controller, quality(4), "bf-2").run(found, lambda one: None))
+    assert (outcomes(again), controller.states["aa"]) == ({"aa": "current"}, "Stopped"), "killed after its last answer"
 
 
 def test_a_model_without_endpoint_is_scored_again_where_only_scoring_changed(
