@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from modelops_dagster.cli.output import emit, json_option, table
+from modelops_dagster.cli.score_files import export_run
 
 if TYPE_CHECKING:
     from modelops_dagster.clients.scores import ScoreStore
@@ -80,6 +81,9 @@ def load(run_id: str | None, endpoint: str | None, tool: "Tool", as_json: bool) 
             table(title, tuple(levels[0]), cells)
 
     emit(shown_runs, as_json, render)
+
+
+command.add_command(export_run)
 
 
 def _answer(store: "ScoreStore", sql: str, as_json: bool) -> None:
