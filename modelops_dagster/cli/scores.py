@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from modelops_dagster.cli.output import emit, json_option, table
-from modelops_dagster.cli.score_files import export_run
+from modelops_dagster.cli.score_files import export_run, import_files
 
 if TYPE_CHECKING:
     from modelops_dagster.clients.scores import ScoreStore
@@ -84,6 +84,7 @@ def load(run_id: str | None, endpoint: str | None, tool: "Tool", as_json: bool) 
 
 
 command.add_command(export_run)
+command.add_command(import_files)
 
 
 def _answer(store: "ScoreStore", sql: str, as_json: bool) -> None:
@@ -100,6 +101,7 @@ def _answer(store: "ScoreStore", sql: str, as_json: bool) -> None:
 
 def _latest(store: "ScoreStore", repo_id: str | None, as_json: bool) -> None:
     from modelops_dagster.domain.errors import InvalidSpec
+    from modelops_dagster.domain.gauntlet.imported import IMPORTED
     from modelops_dagster.domain.summary import interval, number
 
     columns, rows = store.query(LATEST, [repo_id])
@@ -114,8 +116,9 @@ def _latest(store: "ScoreStore", repo_id: str | None, as_json: bool) -> None:
             click.echo("There are no scores yet; `modelops onboard REPO_ID` lands the first.")
         for model, lane in dict.fromkeys((row["repo_id"], row["lane"]) for row in found):
             own = [row for row in found if (row["repo_id"], row["lane"]) == (model, lane)]
+            first = next((row for row in own if row["engine"] != IMPORTED), own[0])
             table(
-                f"{model} ({lane}) at {own[0]['commit_hash'][:12]} on {own[0]['engine']}",
+                f"{model} ({lane}) at {first['commit_hash'][:12]} on {first['engine']}",
                 ("suite", "metric", "value", "95 % interval", "n", "unscored"),
                 [
                     (
@@ -129,7 +132,7 @@ def _latest(store: "ScoreStore", repo_id: str | None, as_json: bool) -> None:
                     for row in own
                 ],
             )
-            click.echo(own[0]["reason"] or "no verdict on this commit yet")
+            click.echo(first["reason"] or "no verdict on this commit yet")
 
     emit(found, as_json, render)
 

@@ -3,10 +3,11 @@
 from modelops_dagster.clients.scores.store import ScoreStore
 from modelops_dagster.domain.comparison import Comparison, Score, compare_with_previous
 
+# without what another tool scored, in suites called `<tool>:<task>`: it need not know the revision
 SCORES = """
     select commit_hash, concat_ws(' ', engine, engine_version) as engine, suite, instrument, metric, value,
            coalesce(unit, '') as unit, evaluated_at
-    from scores where repo_id = ? and lane = ?
+    from scores where repo_id = ? and lane = ? and suite not like '%:%'
 """
 
 

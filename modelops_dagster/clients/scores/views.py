@@ -22,7 +22,8 @@ VIEWS: dict[str, str] = {
         from scores
         window earlier as (partition by repo_id, lane, suite, metric, instrument order by evaluated_at, run_id)
     """,
-    # one row per model and lane; ranks compare only models that answered the same questions
+    # one row per model and lane; ranks compare only models that answered the same questions. What another tool scored,
+    # in suites called `<tool>:<task>`, has no place here
     "leaderboard": """
         with standing as (
             select repo_id, lane, arg_max(commit_hash, evaluated_at) as commit_hash,
@@ -38,7 +39,7 @@ VIEWS: dict[str, str] = {
                        as output_tokens_per_s,
                    max(suite_digest) filter (suite = 'quality') as quality_digest,
                    max(evaluated_at) as evaluated_at
-            from latest_scores group by repo_id, lane
+            from latest_scores where suite not like '%:%' group by repo_id, lane
         )
         select rank() over (partition by quality_digest order by accuracy desc nulls last) as rank,
                s.repo_id, s.lane, s.commit_hash, s.engine, v.outcome as verdict, s.accuracy, s.accuracy_low,
