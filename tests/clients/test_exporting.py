@@ -114,6 +114,13 @@ def test_a_folder_takes_every_log_and_a_file_one(store: ScoreStore, tmp_path: Pa
     assert sorted(p.name for p in tmp_path.glob("*.json")) == ["run.json"]
 
 
+def test_a_task_named_by_another_tool_names_no_other_folder(store: ScoreStore, tmp_path: Path) -> None:
+    store.land("samples", [_row(1, 1.0, run_id="run-2", suite="nemo:../../up")], repo_id="org/model", run_id="run-2")
+    (path,) = write_logs(inspect_logs(store, "run-2", [], {}), tmp_path / "logs")
+    assert path.parent == tmp_path / "logs"
+    assert "_nemo-up_" in path.name
+
+
 def test_a_place_that_cannot_be_written_is_said(store: ScoreStore, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(InvalidSpec, match="cannot be written"):

@@ -4,6 +4,7 @@ Written as plain data: the package is not needed. What Inspect has no field for 
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -65,7 +66,9 @@ def inspect_log(rows: Sequence[Row], metrics: Sequence[Row], samples: Mapping[st
 def log_name(log: Mapping[str, Any]) -> str:
     """The file name by which Inspect's viewer finds the log: `<time>_<suite>_<id>.json`."""
     spec = log["eval"]
-    return f"{spec['created'].replace(':', '-')}_{spec['task'].replace('_', '-')}_{spec['task_id']}.json"
+    # an imported suite is called as another tool calls its task, slashes and all
+    task = re.sub(r"[^A-Za-z0-9]+", "-", spec["task"]).strip("-")
+    return f"{spec['created'].replace(':', '-')}_{task}_{spec['task_id']}.json"
 
 
 def _spec(
