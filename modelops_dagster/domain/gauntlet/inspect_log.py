@@ -133,7 +133,7 @@ def _sample(row: Row, known: Sample | None, identity: str) -> dict[str, Any]:
         "input": asked,
         "choices": list(known.choices) if known is not None and known.choices else None,
         "target": (known.target if isinstance(known.target, str) else list(known.target)) if known is not None else "",
-        "messages": [*([{"role": "user", "content": asked}] if isinstance(asked, str) else asked)],
+        "messages": _messages(asked, known),
         "output": {"model": model, "choices": [], "completion": "", "usage": usage, "time": seconds},
         "scores": {},
         "metadata": {c: row[c] for c in DETAILS if row[c] is not None},
@@ -172,6 +172,13 @@ def _asked(text: str) -> Any:
     except ValueError:
         return text
     return asked if isinstance(asked, str | list) else text
+
+
+def _messages(asked: Any, known: Sample | None) -> list[dict[str, str]]:
+    """What was sent, choices included where they are known."""
+    if known is not None:
+        return known.messages()
+    return [{"role": "user", "content": asked}] if isinstance(asked, str) else [*asked]
 
 
 def _content(row: Row) -> Any:
