@@ -92,12 +92,12 @@ def _refusal(error: Exception, endpoint: str, has_token: bool, what: str, ref: s
     if isinstance(error, HFValidationError):
         return InvalidSpec(f"{what!r} is not a repository id the Hub accepts: write it as org/name.", field="repo_id")
     if isinstance(error, GatedRepoError):  # first, because it is a subclass of RepositoryNotFoundError
-        step = "use a token of an account that was granted access" if has_token else "set HF_TOKEN"
+        step = "set HF_TOKEN to a token of an account that was granted access" if has_token else "set HF_TOKEN"
         return RepoGated(f"{what} is gated on {endpoint}: accept the licence at {page} and {step}.")
     if isinstance(error, DisabledRepoError):
         return RepoNotFound(f"{what} is disabled on {endpoint}: see {page} for the reason, or choose another.")
     if isinstance(error, RepositoryNotFoundError):
-        step = "use a token that may see it" if has_token else "set HF_TOKEN if it is private"
+        step = "set HF_TOKEN to a token that may see it" if has_token else "set HF_TOKEN if it is private"
         return RepoNotFound(f"{endpoint} has no model {what} for this account: check the spelling, or {step}.")
     if isinstance(error, RevisionNotFoundError):
         return InvalidSpec(
