@@ -91,7 +91,7 @@ class Gateway:
 
     def rows(self, call_id: str) -> list[dict[str, Any]]:
         """The logged rows of one call, as soon as there are any."""
-        deadline = time.monotonic() + 8
+        deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             found = [row for row in self.logged() if row["call_id"] == call_id and row["error"] != "Unfinished"]
             if found:

@@ -189,7 +189,7 @@ class ProcessBackend:
 
         At most 1 MiB a call; read on from the `offset` that is returned.
         """
-        newest = max((self._logs / name).glob("*.log"), key=lambda path: path.stat().st_mtime_ns, default=None)
+        newest = max((self._logs / name).glob("*.log"), key=_written_at, default=None)
         read = self._logs / name / f"{launch_id}.log"
         if (
             launch_id in self._handed_out and read.is_file()
@@ -215,9 +215,17 @@ class ProcessBackend:
 
     def _prune_logs(self, name: str) -> None:
         ended = [path for path in (self._logs / name).glob("*.log") if path.stem not in self._handed_out]
-        logs = sorted(ended, key=lambda path: path.stat().st_mtime_ns)
+        logs = sorted(ended, key=_written_at)
         for log in logs[: max(0, len(logs) - KEPT_LOGS + 1)]:
             log.unlink(missing_ok=True)
+
+
+def _written_at(log: Path) -> int:
+    """Nanoseconds; 0 when another replica, or a delete, removed it meanwhile."""
+    try:
+        return log.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def visible_devices(devices: Collection[str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from modelops_dagster.domain.gateway import KeyRecord, RouteTarget, deployment_i
 from modelops_dagster.services.gateway.traffic import ALL, Traffic
 
 FLUSH_INTERVAL_S = 0.5
-USAGE_WAIT_S = 5.0
+USAGE_WAIT_S = 15.0
 MAX_WAITING_ROWS = 100_000
 
 Grant = Callable[[], Mapping[str, RouteTarget]]
