@@ -1,9 +1,7 @@
 """`modelops endpoints export` of one system and `apply` on an empty one make the same state."""
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,14 +57,7 @@ def theirs() -> Iterator[OpenAIServer]:
 
 
 def modelops(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "modelops_dagster.cli", "endpoints", *arguments],
-        env={**os.environ, **stack.settings.environ(), "MODELOPS_GATEWAY_PORT": "9"},
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
+    return stack.modelops("endpoints", *arguments, MODELOPS_GATEWAY_PORT="9")
 
 
 def populated(stack: Stack, theirs: OpenAIServer, folder: Path) -> None:

@@ -22,14 +22,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 def modelops(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "modelops_dagster.cli", "endpoints", *arguments],
-        env={**os.environ, **stack.settings.environ(), "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return stack.modelops("endpoints", *arguments)
 
 
 def test_one_endpoint_by_command(stack: Stack, tmp_path: Path):

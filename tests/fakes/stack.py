@@ -55,6 +55,17 @@ class Stack:
                 stderr=log,
             )
 
+    def modelops(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        """The command line, for this home."""
+        return subprocess.run(
+            [sys.executable, "-m", "modelops_dagster.cli", *arguments],
+            env={**os.environ, **self.settings.environ(), "COLUMNS": "200", **environ},
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+
     def up(self, *arguments: str) -> "Stack":
         self.program = self.run(*arguments)
         wait_until(self._answers, timeout_s=30)

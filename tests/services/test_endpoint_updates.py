@@ -1,9 +1,7 @@
 """What changes while an endpoint runs, what needs it Stopped, and what needs another endpoint."""
 
 import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
@@ -79,15 +77,7 @@ def test_what_is_refused(stack: Stack):
 
 
 def modelops(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "modelops_dagster.cli", "endpoints", *arguments],
-        env={"PATH": "/usr/bin:/bin", **stack.settings.environ()},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        cwd=Path(__file__).resolve().parents[2],
-    )
+    return stack.modelops("endpoints", *arguments)
 
 
 def test_by_command(stack: Stack):
