@@ -1,6 +1,7 @@
 """Assembles one worker of the gateway. Importing LiteLLM's proxy takes seconds, so it happens when this is called."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -22,7 +23,7 @@ from modelops_dagster.services.gateway.batches import BatchApi
 from modelops_dagster.services.gateway.calls import FLUSH_INTERVAL_S, CallLog
 from modelops_dagster.services.gateway.capacity import Capacity
 from modelops_dagster.services.gateway.config import GatewayPaths
-from modelops_dagster.services.gateway.gate import Gate
+from modelops_dagster.services.gateway.gate import App, Gate
 from modelops_dagster.services.gateway.identity import Doorman
 from modelops_dagster.services.gateway.mirror import Mirror
 from modelops_dagster.services.gateway.reconcile import RouteReconciler
@@ -102,6 +103,9 @@ class Worker:
             # from here on a failed call is one line of ours and a row in the call log, not LiteLLM's three tracebacks
             for name in ("LiteLLM", "LiteLLM Proxy", "LiteLLM Router"):
                 logging.getLogger(name).setLevel(logging.CRITICAL)
+            # what was imported stays: the collector need not look at it again and again while calls are answered
+            gc.collect()
+            gc.freeze()
             self.on_ready()
             try:
                 yield state or {}
@@ -186,9 +190,13 @@ async def _flush(log: CallLog, parent: int) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def build_app(worker: Worker) -> "Starlette":
-    """The ASGI application of one worker."""
+def build_app(worker: Worker) -> App:
+    """The ASGI application of one worker. Starlette sees to its beginning and its end; calls do not pass through it."""
     from starlette.applications import Starlette
-    from starlette.routing import Mount
 
-    return Starlette(routes=[Mount("/", app=worker)], lifespan=worker.lifespan)
+    around = Starlette(lifespan=worker.lifespan)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await (around if scope["type"] == "lifespan" else worker)(scope, receive, send)
+
+    return app

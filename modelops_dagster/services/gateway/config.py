@@ -63,7 +63,6 @@ def litellm_config() -> dict[str, object]:
             "callbacks": [LOGGER],
             # without both this and custom_auth_run_common_checks LiteLLM ignores a key's list of models
             "enable_post_custom_auth_checks": True,
-            "turn_off_message_logging": True,
             "global_disable_no_log_param": True,  # a caller may not switch its own log line off
             "disable_hf_tokenizer_download": True,
         },
