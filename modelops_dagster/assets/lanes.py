@@ -105,7 +105,7 @@ def _endpoint(lane: Lane) -> dg.AssetsDefinition:
                     checkpoint=checkpoint,
                     rungs=rungs,
                     ruled_out=left,
-                    parallel=seen.parallel_arguments(registry.manifests()) if seen is not None else {},
+                    placements=engines.placements(seen),
                     overlays=engines.overlays(repo_id, rungs),
                     controller=client,
                     registry=registry,

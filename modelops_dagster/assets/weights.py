@@ -99,7 +99,7 @@ def _rehearsing(
             timeout_s=engines.rehearsal_timeout_s,
             progress=log_changes(context.log),
             code_allowed=store.allows_code(revision),
-            parallel=seen.parallel_arguments(registry.manifests()),
+            placements=engines.placements(seen),
             overlays=engines.overlays(revision.repo_id, rungs),
         ), ""
     except ModelOpsError as error:  # the ladder meets the same trouble later, and then it counts

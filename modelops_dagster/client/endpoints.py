@@ -15,6 +15,7 @@ _SOONEST_POLL_S = 0.05  # what waits for something short waits in small steps
 _ARGUMENTS_TIMEOUT_S = 200.0
 # How long a wait survives a controller that does not answer: it may be restarting, and the engine runs on without it.
 _ABSENCE_S = 30.0
+QUEUE_LIMIT_S = 12 * 3600.0  # half of the day that a release has
 
 
 class EndpointVerbs(Connection):
@@ -144,11 +145,17 @@ class EndpointVerbs(Connection):
     # waiting
 
     def wait_ready(
-        self, name: str, timeout_s: float, on_progress: Callable[[EndpointStatus], None] | None = None
+        self,
+        name: str,
+        timeout_s: float,
+        on_progress: Callable[[EndpointStatus], None] | None = None,
+        *,
+        queue_limit_s: float = QUEUE_LIMIT_S,
     ) -> EndpointStatus:
         """Wait until the endpoint is Running, has failed, or is Stopped because somebody stopped it.
 
-        `on_progress` is called with every status seen.
+        `on_progress` is called with every status seen. The time it is queued for accelerators is not its own, and has
+        a limit apart.
 
         Raises:
             EndpointFailed: none of that after `timeout_s` seconds, or the endpoint was deleted.
@@ -161,7 +168,7 @@ class EndpointVerbs(Connection):
                 on_progress(status)
             return status.url is not None or status.failed or status.desired == "Stopped"
 
-        status = self._wait(name, settled, timeout_s, "ready")
+        status = self._wait(name, settled, timeout_s, "ready", queue_limit_s)
         if status is None:
             raise EndpointFailed(f"Endpoint {name} is gone; apply its spec again.")
         return status
@@ -183,20 +190,33 @@ class EndpointVerbs(Connection):
         self._wait(name, lambda s: s is None, timeout_s, "gone")
 
     def _wait(
-        self, name: str, settled: Callable[[EndpointStatus | None], bool], timeout_s: float, what: str
+        self,
+        name: str,
+        settled: Callable[[EndpointStatus | None], bool],
+        timeout_s: float,
+        what: str,
+        queue_limit_s: float = QUEUE_LIMIT_S,
     ) -> EndpointStatus | None:
         begun = answered = time.monotonic()
+        queued_s = 0.0
         status: EndpointStatus | None = None
         while True:
             try:
                 status = self.get(name)
-                answered = time.monotonic()
+                since, answered = answered, time.monotonic()
                 if settled(status):
                     return status
+                if status is not None and status.queued:
+                    queued_s += answered - since
             except NotRunning:
                 if time.monotonic() - answered > min(_ABSENCE_S, timeout_s):
                     raise
-            if time.monotonic() - begun > timeout_s:
+            if queued_s > queue_limit_s and status is not None:
+                raise EndpointFailed(
+                    f"Endpoint {name} was queued for {queued_s / 60:.0f} minutes. {status.message} "
+                    "Free some, or stop the endpoint, and try again."
+                )
+            if time.monotonic() - begun - queued_s > timeout_s:
                 state = status.state if status else "unknown"
                 raise EndpointFailed(
                     f"Endpoint {name} is not {what} after {timeout_s:g} s, its state is {state}; "

@@ -118,14 +118,21 @@ class EngineRegistry:
             InvalidSpec: an engine.yaml or models.yaml does not hold.
             EngineMissing: models.yaml names an engine that there is none of.
         """
-        found: Accelerator = "cuda" if accelerator == "cuda" or (accelerator == "auto" and self._gpu()) else "cpu"
         manifests = self.manifests()
-        rungs = [r for r in rungs_for(found, manifests, architectures) if manifests[r.engine].is_for(architectures)]
+        rungs = [
+            r
+            for r in rungs_for(self.accelerator(accelerator), manifests, architectures)
+            if manifests[r.engine].is_for(architectures)
+        ]
         override = self.override(repo_id)
         if override is None:
             return rungs
         first = Rung(engine=self.manifest(override.engine).name, variant=override.variant)
         return [first, *(rung for rung in rungs if rung != first)]
+
+    def accelerator(self, wish: str) -> Accelerator:
+        """What engines run on; `wish` is cpu, cuda, or auto to look for a GPU."""
+        return "cuda" if wish == "cuda" or (wish == "auto" and self._gpu()) else "cpu"
 
     def installed_versions(self) -> dict[str, str]:
         """What runs here, by engine: its version and the digest of its lock, for a newer lock may bring a newer

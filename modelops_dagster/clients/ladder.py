@@ -8,6 +8,7 @@ from typing import Protocol
 import httpx
 
 from modelops_dagster.clients.rung_specs import EnginesPort, rung_specs
+from modelops_dagster.domain.capacity import Placement
 from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint, EndpointSpec, EndpointState, EndpointStatus
 from modelops_dagster.domain.engines import EngineManifest, FailureReason, Rung, RungResult, StartOverlay
@@ -65,7 +66,7 @@ def climb(
     min_tokens_per_second: float,
     progress: Callable[[str], None],
     ruled_out: Mapping[Rung, RungResult] = MappingProxyType({}),
-    parallel: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    placements: Mapping[str, Placement] = MappingProxyType({}),
     overlays: Mapping[str, StartOverlay] | None = None,
     any_text: bool = False,
 ) -> Endpoint:
@@ -78,7 +79,7 @@ def climb(
         max_context: tokens; the model's own context is used where that is shorter.
         min_tokens_per_second: slowest generation of one stream that is still usable.
         progress: receives a line whenever something changes.
-        ruled_out, parallel: rungs known to be left, and why; by engine, arguments that cut the model as planned.
+        ruled_out, placements: rungs known to be left, and why; by engine, on how many accelerators it is planned.
         overlays, any_text: by engine, what its command is given besides; whether any noise is taken for text.
 
     Raises:
@@ -87,7 +88,7 @@ def climb(
         NotRunning: the controller does not answer.
     """
     given = {rung: (overlays or {}).get(rung.engine, StartOverlay()) for rung in rungs}
-    specs = rung_specs(checkpoint, given, registry, endpoint_name, served_model_name, max_context, parallel)
+    specs = rung_specs(checkpoint, given, registry, endpoint_name, served_model_name, max_context, placements)
     progress = _changes(progress)
     climber = _Climber(checkpoint, controller, registry, min_tokens_per_second, progress, any_text)
     results: list[RungResult] = []
@@ -217,6 +218,9 @@ class _Climber:
         begun = time.monotonic()
 
         def on_progress(status: EndpointStatus) -> None:
+            if status.queued:
+                self._progress(f"{rung.label}: {status.message}")
+                return
             waited = int(time.monotonic() - begun) // 10 * 10  # so that a line comes every ten seconds
             self._progress(f"{rung.label}: {status.state.value}" + (f", {waited} s" if waited else ""))
 

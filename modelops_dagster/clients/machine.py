@@ -7,7 +7,7 @@ from typing import Literal
 import psutil
 
 from modelops_dagster.clients.engines import has_gpu
-from modelops_dagster.clients.hardware import seen_gpus
+from modelops_dagster.clients.hardware import inventory
 from modelops_dagster.domain.capacity import weakest_capability
 from modelops_dagster.domain.plan import Machine
 
@@ -15,13 +15,19 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def look_at_machine(
-    checkpoints: Path, accelerator: str, *, quantizer: Literal["cpu", "cuda"], quantizer_missing: str | None
+    checkpoints: Path,
+    accelerator: str,
+    gpus: str = "",
+    *,
+    quantizer: Literal["cpu", "cuda"],
+    quantizer_missing: str | None,
 ) -> Machine:
     """Measure now.
 
     Args:
         checkpoints: where the disk is measured; the nearest folder above it that exists.
         accelerator: cpu, cuda, or auto to look for a GPU.
+        gpus: those that are declared, as `parse_hardware` reads them; empty: what the driver lists.
         quantizer: what the quantizer computes on.
         quantizer_missing: why nothing can be quantized here; None when it can.
     """
@@ -29,7 +35,7 @@ def look_at_machine(
     gpu = accelerator == "cuda" or (accelerator == "auto" and has_gpu())
     return Machine(
         accelerator="cuda" if gpu else "cpu",
-        compute_capability=weakest_capability(seen_gpus()) if gpu else None,
+        compute_capability=weakest_capability(inventory(accelerator, gpus)) if gpu else None,
         memory_bytes=memory_bytes(),
         free_disk_bytes=shutil.disk_usage(there).free,
         quantizer=quantizer if gpu else "cpu",

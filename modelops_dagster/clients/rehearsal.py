@@ -11,8 +11,9 @@ from typing import Protocol, Self
 from modelops_dagster.clients.hub import HubClient
 from modelops_dagster.clients.ladder import why_it_failed
 from modelops_dagster.clients.rung_specs import EnginesPort, rung_specs
+from modelops_dagster.domain.capacity import Placement
 from modelops_dagster.domain.checkpoints import Checkpoint
-from modelops_dagster.domain.endpoints import EndpointSpec, EndpointStatus
+from modelops_dagster.domain.endpoints import EndpointSpec, EndpointStatus, Priority
 from modelops_dagster.domain.engines import Rung, RungResult, StartOverlay
 from modelops_dagster.domain.errors import EngineMissing, IntegrityError, ModelOpsError
 from modelops_dagster.domain.hub import Release
@@ -62,7 +63,7 @@ class Rehearsing:
         max_context: tokens.
         timeout_s: of one rung.
         progress: receives a line whenever something changes.
-        parallel, overlays: as `ladder.climb` has them.
+        placements, overlays: as `ladder.climb` has them.
     """
 
     def __init__(
@@ -79,13 +80,13 @@ class Rehearsing:
         timeout_s: float,
         progress: Callable[[str], None],
         code_allowed: bool = False,
-        parallel: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        placements: Mapping[str, Placement] = MappingProxyType({}),
         overlays: Mapping[str, StartOverlay] | None = None,
     ) -> None:
         self._release, self._hub, self._controller, self._registry = release, hub, controller, registry
         self._folder, self._rungs, self._versions, self._timeout_s = folder, rungs, versions, timeout_s
         self._max_context, self._progress, self._code_allowed = max_context, progress, code_allowed
-        self._parallel, self._overlays = parallel, overlays
+        self._placements, self._overlays = placements, overlays
         self._name = endpoint_name(release.revision, LANE)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rehearsal", daemon=True)
@@ -152,7 +153,7 @@ class Rehearsing:
     def _try_all(self, stand_in: Checkpoint) -> None:
         given = {rung: (self._overlays or {}).get(rung.engine, StartOverlay()) for rung in self._rungs}
         served = served_model_name(self._release.revision, LANE)
-        specs = rung_specs(stand_in, given, self._registry, self._name, served, self._max_context, self._parallel)
+        specs = rung_specs(stand_in, given, self._registry, self._name, served, self._max_context, self._placements)
         try:
             for rung, spec in specs.items():
                 if self._over.is_set():
@@ -177,7 +178,8 @@ class Rehearsing:
             return None
         begun = time.monotonic()
         self._progress(f"rehearsal: {rung.label}: starting with made-up weights")
-        self._controller.apply(spec.model_copy(update={"engine_args": (*spec.engine_args, *arguments)}))
+        made_up = {"engine_args": (*spec.engine_args, *arguments), "priority": Priority.RESEARCH}
+        self._controller.apply(spec.model_copy(update=made_up))
         while (status := self._controller.get(self._name)) is not None:
             waited = time.monotonic() - begun
             result = RungResult(
@@ -187,6 +189,9 @@ class Rehearsing:
             )
             if status.url is not None:
                 return result.model_copy(update={"detail": "It loads the architecture with made-up weights."})
+            if status.queued:  # others need the accelerators more
+                self._note = f"{rung.label} was not tried. {status.message}"
+                return None
             if status.failed or waited > self._timeout_s:
                 reason, detail = why_it_failed(self._controller.logs, status, timed_out=not status.failed)
                 return result.model_copy(update={"reason": reason, "detail": f"With made-up weights: {detail}"})

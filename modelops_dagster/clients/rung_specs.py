@@ -1,9 +1,12 @@
 """What an endpoint would be started with on each rung: checkpoint, overlays, the planned cut, allowed code."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from math import prod
 from pathlib import Path
 from typing import Protocol
 
+from modelops_dagster.domain.capacity import PARALLEL_ARGUMENTS, Placement
 from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import EndpointSpec
 from modelops_dagster.domain.engines import EngineManifest, Rung, StartOverlay
@@ -27,20 +30,20 @@ def rung_specs(
     endpoint_name: str,
     served_model_name: str,
     max_context: int,
-    parallel: Mapping[str, Sequence[str]],
+    placements: Mapping[str, Placement],
 ) -> dict[Rung, EndpointSpec]:
     """How the endpoint would be started on each rung, highest first.
 
     Args:
         given: what the start command of each rung is given besides.
         max_context: tokens; the model's own context is used where that is shorter.
-        parallel: by engine, arguments that cut the model as planned.
+        placements: by engine, on how many accelerators it is planned; one that is not in it takes none.
     """
     length = min(max_context, checkpoint.max_context or max_context)
     found: dict[Rung, EndpointSpec] = {}
     for rung, overlay in given.items():
         spec = _spec(checkpoint, rung, overlay, endpoint_name, served_model_name, length)
-        found[rung] = _given(spec, checkpoint, registry, parallel)
+        found[rung] = _given(spec, checkpoint, registry, placements)
     return found
 
 
@@ -68,18 +71,32 @@ def _spec(
 
 
 def _given(
-    spec: EndpointSpec, checkpoint: Checkpoint, registry: EnginesPort, parallel: Mapping[str, Sequence[str]]
+    spec: EndpointSpec, checkpoint: Checkpoint, registry: EnginesPort, placements: Mapping[str, Placement]
 ) -> EndpointSpec:
     """The spec with what the plan and the checkpoint ask for besides."""
-    spec = _cut(spec, parallel.get(spec.engine, ()))
+    spec = _placed(spec, placements.get(spec.engine, Placement()))
     return _with_code(spec, registry) if checkpoint.remote_code else spec
 
 
-def _cut(spec: EndpointSpec, arguments: Sequence[str]) -> EndpointSpec:
-    """The spec with these arguments, unless it says by itself into how many parts the model is cut."""
-    if any(name.split("=")[0] in spec.engine_args for name in arguments if name.startswith("--")):
-        return spec
-    return spec.model_copy(update={"engine_args": (*spec.engine_args, *arguments)})
+def _placed(spec: EndpointSpec, planned: Placement) -> EndpointSpec:
+    """The spec on as many accelerators as planned, unless it says by itself into how many parts the model is cut."""
+    own = _parts(spec.engine_args)
+    if own is None:
+        return spec.model_copy(
+            update={
+                "gpus": planned.gpus,
+                "nodes": planned.nodes,
+                "engine_args": (*spec.engine_args, *planned.arguments),
+            }
+        )
+    return spec.model_copy(update={"gpus": own if planned.gpus else 0})
+
+
+def _parts(engine_args: Sequence[str]) -> int | None:
+    """Into how many parts these arguments cut or copy the model, each on an accelerator of its own; None: none does."""
+    words = [word for argument in engine_args for word in argument.split("=", 1)]
+    counts = [int(n) for name, n in pairwise(words) if name in PARALLEL_ARGUMENTS and n.isdigit()]
+    return prod(counts) if counts else None
 
 
 def _with_code(spec: EndpointSpec, registry: EnginesPort) -> EndpointSpec:

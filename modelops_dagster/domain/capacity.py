@@ -22,6 +22,11 @@ GPU_UTILIZATION = 0.92
 GPU_OVERHEAD_BYTES = 3 * GB  # CUDA context, activations, graphs
 CPU_OVERHEAD_BYTES = 2 * GB  # the engine's program
 USUAL_NODE = 8  # GPUs; what a model needs that this machine cannot hold is counted in nodes of so many
+# What cuts or copies a model over GPUs when vLLM starts.
+PARALLEL_ARGUMENTS = (
+    *("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp"),
+    *("--data-parallel-size", "-dp"),
+)
 MAX_GPUS = 256  # a model that needs more is not planned for
 TENSOR_PARALLEL_SIZES = (1, 2, 4, 8, 16, 32)
 # Schemes a released checkpoint can be quantized to, with the bytes per parameter that embeddings included remain.
@@ -105,6 +110,14 @@ class Layout(Value):
         where = f" in {self.nodes} nodes" if self.nodes > 1 else ""
         count = f"{self.gpus} GPU{'s' if self.gpus > 1 else ''}"
         return f"{count}{where}: TP={self.tensor_parallel}, PP={self.pipeline_parallel}"
+
+
+class Placement(Value):
+    """On how many accelerators an engine is started, and the arguments that cut the model into as many parts."""
+
+    gpus: int = Field(default=0, ge=0, description="over all its nodes")
+    nodes: int = Field(default=1, ge=1)
+    arguments: tuple[str, ...] = ()
 
 
 class Plan(Value):

@@ -82,6 +82,7 @@ class EndpointStatus(Value):
     url: str | None = Field(default=None, description="base URL that ends in /v1, while it answers")
     reason: FailureReason | None = None
     message: str = Field(default="", description="one sentence a person can act on; empty when all is well")
+    queued: bool = Field(default=False, description="it waits for accelerators, and `message` says for whose")
     log_tail: str = Field(default="", description="the engine's last lines, when it failed")
     pid: int | None = None
     restarts: int = 0

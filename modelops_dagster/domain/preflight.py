@@ -6,9 +6,10 @@ from typing import Literal
 from pydantic import Field
 
 from modelops_dagster.domain.architectures import Support
-from modelops_dagster.domain.capacity import Plan
+from modelops_dagster.domain.capacity import Placement, Plan
 from modelops_dagster.domain.engines import EngineManifest, RungResult
 from modelops_dagster.domain.errors import InvalidSpec
+from modelops_dagster.domain.ladder import Accelerator
 from modelops_dagster.domain.values import Value
 
 Severity = Literal["blocks", "warns", "informs"]
@@ -65,17 +66,24 @@ class Preflight(Value):
         begin = f"begins at {self.first_rung}" if self.first_rung else "no rung can hold it"
         return f"{begin}; {self.plan.summary}" if self.plan is not None else begin
 
-    def parallel_arguments(self, manifests: Mapping[str, EngineManifest]) -> dict[str, tuple[str, ...]]:
-        """By engine, the arguments that cut the model as planned: for vLLM on GPUs, where one does not hold it."""
-        if self.plan is None or self.plan.hardware.kind != "cuda" or self.plan.layout is None:
+    def placements(self, manifests: Mapping[str, EngineManifest], accelerator: Accelerator) -> dict[str, Placement]:
+        """By engine, on how many GPUs the plan puts it; vLLM is told how to cut the model. Empty where it has none."""
+        if accelerator == "cpu" or self.plan is None or self.plan.hardware.kind != "cuda" or self.plan.layout is None:
             return {}
         layout = self.plan.layout
         arguments = (
             *(("--tensor-parallel-size", str(layout.tensor_parallel)) if layout.tensor_parallel > 1 else ()),
             *(("--pipeline-parallel-size", str(layout.pipeline_parallel)) if layout.pipeline_parallel > 1 else ()),
         )
-        engines = [n for n, m in manifests.items() if "cuda" in m.accelerators and m.command[0].endswith("/vllm")]
-        return dict.fromkeys(engines, arguments) if arguments else {}
+        return {
+            name: Placement(
+                gpus=layout.gpus,
+                nodes=layout.nodes,
+                arguments=arguments if manifest.command[0].endswith("/vllm") else (),
+            )
+            for name, manifest in manifests.items()
+            if manifest.serves and "cuda" in manifest.accelerators
+        }
 
     def accepting(self, codes: Sequence[str]) -> "Preflight":
         """The same, where findings of these codes warn instead of blocking.

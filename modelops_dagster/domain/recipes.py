@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import Field
 
+from modelops_dagster.domain.capacity import PARALLEL_ARGUMENTS
 from modelops_dagster.domain.endpoints import ENGINE_VARIABLE
 from modelops_dagster.domain.engine_arguments import ArgumentCatalog, held
 from modelops_dagster.domain.engines import EngineManifest, StartOverlay
@@ -22,7 +23,7 @@ TAKEN_FEATURES = ("tool_calling", "reasoning")
 NOT_TAKEN = {
     **dict.fromkeys(
         (
-            *("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp"),
+            *PARALLEL_ARGUMENTS,
             *("--enable-expert-parallel", "--gpu-memory-utilization", "--nnodes", "--node-rank", "--master-addr"),
         ),
         "how a model is spread over devices is decided by this platform",

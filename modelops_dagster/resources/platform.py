@@ -26,8 +26,10 @@ from modelops_dagster.clients.preflight import Surroundings
 from modelops_dagster.clients.recipes import Recipes, overlays_for
 from modelops_dagster.clients.routes import RouteStore
 from modelops_dagster.clients.scores import ScoreStore
+from modelops_dagster.domain.capacity import Placement
 from modelops_dagster.domain.engines import Rung, StartOverlay
 from modelops_dagster.domain.gauntlet.suite import Suite
+from modelops_dagster.domain.preflight import Preflight
 from modelops_dagster.domain.rehearsal import Wish
 from modelops_dagster.domain.retention import RetentionPolicy
 from modelops_dagster.domain.verdicts import Policy
@@ -79,6 +81,12 @@ class EngineResource(dg.ConfigurableResource[EngineRegistry]):
         return EngineRegistry(
             Path(self.engines), Path(self.cache), Path(self.own_engines) if self.own_engines else None
         )
+
+    def placements(self, seen: Preflight | None) -> Mapping[str, Placement]:
+        """By engine, on how many accelerators it is planned; none, of a release that was not planned for."""
+        registry = self.registry()
+        accelerator = registry.accelerator(self.accelerator)
+        return seen.placements(registry.manifests(), accelerator) if seen is not None else {}
 
     def overlays(self, repo_id: str, rungs: Sequence[Rung]) -> Mapping[str, StartOverlay]:
         """By engine, what the operator and vLLM's recipes add to its start command."""
@@ -248,6 +256,7 @@ def _engine_resources(settings: Settings) -> Mapping[str, Any]:
             work=str(home / "quantizer"),
             checkpoints=str(home / "checkpoints"),
             accelerator=settings.accelerator,
+            gpus=settings.gpus,
             lanes=list(settings.lanes),
             memory_limit_gb=settings.quantize_memory_gb,
             timeout_s=settings.quantize_timeout_s,

@@ -31,6 +31,7 @@ class QuantizerResource(dg.ConfigurableResource[Quantizer]):
     memory_limit_gb: float | None
     timeout_s: float
     own_engines: str = ""
+    gpus: str = ""
 
     def recipes(self) -> RecipeFolder:
         return RecipeFolder(Path(self.recipes_root), self.lane_recipes)
@@ -53,6 +54,7 @@ class QuantizerResource(dg.ConfigurableResource[Quantizer]):
         return look_at_machine(
             Path(self.checkpoints),
             self.accelerator,
+            self.gpus,
             quantizer=quantizer.accelerator(),
             quantizer_missing=quantizer.missing(),
         )

@@ -10,6 +10,7 @@ import pytest
 
 from modelops_dagster.clients import ladder
 from modelops_dagster.clients.ladder import climb
+from modelops_dagster.domain.capacity import Placement
 from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint, EndpointSpec, EndpointState, EndpointStatus
 from modelops_dagster.domain.engines import EngineManifest, FailureReason, Rung, RungResult, StartOverlay
@@ -18,6 +19,7 @@ from modelops_dagster.domain.hub import ModelRevision
 from modelops_dagster.domain.schemes import Scheme
 from tests.fakes.openai_server import MODEL, OpenAIServer
 
+CUT = Placement(gpus=4, arguments=("--tensor-parallel-size", "4"))
 FIRST, SECOND, THIRD = Rung(engine="vllm-cpu"), Rung(engine="vllm-cpu", variant="other"), Rung(engine="transformers")
 STORY = "the tide comes in over the long flat sand and the gulls follow it home before the rain"
 
@@ -148,7 +150,7 @@ def go(
     remote_code: bool = False,
     min_tokens_per_second: float = 2.0,
     ruled_out: dict[Rung, RungResult] | None = None,
-    parallel: dict[str, tuple[str, ...]] | None = None,
+    placements: dict[str, Placement] | None = None,
     overlays: dict[str, StartOverlay] | None = None,
     any_text: bool = False,
 ) -> Endpoint:
@@ -174,7 +176,7 @@ def go(
         min_tokens_per_second=min_tokens_per_second,
         progress=(says if says is not None else []).append,
         ruled_out=ruled_out or {},
-        parallel=parallel or {},
+        placements=placements or {},
         overlays=overlays,
         any_text=any_text,
     )
@@ -337,17 +339,11 @@ def test_an_endpoint_that_runs_stays_whatever_was_ruled_out(serve: Callable[...,
 
 def test_a_planned_cut_is_part_of_the_spec(serve: Callable[..., OpenAIServer]):
     controller = Controller({"vllm-cpu": Outcome(serve())})
-    go(controller, parallel={"vllm-cpu": ("--tensor-parallel-size", "4")})
+    go(controller, placements={"vllm-cpu": CUT})
     assert controller.current is not None
     assert controller.current.engine_args == ("--tensor-parallel-size", "4")
+    assert (controller.current.gpus, controller.current.nodes) == (4, 1)
     assert controller.applied == ["vllm-cpu"]
-
-
-def test_what_the_spec_says_about_cutting_counts_more_than_the_plan(serve: Callable[..., OpenAIServer]):
-    controller = Controller({"vllm-cpu": Outcome(serve())})
-    overlay = StartOverlay(engine_args=("--tensor-parallel-size", "2"))
-    go(controller, parallel={"vllm-cpu": ("--tensor-parallel-size", "4")}, overlays={"vllm-cpu": overlay})
-    assert controller.arguments["vllm-cpu"] == ("--tensor-parallel-size", "2")
 
 
 def test_an_overlay_reaches_its_engine_and_is_told(serve: Callable[..., OpenAIServer]):

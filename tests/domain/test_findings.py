@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from modelops_dagster.domain.architectures import Support
-from modelops_dagster.domain.capacity import Demand, make_plan, parse_hardware
+from modelops_dagster.domain.capacity import Demand, Placement, make_plan, parse_hardware
 from modelops_dagster.domain.chat_templates import Rendering, TemplateReport, chat_template, end_of_turn, stop_tokens
 from modelops_dagster.domain.engines import EngineManifest
 from modelops_dagster.domain.errors import InvalidSpec
@@ -122,16 +122,21 @@ def test_the_plan_becomes_arguments_of_the_engines_on_gpus():
         "transformers": manifest("transformers", "{env}/bin/python", "cuda"),
     }
 
-    def arguments(gpus: str, gigabytes: int) -> dict[str, tuple[str, ...]]:
+    def placements(gpus: str, gigabytes: int) -> dict[str, Placement]:
         shape = ModelShape(layers=80, heads=64, kv_heads=8, head_dim=128, hidden=8192, groups=())
         demand = Demand(weight_bytes=gigabytes * 10**9, shape=shape, context=2048, sequences=1)
-        return Preflight(plan=make_plan(demand, parse_hardware(gpus))).parallel_arguments(engines)
+        return Preflight(plan=make_plan(demand, parse_hardware(gpus))).placements(engines, "cuda")
 
-    assert arguments("8xH100-80GB", 16) == {}
-    assert arguments("8xH100-80GB", 141) == {"vllm": ("--tensor-parallel-size", "4")}
+    whole = Placement(gpus=1)
+    assert placements("8xH100-80GB", 16) == {"vllm": whole, "transformers": whole}
+    cut = ("--tensor-parallel-size", "4")
+    assert placements("8xH100-80GB", 141) == {
+        "vllm": Placement(gpus=4, arguments=cut),
+        "transformers": Placement(gpus=4),
+    }
     both = ("--tensor-parallel-size", "8", "--pipeline-parallel-size", "2")
-    assert arguments("2x8xH100-80GB", 812) == {"vllm": both}
-    assert Preflight().parallel_arguments(engines) == {}
+    assert placements("2x8xH100-80GB", 812)["vllm"] == Placement(gpus=16, nodes=2, arguments=both)
+    assert Preflight().placements(engines, "cuda") == {}
 
 
 def test_only_estimates_may_be_accepted():

@@ -12,7 +12,7 @@ import pytest
 
 from modelops_dagster.clients.engines import EngineRegistry
 from modelops_dagster.clients.hardware import seen_gpus
-from modelops_dagster.domain.capacity import Demand, make_plan, weakest_capability
+from modelops_dagster.domain.capacity import Demand, Placement, make_plan, weakest_capability
 from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.engines import Rung
 from modelops_dagster.domain.gpus import MULTIPLIED_FROM
@@ -92,10 +92,10 @@ def test_a_model_is_cut_over_two_gpus_as_planned(
     shape = ModelShape.from_json(LARGE)
     demand = Demand(weight_bytes=int(gpus[0].memory_bytes * 1.2), shape=shape, context=512, sequences=1)
     plan = make_plan(demand, gpus)
-    arguments = Preflight(plan=plan).parallel_arguments(registry.manifests())
+    placements = Preflight(plan=plan).placements(registry.manifests(), "cuda")
     assert plan.layout is not None
     assert plan.layout.tensor_parallel == 2
-    assert arguments["vllm"] == ("--tensor-parallel-size", "2")
+    assert placements["vllm"] == Placement(gpus=2, arguments=("--tensor-parallel-size", "2"))
     model: Checkpoint = build(registry, settings.cache, tmp_path)["llama"]
-    landed, ladder = place.land(model, [VLLM], min_tokens_per_second=1.0, any_text=True, parallel=arguments)
+    landed, ladder = place.land(model, [VLLM], min_tokens_per_second=1.0, any_text=True, placements=placements)
     assert (landed, ladder[0].reason) == ("vllm", None), ladder

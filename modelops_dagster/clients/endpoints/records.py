@@ -150,6 +150,7 @@ class EndpointRecord(ReplicaRecord):
             message=told.waits_for
             or told.message
             or (f"{len(urls)} of {self.wanted} replicas answer." if degraded else ""),
+            queued=bool(lead.waits_for),
             log_tail=told.log_tail,
             pid=pids[0] if pids else None,
             restarts=sum(replica.restarts for replica in self.replicas),

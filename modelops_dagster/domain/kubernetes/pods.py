@@ -206,9 +206,10 @@ def _parallel_args(spec: EndpointSpec, engine: EngineManifest) -> tuple[str, ...
     if spec.gpus < 2 or not is_vllm(engine.name):
         return ()
     found: tuple[str, ...] = ()
-    if not any(_TENSOR.fullmatch(argument) for argument in spec.engine_args):
+    staged = any(_PIPELINE.fullmatch(argument) for argument in spec.engine_args)
+    if not any(_TENSOR.fullmatch(argument) for argument in spec.engine_args) and (spec.nodes > 1 or not staged):
         found += ("--tensor-parallel-size", str(spec.gpus // spec.nodes))
-    if spec.nodes > 1 and not any(_PIPELINE.fullmatch(argument) for argument in spec.engine_args):
+    if spec.nodes > 1 and not staged:
         found += ("--pipeline-parallel-size", str(spec.nodes))
     return found
 
