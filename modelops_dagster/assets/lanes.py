@@ -209,7 +209,7 @@ def _incumbent(
     """Whom the candidate is compared with. A policy the suites cannot serve is refused first."""
     asked = {s.name: s.asked_of(endpoint.max_context) for s in suites if s.kind == "dataset"}
     require_detectable_policy(policy, asked)
-    return find_incumbent(gateway.routes(), controller.client().get, endpoint, policy)
+    return find_incumbent(gateway.routes(), controller.client(), endpoint, policy)
 
 
 def _panel(

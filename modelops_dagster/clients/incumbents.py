@@ -1,20 +1,22 @@
 """Finding the incumbent and its answers: asked beside the candidate, else as they were stored, else not at all."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from modelops_dagster.clients.gauntlet.beside import Beside
 from modelops_dagster.clients.routes import RouteStore
 from modelops_dagster.clients.scores.answers import answers, latest_answers
 from modelops_dagster.clients.scores.store import ScoreStore
-from modelops_dagster.domain.endpoints import Endpoint, EndpointStatus
-from modelops_dagster.domain.errors import NotRunning
+from modelops_dagster.domain.endpoints import Endpoint, EndpointState, EndpointStatus
+from modelops_dagster.domain.errors import EndpointFailed, NotRunning
 from modelops_dagster.domain.gateway import RouteTarget
 from modelops_dagster.domain.gauntlet.report import SuiteReport
 from modelops_dagster.domain.incumbents import incumbent_endpoint, incumbent_target, is_answering, lane_of
 from modelops_dagster.domain.policies import Policy
 from modelops_dagster.domain.verdicts import Arms
+
+WAKE_TIMEOUT_S = 900.0
 
 
 class FoundIncumbent(NamedTuple):
@@ -25,13 +27,20 @@ class FoundIncumbent(NamedTuple):
     note: str
 
 
-def find_incumbent(
-    routes: RouteStore, status_of: Callable[[str], EndpointStatus | None], candidate: Endpoint, policy: Policy
-) -> FoundIncumbent:
+class EndpointsPort(Protocol):
+    """What is needed of a controller; `client.ModelOpsClient` is the real one."""
+
+    def get(self, name: str) -> EndpointStatus | None: ...
+
+    def start(self, name: str) -> EndpointStatus: ...
+
+    def wait_ready(self, name: str, timeout_s: float, *, queue_limit_s: float) -> EndpointStatus: ...
+
+
+def find_incumbent(routes: RouteStore, endpoints: EndpointsPort, candidate: Endpoint, policy: Policy) -> FoundIncumbent:
     """What the candidate's alias serves now, and whether it can be asked.
 
-    Args:
-        status_of: how an endpoint stands, by name; None when there is none.
+    One that sleeps is woken. It falls asleep again by itself when nobody has asked it for its cool-down period.
 
     Raises:
         IntegrityError: the alias's route document does not hold.
@@ -41,7 +50,12 @@ def find_incumbent(
     if target is None:
         return FoundIncumbent(None, None, f"the alias {alias} serves no other endpoint")
     try:
-        status = status_of(target.endpoint)
+        status = endpoints.get(target.endpoint)
+        if status is not None and status.state is EndpointState.SLEEPING:
+            endpoints.start(target.endpoint)
+            status = endpoints.wait_ready(target.endpoint, WAKE_TIMEOUT_S, queue_limit_s=WAKE_TIMEOUT_S)
+    except EndpointFailed as error:
+        return FoundIncumbent(target, None, f"the incumbent slept and did not wake: {error.sentence}")
     except NotRunning:
         return FoundIncumbent(target, None, f"the controller cannot say whether the incumbent {target.endpoint} runs")
     if status is None or not is_answering(status):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from modelops_dagster.clients.routes import RouteStore
 from modelops_dagster.clients.scores import ScoreStore
 from modelops_dagster.clients.scores.replays import replay
 from modelops_dagster.domain.endpoints import EndpointSpec, EndpointState, EndpointStatus
-from modelops_dagster.domain.errors import IntegrityError, InvalidSpec, NotRunning
+from modelops_dagster.domain.errors import EndpointFailed, IntegrityError, InvalidSpec, ModelOpsError, NotRunning
 from modelops_dagster.domain.gateway import Route, RouteTarget
 from modelops_dagster.domain.gauntlet.report import SuiteReport
 from modelops_dagster.domain.gauntlet.suite import Suite, SuiteSpec
@@ -175,39 +176,77 @@ def status(state: EndpointState, url: str | None = "http://127.0.0.1:2/v1") -> E
     )
 
 
+@dataclass
+class Controlled:
+    """A controller that says how the endpoint stands, and how it stands once it was started."""
+
+    stands: EndpointStatus | ModelOpsError | None
+    started: EndpointStatus | ModelOpsError | None = None
+    starts: list[str] = field(default_factory=list)
+
+    def get(self, name: str) -> EndpointStatus | None:
+        return said(self.stands)
+
+    def start(self, name: str) -> EndpointStatus:
+        self.starts.append(name)
+        assert isinstance(self.stands, EndpointStatus)
+        return self.stands
+
+    def wait_ready(self, name: str, timeout_s: float, *, queue_limit_s: float) -> EndpointStatus:
+        found = said(self.started)
+        assert found is not None
+        return found
+
+
+def said(what: EndpointStatus | ModelOpsError | None) -> EndpointStatus | None:
+    if isinstance(what, ModelOpsError):
+        raise what
+    return what
+
+
 def test_the_incumbent_is_what_users_are_answered_by(tmp_path: Path) -> None:
     candidate = endpoint(OpenAIServer())
     shadow, preview = target("s", tags=("shadow",), weight=9), target("p", tags=("preview",), weight=5)
     stable, canary = target("org-model-raw-bbbbbbbb", weight=95), target("c", weight=5)
     routes = routed(tmp_path / "a", shadow, preview, canary, stable, target(candidate.name, weight=100))
-    found = find_incumbent(routes, lambda name: status(EndpointState.RUNNING), candidate, POLICY)
+    runs = Controlled(status(EndpointState.RUNNING))
+    found = find_incumbent(routes, runs, candidate, POLICY)
     assert found.beside is not None
     assert (found.beside.endpoint.name, found.beside.lane) == ("org-model-raw-bbbbbbbb", "raw")
     assert (found.beside.endpoint.served_model_name, found.beside.endpoint.engine_version) == ("served", "9")
-    only = find_incumbent(
-        routed(tmp_path / "b", shadow, preview), lambda name: status(EndpointState.RUNNING), candidate, POLICY
-    )
-    assert only.target == preview
+    assert find_incumbent(routed(tmp_path / "b", shadow, preview), runs, candidate, POLICY).target == preview
+    assert runs.starts == []
 
 
 def test_an_incumbent_that_cannot_be_asked_is_named(tmp_path: Path) -> None:
     candidate = endpoint(OpenAIServer())
     routes = routed(tmp_path, target("gone"))
-
-    def no_controller(name: str) -> EndpointStatus | None:
-        raise NotRunning("the controller does not answer.")
-
+    nobody = Controlled(NotRunning("the controller does not answer."))
     cases = [
-        (lambda name: None, "the incumbent gone is gone"),
-        (lambda name: status(EndpointState.STOPPED, None), "the incumbent gone is Stopped"),
-        (no_controller, "the controller cannot say whether the incumbent gone runs"),
+        (Controlled(None), "the incumbent gone is gone"),
+        (Controlled(status(EndpointState.STOPPED, None)), "the incumbent gone is Stopped"),
+        (nobody, "the controller cannot say whether the incumbent gone runs"),
     ]
-    for status_of, words in cases:
-        found = find_incumbent(routes, status_of, candidate, POLICY)
-        assert (found.beside, found.note) == (None, words)
-    assert (
-        "serves no other endpoint" in find_incumbent(RouteStore(tmp_path / "x"), no_controller, candidate, POLICY).note
-    )
+    for controller, words in cases:
+        found = find_incumbent(routes, controller, candidate, POLICY)
+        assert (found.beside, found.note, controller.starts) == (None, words, [])
+    assert "serves no other endpoint" in find_incumbent(RouteStore(tmp_path / "x"), nobody, candidate, POLICY).note
+
+
+def test_an_incumbent_that_sleeps_is_woken(tmp_path: Path) -> None:
+    candidate = endpoint(OpenAIServer())
+    routes = routed(tmp_path, target("sleeper"))
+    asleep = status(EndpointState.SLEEPING, None)
+    wakes = Controlled(asleep, status(EndpointState.RUNNING, "http://127.0.0.1:7/v1"))
+    found = find_incumbent(routes, wakes, candidate, POLICY)
+    assert found.beside is not None
+    assert (found.beside.endpoint.url, wakes.starts) == ("http://127.0.0.1:7/v1", ["sleeper"])
+    late = Controlled(asleep, EndpointFailed("Endpoint sleeper is not ready after 900 s."))
+    found = find_incumbent(routes, late, candidate, POLICY)
+    assert found.beside is None
+    assert found.note == "the incumbent slept and did not wake: Endpoint sleeper is not ready after 900 s."
+    fails = Controlled(asleep, status(EndpointState.RUNTIME_ERROR, None))
+    assert find_incumbent(routes, fails, candidate, POLICY).note == "the incumbent sleeper is RuntimeError"
 
 
 def test_stored_answers_stand_in_if_they_are_recent_and_of_this_instrument(tmp_path: Path) -> None:
