@@ -215,7 +215,9 @@ def known(release: Release) -> Release:
     return release.model_copy(update={"preflight": Preflight(supports=(found,))})
 
 
-@pytest.mark.parametrize("where", ["config.json", "nested", "tokenizer_config.json"])
+@pytest.mark.parametrize(
+    "where", ["config.json", "nested", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json"]
+)
 def test_code_that_no_engine_needs_is_left_where_it_is(
     hub: HubServer, store: CheckpointStore, tmp_path: Path, where: str
 ):
@@ -227,8 +229,8 @@ def test_code_that_no_engine_needs_is_left_where_it_is(
 
 
 def test_what_no_engine_was_asked_about_is_refused_all_the_same(hub: HubServer, store: CheckpointStore, tmp_path: Path):
-    release = known(released(hub, with_code(tmp_path / "a", "preprocessor_config.json")))
-    with pytest.raises(UnsafeCheckpoint, match=r"in its preprocessor_config\.json"):
+    release = known(released(hub, with_code(tmp_path / "a", "adapter_config.json")))
+    with pytest.raises(UnsafeCheckpoint, match=r"in its adapter_config\.json"):
         store.ensure(release, client(hub))
     absent = Support(rung="vllm", kind="native", sentence="It would be known.")  # an engine that is not installed
     config = released(hub, with_code(tmp_path / "b"))

@@ -20,8 +20,15 @@ from modelops_dagster.domain.repo_files import is_weight, mismatch
 # A file is called this until it has all its bytes; a later process goes on where it ends.
 PART_SUFFIX = ".part"
 REPORT_EVERY_S = 0.1
-# What engines were found to do without the code of; they read it by classes of their own.
-JUDGED = ("config.json", "tokenizer_config.json")
+# An engine that knows a model by itself reads these by classes of its own. One that does not, for a processor, fails to
+# start: no code is there for it to run.
+JUDGED = (
+    "config.json",
+    "tokenizer_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "processor_config.json",
+)
 Progress = Callable[[int, int], None]
 
 
