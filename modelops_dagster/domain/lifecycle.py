@@ -159,6 +159,7 @@ class Facts:
     in_state_s: float = 0.0
     placing_timeout_s: float = 0.0  # of a cluster: to find a node and an image
     retry_in_s: float = 0.0  # until the next start is due
+    retries: bool = False  # one is due, although it failed: of somebody else's engine only asking tells that it is back
     evicted: bool = False  # its accelerators are wanted for work of a higher priority
     idle: bool = False  # it may sleep, and nobody has asked it anything for its cool-down period
     asked_for: bool = False  # somebody has asked for it since it fell asleep
@@ -182,7 +183,7 @@ def decide(facts: Facts, policy: RestartPolicy) -> Step:
     if facts.state is EndpointState.SLEEPING:
         return Step(Action.WAIT, Event.WAKE if facts.asked_for else None)
     if facts.state in FAILED_STATES:
-        return Step(Action.WAIT)
+        return Step(Action.WAIT, Event.START if facts.retries and facts.retry_in_s <= 0 else None)
     if facts.state is EndpointState.STOPPED:
         return Step(Action.WAIT, Event.START)
     if facts.has_replica and facts.seen is not None:

@@ -65,6 +65,11 @@ STARTUP = {"desired": "Running", "state": EndpointState.STARTUP, "has_replica": 
 @pytest.mark.parametrize(
     ("facts", "step"),
     [
+        (Facts(desired="Running", state=EndpointState.DEPLOY_FAILED, has_replica=False), Step(Action.WAIT)),
+        (
+            Facts(desired="Running", state=EndpointState.DEPLOY_FAILED, has_replica=False, retries=True),
+            Step(Action.WAIT, Event.START),
+        ),
         (Facts(**STARTUP, seen=ALIVE, since_launch_s=19), Step(Action.WAIT)),
         (Facts(**STARTUP, seen=ALIVE, since_launch_s=21), Step(Action.END, Event.START_FAILED, timed_out=True)),
         (

@@ -86,7 +86,7 @@ def test_silence_is_a_condition_and_a_refusal_is_a_failure(tmp_path: Path):
             RecordStore(tmp_path / "endpoints"),
             MachineBackend(processes, ExternalBackend(tmp_path / "logs", lambda _: None)),
             lambda *_: ("crash", "It ended."),
-            RestartPolicy(max_restarts=1, first_delay_s=0.05),
+            RestartPolicy(max_restarts=1, first_delay_s=0.05, max_delay_s=0.3),
             tick_s=0.02,
             ask_every_s=0.05,
         )
@@ -113,6 +113,10 @@ def test_silence_is_a_condition_and_a_refusal_is_a_failure(tmp_path: Path):
                 server.api_key = "now it wants one"
                 await until(lambda: state() in (EndpointState.RUNTIME_ERROR, EndpointState.DEPLOY_FAILED))
                 assert "it refuses the key" in record().message
+                assert "It is asked again in 0.3 s." in record().message
+                server.api_key = None
+                await until(lambda: state() is EndpointState.RUNNING)
+                assert record().message == ""
             finally:
                 await controller.close(keep_engines=False)
 

@@ -185,6 +185,7 @@ class Driver:
             start_timeout_s=replica.start_timeout_s if replica else 0.0,
             in_state_s=(now - mine.since).total_seconds(),
             placing_timeout_s=replica.placing_timeout_s if replica else 0.0,
+            retries=mine.retry_at is not None,
             retry_in_s=(mine.retry_at - now).total_seconds() if mine.retry_at else 0.0,
             evicted=self._shop.accelerators.evicted_for(self._label) is not None,
             idle=self._shop.idleness.idle(record, mine),
@@ -361,6 +362,12 @@ class Driver:
                 "retry_at": datetime.now(UTC) + timedelta(seconds=delay_s),
                 "condition": "Degraded",
                 "message": f"{changes['message']} {again}",
+            }
+        elif record.spec.is_external:
+            delay_s = self._shop.policy.max_delay_s
+            changes |= {
+                "retry_at": datetime.now(UTC) + timedelta(seconds=delay_s),
+                "message": f"{changes['message']} It is asked again in {delay_s:g} s.",
             }
         self._happened(record, event, **changes)
 
