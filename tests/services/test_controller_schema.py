@@ -1,4 +1,4 @@
-"""The controller as its OpenAPI document describes it, asked by schemathesis: a second opinion beside our own fuzzing."""
+"""The controller as its OpenAPI document says, asked by schemathesis: a second opinion beside our own fuzzing."""
 
 import subprocess
 import sys
