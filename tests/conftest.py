@@ -1,11 +1,15 @@
 """What holds for every test: a busy machine makes none of them fail, and those for GPUs say why they do not run."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from modelops_dagster.clients.checkpoints import CheckpointStore
 from modelops_dagster.clients.engines import has_gpu
+from modelops_dagster.services.hub_server import HubServer
+from tests.fakes.hub import running_hub
 
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
@@ -31,3 +35,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("gpu") is not None:
                 item.add_marker(pytest.mark.skip(reason=f"{item.name} is {reason}"))
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[HubServer]:
+    """A Hub with nothing in it, on loopback."""
+    (tmp_path / "hub").mkdir()
+    with running_hub(tmp_path / "hub") as server:
+        yield server
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> CheckpointStore:
+    """Where checkpoints are kept, with none in it."""
+    return CheckpointStore(tmp_path / "checkpoints")

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,14 +13,7 @@ from modelops_dagster.cli.main import main
 from modelops_dagster.clients.checkpoints import AllowList, CheckpointStore
 from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.services.hub_server import HubServer
-from tests.fakes.hub import change_byte, client, downloads, noise, released, running_hub, write_repo
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[HubServer]:
-    (tmp_path / "hub").mkdir()
-    with running_hub(tmp_path / "hub") as server:
-        yield server
+from tests.fakes.hub import change_byte, client, downloads, noise, released, write_repo
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,15 +12,9 @@ from modelops_dagster.clients.lineage import write_value
 from modelops_dagster.domain.hub import Release
 from modelops_dagster.domain.preflight import Finding, Preflight
 from modelops_dagster.services.hub_server import HubServer
-from tests.fakes.hub import released, running_hub, write_repo
+from tests.fakes.hub import released, write_repo
 
 WORKING = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 128}
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[HubServer]:
-    with running_hub(tmp_path / "hub") as server:
-        yield server
 
 
 def modelops(hub: HubServer, home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:

@@ -4,20 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from modelops_dagster.clients.watcher import Position, WatchStore
 from modelops_dagster.services.hub_server import HubServer, publish
-from tests.fakes.hub import running_hub, write_repo
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[HubServer]:
-    with running_hub(tmp_path / "hub") as server:
-        yield server
+from tests.fakes.hub import write_repo
 
 
 def modelops(hub: HubServer, home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:

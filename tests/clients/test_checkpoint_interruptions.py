@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,21 +23,9 @@ from modelops_dagster.domain.errors import (
 )
 from modelops_dagster.domain.hub import ModelRevision, RepoFile
 from modelops_dagster.services.hub_server import HubServer
-from tests.fakes.hub import client, downloads, noise, released, running_hub, write_repo
+from tests.fakes.hub import client, downloads, noise, released, write_repo
 
 BIG = noise(12_000_000)
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[HubServer]:
-    (tmp_path / "hub").mkdir()
-    with running_hub(tmp_path / "hub") as server:
-        yield server
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> CheckpointStore:
-    return CheckpointStore(tmp_path / "checkpoints")
 
 
 def test_a_hub_that_goes_away_leaves_what_was_fetched(hub: HubServer, store: CheckpointStore, tmp_path: Path):

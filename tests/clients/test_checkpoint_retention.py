@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,18 +19,11 @@ from modelops_dagster.domain.errors import IntegrityError, InvalidSpec
 from modelops_dagster.domain.gateway import Route, RouteTarget
 from modelops_dagster.domain.retention import RetentionPolicy
 from modelops_dagster.services.hub_server import HubServer
-from tests.fakes.hub import client, noise, released, running_hub, write_repo
+from tests.fakes.hub import client, noise, released, write_repo
 
 NOW = datetime.now(UTC)
 NOTHING_KEPT = RetentionPolicy(keep=0, older_than_s=0)
 WEIGHTS = noise(200_000)
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[HubServer]:
-    (tmp_path / "hub").mkdir()
-    with running_hub(tmp_path / "hub") as server:
-        yield server
 
 
 @pytest.fixture

@@ -13,22 +13,10 @@ from modelops_dagster.clients.processes import boot_id
 from modelops_dagster.domain.errors import DiskFull
 from modelops_dagster.domain.hub import Release
 from modelops_dagster.services.hub_server import HubServer
-from tests.fakes.hub import change_byte, client, downloads, noise, released, running_hub, write_repo
+from tests.fakes.hub import change_byte, client, downloads, noise, released, write_repo
 
 WEIGHTS = noise(3_000_000)
 SHARED_MEMORY = Path("/dev/shm")
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[HubServer]:
-    (tmp_path / "hub").mkdir()
-    with running_hub(tmp_path / "hub") as server:
-        yield server
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> CheckpointStore:
-    return CheckpointStore(tmp_path / "checkpoints")
 
 
 @pytest.fixture

@@ -30,16 +30,9 @@ from modelops_dagster.domain.errors import (
 from modelops_dagster.domain.hub import ModelRevision, Release
 from modelops_dagster.domain.preflight import Preflight
 from modelops_dagster.services.hub_server import HubServer, RepoSettings, publish
-from tests.fakes.hub import client, downloads, noise, released, running_hub, safetensors, write_repo
+from tests.fakes.hub import client, downloads, noise, released, safetensors, write_repo
 
 INDEX = "model.safetensors.index.json"
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[HubServer]:
-    (tmp_path / "hub").mkdir()
-    with running_hub(tmp_path / "hub") as server:
-        yield server
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,21 +16,9 @@ from modelops_dagster.domain.errors import (
 )
 from modelops_dagster.domain.hub import RepoFile
 from modelops_dagster.services.hub_server import HubServer
-from tests.fakes.hub import change_byte, client, downloads, noise, released, running_hub, safetensors, write_repo
+from tests.fakes.hub import change_byte, client, downloads, noise, released, safetensors, write_repo
 
 BIG = noise(12_000_000)
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[HubServer]:
-    (tmp_path / "hub").mkdir()
-    with running_hub(tmp_path / "hub") as server:
-        yield server
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> CheckpointStore:
-    return CheckpointStore(tmp_path / "checkpoints")
 
 
 def test_a_checkpoint_holds_the_released_bytes_and_what_config_says(

@@ -34,11 +34,6 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> EngineRegistry:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> CheckpointStore:
-    return CheckpointStore(tmp_path / "checkpoints")
-
-
-@pytest.fixture
 def source(store: CheckpointStore) -> Checkpoint:
     return put_checkpoint(store)
 

@@ -13,7 +13,7 @@ from modelops_dagster.domain.rehearsal import Rehearsal
 from modelops_dagster.services.hub_server import HubServer
 from modelops_dagster.settings import Settings
 from tests.e2e.scenery import install_engine, write_engine, write_model
-from tests.fakes.hub import client, downloads, released, running_hub
+from tests.fakes.hub import client, downloads, released
 from tests.fakes.zoo import Zoo, zoo
 
 UNSUPPORTED = "ValueError: Model architectures ['LlamaForCausalLM'] are not supported for now"
@@ -33,13 +33,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zoo]:
     environ = {"MODELOPS_HOME": str(folder), "MODELOPS_ENGINES": str(engines), "MODELOPS_CACHE": str(cache)}
     with zoo(folder / "controller", Settings.load(environ)) as opened:
         yield opened
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[HubServer]:
-    (tmp_path / "hub").mkdir()
-    with running_hub(tmp_path / "hub") as server:
-        yield server
 
 
 class Scene:

@@ -2,25 +2,16 @@
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
-import pytest
 
 from modelops_dagster.clients.checkpoints import MANIFEST_NAME, CheckpointStore
 from modelops_dagster.clients.checkpoints.manifests import verification_path
 from modelops_dagster.resources.platform import CheckpointResource
 from modelops_dagster.sensors.retention import prune_checkpoints, prune_nightly
 from modelops_dagster.services.hub_server import HubServer
-from tests.fakes.hub import client, released, running_hub, write_repo
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[HubServer]:
-    (tmp_path / "hub").mkdir()
-    with running_hub(tmp_path / "hub") as server:
-        yield server
+from tests.fakes.hub import client, released, write_repo
 
 
 def prune(home: Path, **config: object) -> dg.ExecuteInProcessResult:
