@@ -24,13 +24,15 @@ class Load(Value):
     latency_ms: Mapping[int | None, float | None] = Field(
         default_factory=dict, description="percentile -> time to the last byte; None: the mean"
     )
+    cpu: float | None = Field(default=None, ge=0, description="percent of what a replica is promised, their mean")
+    ram: float | None = Field(default=None, ge=0, description="percent of what a replica is promised, their mean")
 
 
 def replicas_for(load: Load, targets: Iterable[AutoscaleTarget], current: int, fewest: int, most: int) -> int:
     """The most that any target asks for, within the bounds; `current`, those that answer, where none is followed.
 
-    For concurrency and throughput, which replicas share, it is ceil(total / target); for latency ceil(current x latency
-    / target), as the HPA has it. A ratio within a tenth of 1 changes nothing.
+    For concurrency and throughput, which replicas share, it is ceil(total / target); for latency, cpu and ram
+    ceil(current x value / target), as the HPA has it. A ratio within a tenth of 1 changes nothing.
     """
     asked = [n for target in targets if (n := _asked_by(target, load, current)) is not None]
     return max(fewest, min(most, max(asked, default=current)))
@@ -47,7 +49,10 @@ def _asked_by(target: AutoscaleTarget, load: Load, current: int) -> int | None:
             return 0
         ratio = latency_ms / target.target
     else:
-        return None
+        used = {"cpu": load.cpu, "ram": load.ram}.get(target.metric)
+        if used is None:
+            return None
+        ratio = used / target.target
     return current if abs(ratio - 1) <= TOLERANCE else math.ceil(current * ratio)
 
 

@@ -12,6 +12,8 @@ CONCURRENCY = AutoscaleTarget(metric="concurrency", target=4)
 THROUGHPUT = AutoscaleTarget(metric="throughput", target=10)
 LATENCY = AutoscaleTarget(metric="latency", target=500, percentile=95)
 MEAN = AutoscaleTarget(metric="latency", target=500)
+CPU = AutoscaleTarget(metric="cpu", target=80)
+RAM = AutoscaleTarget(metric="ram", target=50)
 GPU = AutoscaleTarget(metric="gpu", target=80)
 
 
@@ -30,6 +32,10 @@ GPU = AutoscaleTarget(metric="gpu", target=80)
         ([MEAN], Load(concurrency=1, latency_ms={None: 800, 95: 9000}), 1, 2),
         ([CONCURRENCY, LATENCY], Load(concurrency=1, latency_ms={95: 1000}), 2, 4),
         ([GPU], Load(concurrency=99), 2, 2),
+        ([CPU], Load(concurrency=0, cpu=120), 2, 3),
+        ([CPU], Load(concurrency=0, cpu=20), 4, 1),
+        ([CPU], Load(concurrency=0), 2, 2),  # no reading yet
+        ([CPU, RAM], Load(concurrency=0, cpu=10, ram=100), 2, 4),
     ],
 )
 def test_replicas(targets: list[AutoscaleTarget], load: Load, current: int, replicas: int):

@@ -184,3 +184,10 @@ def test_replicas_follow_the_calls_at_once_and_none_is_cut_off(stack: Stack):
     assert set(answers) == {200}
     assert (back.state, back.condition) == (EndpointState.RUNNING, None)
     assert len(stack.engines()) == 1
+
+
+def test_replicas_follow_what_engines_take_of_the_machine(stack: Stack):
+    stack.up()
+    scaling = {"targets": [{"metric": "ram", "target": 1}]}
+    stack.ready(min_replicas=1, max_replicas=2, memory_request=0.05, autoscale_config=scaling)
+    assert wait_for(stack, 2).state is EndpointState.RUNNING

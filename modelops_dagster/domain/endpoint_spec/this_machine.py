@@ -23,8 +23,8 @@ _NEEDS_CLUSTER = {
     "enable_cache": "asks for a cache before the endpoint",
     "enable_compression": "asks for compressed answers",
 }
-# What the gateway counts; a cluster's autoscaler has more.
-FOLLOWED: frozenset[AutoscaleMetric] = frozenset({"concurrency", "throughput", "latency"})
+# What the gateway counts and the kernel tells; a cluster's autoscaler has more.
+FOLLOWED: frozenset[AutoscaleMetric] = frozenset({"concurrency", "throughput", "latency", "cpu", "ram"})
 _LIMITS = ("cpu_request", "cpu_limit", "memory_request", "memory_limit")
 
 
@@ -52,8 +52,8 @@ def notices_here(spec: EndpointSpec) -> Iterator[str]:
     unfollowed = ", ".join(target.metric for target in targets if target.metric not in FOLLOWED)
     if unfollowed:
         yield (
-            f"autoscale_config.targets ({unfollowed}): noted; on this machine replicas follow concurrency, throughput "
-            "and latency."
+            f"autoscale_config.targets ({unfollowed}): noted; on this machine replicas follow concurrency, throughput, "
+            "latency, cpu and ram."
         )
     overrides = spec.advanced_configuration.runtime_overrides
     if overrides.termination_grace_period_seconds is not None:

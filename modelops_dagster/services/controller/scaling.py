@@ -1,4 +1,4 @@
-"""Replicas by traffic: looks at what the gateway counts, and changes how many there should be."""
+"""Replicas by load: looks at what the gateway counts and engines take, and changes how many there should be."""
 
 import asyncio
 import logging
@@ -10,9 +10,11 @@ from typing import Any
 
 from modelops_dagster.clients.endpoint_calls import endpoint_calls
 from modelops_dagster.clients.endpoints import Demand, EndpointRecord
+from modelops_dagster.clients.endpoints.usage import MachineUse
 from modelops_dagster.domain.autoscale import Load, Recommendations, replicas_for
 from modelops_dagster.domain.endpoint_spec.this_machine import FOLLOWED
 from modelops_dagster.domain.endpoints import AutoscaleConfig, EndpointState
+from modelops_dagster.services.controller.monitor import running_replicas
 from modelops_dagster.services.controller.wishes import Ledger
 
 log = logging.getLogger("modelops.controller")
@@ -51,6 +53,7 @@ class Autoscaler:
         self._hold = timedelta(seconds=hold_s)
         self._samples: dict[str, list[int]] = {}
         self._asked: dict[str, Recommendations] = {}
+        self._use = MachineUse()
 
     async def follow(self) -> None:
         """For ever. A failure is said and tried again; replicas stay as they were."""
@@ -61,6 +64,7 @@ class Autoscaler:
                 if config is None or not _scales(record):
                     self._samples.pop(record.name, None)
                     self._asked.pop(record.name, None)
+                    self._use.forget(record.name)
                     continue
                 samples = self._samples.setdefault(record.name, [])
                 samples.append(self._demand.under_way(record.name))
@@ -72,7 +76,7 @@ class Autoscaler:
                     samples.clear()
 
     async def _decide(self, record: EndpointRecord, config: AutoscaleConfig, concurrency: float) -> None:
-        load = await self._run(self._load, record.name, config, concurrency)
+        load = await self._run(self._load, record, config, concurrency)
         current = self._ledger.find(record.name)
         if current is None or current.spec != record.spec or not _scales(current):
             return
@@ -86,16 +90,20 @@ class Autoscaler:
             self._ledger.note(current.model_copy(update={"scaled_to": wanted}).fitted(datetime.now(UTC)))
             self._wake(record.name)
 
-    def _load(self, name: str, config: AutoscaleConfig, concurrency: float) -> Load:
-        if not any(target.metric in ("throughput", "latency") for target in config.targets):
-            return Load(concurrency=concurrency)
-        now = datetime.now(UTC)
-        calls = endpoint_calls(self._calls, name, now - _LOGGED, now)
-        return Load(
-            concurrency=concurrency,
-            throughput=calls.answered / _LOGGED.total_seconds(),
-            latency_ms={None: calls.avg_latency_ms, **calls.latency_ms},
-        )
+    def _load(self, record: EndpointRecord, config: AutoscaleConfig, concurrency: float) -> Load:
+        metrics = {target.metric for target in config.targets}
+        load = Load(concurrency=concurrency)
+        if metrics & {"throughput", "latency"}:
+            now = datetime.now(UTC)
+            calls = endpoint_calls(self._calls, record.name, now - _LOGGED, now)
+            load = Load(
+                concurrency=concurrency,
+                throughput=calls.answered / _LOGGED.total_seconds(),
+                latency_ms={None: calls.avg_latency_ms, **calls.latency_ms},
+            )
+        if metrics & {"cpu", "ram"}:
+            load = load.model_copy(update=self._use.read(record.spec, running_replicas(record))._asdict())
+        return load
 
 
 def _scales(record: EndpointRecord) -> bool:
