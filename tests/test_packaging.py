@@ -68,4 +68,10 @@ def test_the_command_imports_neither_dagster_nor_torch():
 
 def test_the_wheel_carries_the_endpoint_pages(site: Path):
     pages = site / "modelops_dagster" / "services" / "controller" / "pages"
-    assert {path.name for path in pages.iterdir()} >= {"list.html", "endpoint.html", "style.css", "endpoint.js"}
+    assert {path.name for path in pages.iterdir()} >= {
+        "frame.html",
+        "list.html",
+        "endpoint.html",
+        "style.css",
+        "endpoint.js",
+    }

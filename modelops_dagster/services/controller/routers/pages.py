@@ -4,11 +4,13 @@ from pathlib import Path
 
 from fastapi import APIRouter
 from fastapi.responses import RedirectResponse, Response
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from modelops_dagster.domain.endpoints import ENDPOINT_NAME
 from modelops_dagster.domain.errors import NoSuchEndpoint, NotFound
 
 _FOLDER = Path(__file__).resolve().parents[1] / "pages"
+_PAGES = ("list.html", "endpoint.html", "reference.html")
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 # nothing from elsewhere, no script or style but these files, no frame around the page, no address sent on
 _HEADERS = {
@@ -27,7 +29,11 @@ _HEADERS = {
 def pages_router() -> APIRouter:
     """Pages and their assets, read once."""
     router = APIRouter(include_in_schema=False)
+    templates = Environment(
+        loader=FileSystemLoader(_FOLDER), undefined=StrictUndefined, autoescape=True, trim_blocks=True
+    )
     files = {path.name: path.read_bytes() for path in _FOLDER.iterdir() if path.suffix in _TYPES}
+    files |= {name: templates.get_template(name).render().encode() for name in _PAGES}
 
     @router.get("/")
     async def root() -> Response:
