@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 from modelops_dagster.cli.main import cli
 from modelops_dagster.clients.keys import AccessStore
 from modelops_dagster.domain.access import Role
+from modelops_dagster.services.controller import visitors
 from modelops_dagster.services.controller.hub_webhook import WEBHOOK_PATH
 from tests.fakes.api import KEY, error_of, key_of, serving, spec
 
@@ -96,6 +97,16 @@ def test_a_visitor_is_let_to_a_public_endpoint_and_to_nothing_else(api: TestClie
             assert error_of(answer, 401)["code"] == "unauthorized", path
     wrong = {"Authorization": "Bearer wrong"}
     assert error_of(api.get("/v1/endpoints/seen/card", headers=wrong), 401), "a wrong key is told so"
+
+
+def test_a_visitor_may_not_ask_without_a_pause(api: TestClient, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(visitors, "PER_S", 0.0)  # so that a slow machine is as fast as any
+    api.put("/v1/endpoints/seen", json=spec(name="seen", visibility="public"), headers=KEY)
+    for name in ("nobody", "seen"):
+        answers = [api.get(f"/v1/endpoints/{name}/metrics") for _ in range(int(visitors.BURST) + 1)]
+        assert error_of(answers[-1], 429)["code"] == "too_many_visitors"
+        assert answers[-1].headers["retry-after"] == "1"
+    assert api.get("/v1/endpoints/seen/metrics", headers=KEY).status_code == 200, "who has a key is no visitor"
 
 
 def test_talking_to_a_private_endpoint_needs_an_operator(api: TestClient, home: Path):

@@ -14,6 +14,7 @@ from modelops_dagster.domain.access import AccessKey, Caller, Role
 from modelops_dagster.domain.errors import Forbidden, IntegrityError
 from modelops_dagster.services.controller.answers import ErrorBody, error_answer
 from modelops_dagster.services.controller.hub_webhook import WEBHOOK_PATH
+from modelops_dagster.services.controller.visitors import VisitorRate
 
 # they say nothing about endpoints: who answers here, the description of the REST API, and the pages, which are
 # programs that ask for a key before they ask for anything else
@@ -46,9 +47,14 @@ class Doorman:
         self._token = token.encode()
         self._lookup = lookup
         self._is_public = is_public
+        self._rate = VisitorRate()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
+            if self._asks_too_often(scope):
+                told = "Visitors may not ask as often as that; come again in a second, or use a key."
+                await error_answer(429, "too_many_visitors", told, retry_after_s=1)(scope, receive, send)
+                return
             refusal = self._refusal(scope)
             if refusal is not None:
                 await error_answer(*refusal)(scope, receive, send)
@@ -76,6 +82,12 @@ class Doorman:
         if not length.isdigit() or int(length[:20]) > most:
             return 413, "too_large", f"The body is larger than {most} bytes, the most that this route takes."
         return None
+
+    def _asks_too_often(self, scope: Scope) -> bool:
+        """Whether it is a visitor's request, of an endpoint that is there or not, that is one too many."""
+        if VISITED.fullmatch(scope["path"]) is None or any(name == b"authorization" for name, _ in scope["headers"]):
+            return False
+        return not self._rate.admits((scope.get("client") or ("",))[0])
 
     def _visits(self, path: str, headers: Mapping[bytes, bytes]) -> bool:
         """Whether somebody without a key asks what a visitor may. One with a wrong key is told so."""
