@@ -85,7 +85,7 @@ def show(alias: str, as_json: bool) -> None:
 )
 @click.option("--timeout-s", type=click.FloatRange(min=0), help="Seconds one attempt may take; 0: the gateway's own.")
 @click.option("--max-in-flight", type=click.IntRange(min=0), help="Calls at once, more are refused; 0: no limit.")
-@click.option("--usd-per-hour", type=click.FloatRange(min=0), help="What the named endpoints' hardware costs.")
+@click.option("--usd-per-hour", type=click.FloatRange(min=0), help="What their hardware costs, where no spec says.")
 @override_options
 @json_option
 def set_route(

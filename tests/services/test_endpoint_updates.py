@@ -8,7 +8,9 @@ import pytest
 
 from modelops_dagster.domain.endpoints import EndpointState
 from modelops_dagster.domain.errors import Conflict, InvalidSpec, NoSuchEndpoint
-from tests.fakes.stack import Stack
+from modelops_dagster.domain.gateway import RouteTarget
+from tests.fakes.stack import Stack, wait_until
+from tests.services.gateway_process import Gateway
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +32,32 @@ def test_what_people_and_the_gateway_read_changes_at_once(stack: Stack):
     put = stack.client.apply(stack.spec(name="live", usd_per_hour=4))
     assert (put.pid, put.spec.usd_per_hour) == (before.pid, 4.0)
     assert stack.client.update_endpoint("live", usd_per_hour=4).since == before.since
+
+
+def test_a_new_price_and_a_new_longest_attempt_reach_the_routes_by_themselves(stack: Stack):
+    status = stack.ready("--tokens-per-second", "4", name="priced", request_timeout_seconds=60)
+    gateway = Gateway(stack.home)
+    gateway.wait_ready()
+    try:
+        served = {"served_model_name": "priced@abc", "commit_hash": "c" * 40, "usd_per_hour": 0.36}
+        gateway.put("acme/priced", RouteTarget(endpoint="priced", url=str(status.url), **served))
+        key = gateway.key()
+
+        def ask() -> httpx.Response:
+            return gateway.post(key, "acme/priced", body={"max_tokens": 4})
+
+        answer = ask()
+        assert answer.status_code == 200, answer.text
+        cheap = gateway.rows(answer.headers["x-litellm-call-id"])[0]["cost_usd"]
+        stack.client.update_endpoint("priced", request_timeout_seconds=0.2)
+        refused = wait_until(ask, lambda a: a.status_code != 200)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (504, "endpoint_timeout")
+        stack.client.update_endpoint("priced", request_timeout_seconds=None, usd_per_hour=3600)
+        answer = wait_until(ask, lambda a: a.status_code == 200)
+        dear = gateway.rows(answer.headers["x-litellm-call-id"])[0]["cost_usd"]
+        assert dear > 100 * cheap > 0, "a dollar a second, and not a tenth of a cent"
+    finally:
+        gateway.stop()
 
 
 def test_what_is_started_needs_a_stop_or_a_restart(stack: Stack):

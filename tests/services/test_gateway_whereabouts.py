@@ -9,7 +9,7 @@ from modelops_dagster.domain.endpoints import EndpointState
 from modelops_dagster.domain.gateway import RouteTarget, litellm_deployments, with_targets
 from modelops_dagster.services.gateway.calls import Call
 from modelops_dagster.services.gateway.traffic import SharedCounts, Traffic
-from modelops_dagster.services.gateway.whereabouts import addresses, on_duty, replicas_of, wakes
+from modelops_dagster.services.gateway.whereabouts import addresses, as_specified, on_duty, replicas_of, wakes
 
 AT = datetime(2026, 1, 2, tzinfo=UTC)
 ONE, TWO = "http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1"
@@ -48,6 +48,24 @@ def test_where_a_target_answers(table: dict[str, LiveEndpoint], found: tuple[str
 def test_a_hosted_model_is_where_its_document_says():
     hosted = TARGET.model_copy(update={"provider": "openai"})
     assert addresses(hosted, live(ONE)) == (TARGET.url,)
+
+
+def test_price_and_longest_attempt_are_those_of_the_spec_now():
+    table = {"small": live(ONE, TWO)["small"].model_copy(update={"usd_per_hour": 2.0, "request_timeout_s": 30.0})}
+    (target,) = as_specified(ROUTE, table).targets
+    assert (target.usd_per_hour, target.timeout_s) == (4.0, 30.0), "two replicas cost twice as much"
+    (params,) = (d["litellm_params"] for d in litellm_deployments(as_specified(ROUTE, table)))
+    assert (params["timeout"], params["stream_timeout"]) == (30.0, 30.0)
+    own = ROUTE.model_copy(update={"timeout_s": 5.0})
+    assert litellm_deployments(as_specified(own, table))[0]["litellm_params"]["timeout"] == 5.0
+
+
+def test_a_spec_without_a_price_leaves_the_routes_and_one_without_a_timeout_ends_it():
+    given = with_targets(None, "acme/tiny", [TARGET.model_copy(update={"usd_per_hour": 3.0, "timeout_s": 9.0})], at=AT)
+    (target,) = as_specified(given, live(ONE)).targets
+    assert (target.usd_per_hour, target.timeout_s) == (3.0, None)
+    for unknown in ({}, live(ONE, served="another")):
+        assert as_specified(given, unknown) is given
 
 
 def test_the_least_busy_replica_answers_and_a_failed_one_is_not_asked_again():

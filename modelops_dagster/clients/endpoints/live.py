@@ -33,6 +33,8 @@ class LiveEndpoint(Value):
     urls: tuple[str, ...] = Field(description="base URLs that answer now, one per replica, each ending in /v1")
     wakes: bool = Field(default=False, description="it sleeps, or is on its way back: a call is worth holding")
     start_seconds: float | None = Field(default=None, description="how long its last start took")
+    usd_per_hour: float | None = Field(default=None, description="price of one replica by its spec, USD per hour")
+    request_timeout_s: float | None = Field(default=None, description="longest that one attempt may take by its spec")
 
 
 class LiveStore:

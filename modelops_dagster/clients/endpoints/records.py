@@ -187,6 +187,8 @@ class EndpointRecord(ReplicaRecord):
             urls=self.urls(),
             wakes=self.spec.scale_to_zero and self.desired == "Running" and waiting,
             start_seconds=status.start_seconds,
+            usd_per_hour=self.spec.usd_per_hour,
+            request_timeout_s=self.spec.request_timeout_seconds,
         )
 
 

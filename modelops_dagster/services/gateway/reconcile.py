@@ -16,7 +16,7 @@ from modelops_dagster.clients.endpoints.live import FileSignature
 from modelops_dagster.clients.routes import RouteStore, Signature
 from modelops_dagster.domain.errors import IntegrityError, InvalidSpec
 from modelops_dagster.domain.gateway import Route, litellm_deployments, routed_targets
-from modelops_dagster.services.gateway.whereabouts import Live, replicas_of
+from modelops_dagster.services.gateway.whereabouts import Live, as_specified, replicas_of
 
 POLL_INTERVAL_S = 0.05
 SETTLED_AFTER_S = 1.0
@@ -69,9 +69,9 @@ class RouteReconciler:
         newest_ns = max(newest_ns, endpoints[1])
         if signature == self._seen and time.time_ns() - newest_ns > SETTLED_AFTER_S * 1e9:
             return False
-        wanted = self._read()
-        keys = self._credentials.read(t.credential for r in wanted.values() for t in r.targets if t.credential)
         live = self._read_live()
+        wanted = {alias: as_specified(route, live) for alias, route in self._read().items()}
+        keys = self._credentials.read(t.credential for r in wanted.values() for t in r.targets if t.credential)
         routed = wanted != self.table or keys != self._keys
         changed = routed or live != self.live
         if changed:
