@@ -11,12 +11,12 @@ from aiohttp import web
 class FakeBackend:
     """Answers as `name`. Runs in a thread of its own; use as a context manager.
 
-    Knobs, readable and settable while it runs: `fail_status` (answer every call with this status), `token_delay_s`
-    (pause before each streamed token), `break_stream_after` (cut the connection after so many tokens), `tokens` (how
-    many a completion has), `hold_s` (pause before every answer), `break_answers` (cut
-    the connection instead of an answer that is not streamed), `calls_tool` (a tool it calls, without arguments, when
-    it is offered tools). `bodies` and `headers` hold what it received, `most_at_once` how many were held at the same
-    time.
+    Knobs, readable and settable while it runs: `fail_status` (answer every call with this status, and with
+    `fail_message`), `token_delay_s` (pause before each streamed token), `break_stream_after` (cut the connection after
+    so many tokens), `tokens` (how many a completion has), `hold_s` (pause before every answer), `break_answers` (cut
+    the connection instead of an answer that is not streamed), `calls_tools` (name and arguments, as JSON, of each tool
+    it calls when it is offered tools; in a stream its words come before them, as some models do, and arguments in
+    pieces). `bodies` and `headers` hold what it received, `most_at_once` how many were held at the same time.
     """
 
     def __init__(self, name: str, *, tokens: int = 5, token_delay_s: float = 0.0) -> None:
@@ -24,10 +24,11 @@ class FakeBackend:
         self.tokens = tokens
         self.token_delay_s = token_delay_s
         self.fail_status: int | None = None
+        self.fail_message = ""
         self.break_stream_after: int | None = None
         self.hold_s = 0.0
         self.break_answers = False
-        self.calls_tool: str | None = None
+        self.calls_tools: tuple[tuple[str, str], ...] = ()
         self.most_at_once = 0
         self._at_once = 0
         self.bodies: list[dict[str, Any]] = []
@@ -76,7 +77,8 @@ class FakeBackend:
         finally:
             self._at_once -= 1
         if self.fail_status is not None:
-            error = {"message": f"engine trouble at {self.url}", "type": "server_error", "code": self.fail_status}
+            told = self.fail_message or f"engine trouble at {self.url}"
+            error = {"message": told, "type": "server_error", "code": self.fail_status}
             raise _failure(self.fail_status, error)
         return body
 
@@ -90,22 +92,25 @@ class FakeBackend:
         body = await self._received(request)
         if self.break_answers and not body.get("stream") and request.transport is not None:
             request.transport.close()
-        if self.calls_tool is not None and body.get("tools"):
-            called = {"index": 0, "id": "call-1", "type": "function"}
-            called |= {"function": {"name": self.calls_tool, "arguments": "{}"}}
-            message = {"role": "assistant", "content": None, "tool_calls": [called]}
+        calls = self._tool_calls() if body.get("tools") else []
+        if body.get("stream"):
+            deltas = [{"content": word} for word in self._words()] + [d for call in calls for d in _in_pieces(call)]
+            choices = [{"delta": delta} for delta in deltas]
+            reason = "tool_calls" if calls else "stop"
+            return await self._stream(request, body, "chat.completion.chunk", choices, {"delta": {}}, reason)
+        if calls:
+            message = {"role": "assistant", "content": None, "tool_calls": calls}
             return web.json_response(
                 self._reply(body, "chat.completion", {"message": message, "finish_reason": "tool_calls"})
             )
-        if body.get("stream"):
-            return await self._stream(request, body, "chat.completion.chunk", lambda w: {"delta": {"content": w}})
         message = {"role": "assistant", "content": "".join(self._words())}
         return web.json_response(self._reply(body, "chat.completion", {"message": message, "finish_reason": "stop"}))
 
     async def _completion(self, request: web.Request) -> web.StreamResponse:
         body = await self._received(request)
         if body.get("stream"):
-            return await self._stream(request, body, "text_completion", lambda w: {"text": w})
+            words = [{"text": word} for word in self._words()]
+            return await self._stream(request, body, "text_completion", words, {"text": ""})
         choice = {"text": "".join(self._words()), "finish_reason": "stop"}
         return web.json_response(self._reply(body, "text_completion", choice))
 
@@ -128,7 +133,21 @@ class FakeBackend:
             "usage": self._usage(),
         }
 
-    async def _stream(self, request: web.Request, body: dict[str, Any], kind: str, choice: Any) -> web.StreamResponse:
+    def _tool_calls(self) -> list[dict[str, Any]]:
+        return [
+            {"index": n, "id": f"call-{n + 1}", "type": "function", "function": {"name": name, "arguments": arguments}}
+            for n, (name, arguments) in enumerate(self.calls_tools)
+        ]
+
+    async def _stream(
+        self,
+        request: web.Request,
+        body: dict[str, Any],
+        kind: str,
+        choices: list[dict[str, Any]],
+        last: dict[str, Any],
+        reason: str = "stop",
+    ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
 
@@ -136,18 +155,27 @@ class FakeBackend:
             await response.write(f"data: {json.dumps(event)}\n\n".encode())
 
         base = {"id": "reply-1", "object": kind, "created": 1, "model": body["model"]}
-        for number, word in enumerate(self._words()):
+        for number, choice in enumerate(choices):
             if self.break_stream_after == number:
                 assert request.transport is not None
                 request.transport.close()
                 return response
             await asyncio.sleep(self.token_delay_s)
-            await send({**base, "choices": [{"index": 0, "finish_reason": None, **choice(word)}]})
-        await send({**base, "choices": [{"index": 0, "finish_reason": "stop", **choice("")}]})
+            await send({**base, "choices": [{"index": 0, "finish_reason": None, **choice}]})
+        await send({**base, "choices": [{"index": 0, "finish_reason": reason, **last}]})
         if (body.get("stream_options") or {}).get("include_usage"):
             await send({**base, "choices": [], "usage": self._usage()})
         await response.write(b"data: [DONE]\n\n")
         return response
+
+
+def _in_pieces(call: dict[str, Any]) -> list[dict[str, Any]]:
+    """A call of a tool as engines stream it: first whose it is, then its arguments, a few characters at a time."""
+    index, arguments = call["index"], call["function"]["arguments"]
+    head = {**call, "function": {"name": call["function"]["name"], "arguments": ""}}
+    parts = [arguments[at : at + 4] for at in range(0, len(arguments), 4)]
+    pieces = [head, *({"index": index, "function": {"arguments": part}} for part in parts)]
+    return [{"tool_calls": [piece]} for piece in pieces]
 
 
 def _failure(status: int, error: dict[str, Any]) -> web.HTTPException:

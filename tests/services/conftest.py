@@ -41,5 +41,5 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, backends: tuple[FakeBacken
 def alpha(backends: tuple[FakeBackend, FakeBackend]) -> Iterator[FakeBackend]:
     yield backends[0]
     engine = backends[0]
-    engine.fail_status, engine.break_stream_after, engine.token_delay_s = None, None, 0.0
-    engine.hold_s, engine.most_at_once, engine.break_answers, engine.calls_tool = 0.0, 0, False, None
+    engine.fail_status, engine.fail_message, engine.break_stream_after, engine.token_delay_s = None, "", None, 0.0
+    engine.hold_s, engine.most_at_once, engine.break_answers, engine.calls_tools = 0.0, 0, False, ()

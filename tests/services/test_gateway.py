@@ -214,8 +214,21 @@ def test_an_attempt_that_fails_is_made_again_on_another_target(gateway: Gateway,
 def test_one_clients_errors_do_not_take_an_endpoint_from_the_others(gateway: Gateway, alpha: FakeBackend) -> None:
     key = gateway.key()
     for _ in range(5):
-        assert gateway.post(key, path="/v1/responses", body={"input": "x"}).status_code == 404
+        assert error(gateway.post(key, path="/v1/responses", body={"input": "x"})) == (400, "not_supported")
     assert gateway.post(key).status_code == 200
+
+
+def test_looking_at_the_gateway_is_no_call_and_asks_no_engine(gateway: Gateway, alpha: FakeBackend) -> None:
+    key, record = gateway.keys.create("looker")
+    gateway.given.append(key)
+    asked = len(alpha.bodies)
+    for path in ("/health/liveliness", "/health", "/health/readiness", f"/modelops/routes/{ALIAS}", "/v1/models"):
+        httpx.get(f"{gateway.url}{path}", headers={"authorization": f"Bearer {key}"})
+    call_id = gateway.post(key).headers["x-litellm-call-id"]
+    assert len(gateway.rows(call_id)) == 1
+    rows = [row for row in gateway.logged() if row["key_id"] == record.key_id]
+    assert [row["call_id"] for row in rows] == [call_id], "nothing else is logged, and nobody charged"
+    assert len(alpha.bodies) == asked + 1
 
 
 def test_a_stream_that_breaks_ends_in_an_error_the_client_sees(gateway: Gateway, alpha: FakeBackend) -> None:

@@ -1,5 +1,7 @@
 """The official client of the Anthropic API against the gateway: chat, streams, tools, and what is refused."""
 
+import json
+
 import anthropic
 import pytest
 
@@ -36,13 +38,13 @@ def test_a_stream_comes_in_pieces_and_ends_with_the_whole_message(
 
 
 def test_a_tool_is_called_and_its_result_goes_back(client: anthropic.Anthropic, alpha: FakeBackend) -> None:
-    alpha.calls_tool = "clock"
+    alpha.calls_tools = (("clock", "{}"),)
     tool = {"name": "clock", "description": "Tells the time.", "input_schema": {"type": "object", "properties": {}}}
     answer = client.messages.create(**asked(tools=[tool]))
     (call,) = [block for block in answer.content if block.type == "tool_use"]
     assert (answer.stop_reason, call.name, call.input) == ("tool_use", "clock", {})
     assert alpha.bodies[-1]["tools"][0]["function"]["name"] == "clock"
-    alpha.calls_tool = None
+    alpha.calls_tools = ()
     result = {"type": "tool_result", "tool_use_id": call.id, "content": "noon"}
     turns = [
         {"role": "user", "content": PROMPT},
@@ -53,6 +55,31 @@ def test_a_tool_is_called_and_its_result_goes_back(client: anthropic.Anthropic, 
     sent = alpha.bodies[-1]["messages"]
     assert [m["role"] for m in sent] == ["user", "assistant", "tool"]
     assert (sent[2]["tool_call_id"], sent[2]["content"]) == (call.id, "noon")
+
+
+WEATHER = {"city": "Zürich", "days": [1, 2], "unit": {"name": "C"}}
+TOOLS = [
+    {"name": name, "description": "A tool.", "input_schema": {"type": "object", "properties": {}}}
+    for name in ("weather", "clock")
+]
+
+
+def test_tools_are_called_in_a_stream_one_after_the_other(client: anthropic.Anthropic, alpha: FakeBackend) -> None:
+    alpha.calls_tools = (("weather", json.dumps(WEATHER)), ("clock", "{}"))
+    with client.messages.stream(**asked(tools=TOOLS)) as stream:
+        events = list(stream)
+        whole = stream.get_final_message()
+    assert [block.type for block in whole.content] == ["text", "tool_use", "tool_use"]
+    text, weather, clock = whole.content
+    assert (text.text, whole.stop_reason) == (ANSWER, "tool_use")
+    assert (weather.name, weather.input) == ("weather", WEATHER)
+    assert (clock.name, clock.input) == ("clock", {})
+    assert weather.id != clock.id
+    assert (whole.usage.input_tokens, whole.usage.output_tokens) == (7, 5)
+    pieces = [e.partial_json for e in events if e.type == "input_json"]
+    assert len(pieces) > 5, "arguments come as the engine writes them"
+    kinds = [e.type for e in events if e.type in ("content_block_start", "content_block_stop")]
+    assert kinds == ["content_block_start", "content_block_stop"] * 3, "no block begins before the one before it ended"
 
 
 def test_what_is_refused_is_an_error_of_the_client_s_own(

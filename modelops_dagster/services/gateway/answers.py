@@ -26,6 +26,8 @@ SHOWN_HEADERS = frozenset(
 HIDDEN_PREFIXES = (b"x-litellm-", b"llm_provider-", b"llm-provider-")
 ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 NO_TARGET = "No deployments available"
+# an engine has them or not; without, it knows no such path. Chats and completions every engine has.
+OPTIONAL_APIS = ("/embeddings", "/responses")
 
 
 class ShownError(NamedTuple):
@@ -49,7 +51,7 @@ def shown_headers(headers: Headers) -> list[tuple[bytes, bytes]]:
     return shown
 
 
-def shown_error(status: int, body: bytes, *, alias: str, addresses: Mapping[str, str]) -> ShownError:
+def shown_error(status: int, body: bytes, *, alias: str, addresses: Mapping[str, str], path: str = "") -> ShownError:
     """LiteLLM's error in the gateway's words.
 
     What the engine says about a bad request is passed on, since the client needs it, without the engine's address. What
@@ -59,6 +61,7 @@ def shown_error(status: int, body: bytes, *, alias: str, addresses: Mapping[str,
         status: LiteLLM's status; its 500 for an engine that fails becomes 502, its 408 becomes 504.
         body: LiteLLM's answer.
         addresses: address -> endpoint name, to be replaced wherever they appear.
+        path: of the call.
     """
     message, code = _message(body)
     if NO_TARGET in message:
@@ -69,6 +72,9 @@ def shown_error(status: int, body: bytes, *, alias: str, addresses: Mapping[str,
     if status >= 500:
         shown = 502 if status == 500 else status
         return ShownError(shown, "endpoint_failed", f"The endpoint behind {alias!r} failed; try again in a moment.", 1)
+    if status == 404 and path.endswith(OPTIONAL_APIS):
+        told = f"The endpoint behind {alias!r} does not answer {path}: its engine or its model has no such thing."
+        return ShownError(400, "not_supported", told)
     message = _engine_words(message.partition("\n\nLiteLLM:")[0])
     for address, endpoint in addresses.items():
         port = address.rpartition(":")[2]

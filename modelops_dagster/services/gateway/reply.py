@@ -59,7 +59,8 @@ class Reply:
         await self._send(message)
 
     async def _reword(self, status: int) -> None:
-        error = shown_error(status, self._held, alias=self._call.alias or "", addresses=self._addresses)
+        alias, path = self._call.alias or "", self._call.path
+        error = shown_error(status, self._held, alias=alias, addresses=self._addresses, path=path)
         self._call.status = error.status
         self._call.error = self._call.error or error.code
         await refuse(self._send, error, self._call.call_id)
