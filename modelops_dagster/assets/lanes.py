@@ -222,7 +222,7 @@ def _panel(
     """The graders that can be asked now, where a suite needs any."""
     if not any(suite.groups_to_grade for suite in suites):
         return Panel()
-    known = Known(lambda name: controller.client().get(name), gateway.routes().get, gateway.url)
+    known = Known(lambda name: controller.client().get(name), gateway.routes().get, gateway.url, gateway.grader_key)
     return gauntlet.panel(known, scores.store(), suites)
 
 

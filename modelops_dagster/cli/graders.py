@@ -19,12 +19,14 @@ def known(settings: "Settings") -> "Known":
     """Where this installation looks up the endpoints and aliases that graders name."""
     from modelops_dagster.client import ModelOpsClient
     from modelops_dagster.clients.gauntlet.graders import Known
+    from modelops_dagster.clients.platform_keys import platform_key
     from modelops_dagster.clients.routes import RouteStore
 
     return Known(
         lambda name: ModelOpsClient.from_settings(settings).get(name),
         RouteStore(settings.home / "gateway").get,
         settings.gateway_url,
+        lambda route: platform_key(settings.home, route, "grader"),
     )
 
 

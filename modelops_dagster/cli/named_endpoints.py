@@ -21,7 +21,7 @@ def find_named(name: str) -> Named:
     Raises:
         UserError: there is neither, or the endpoint does not run.
     """
-    from modelops_dagster.clients.evaluation_key import evaluation_key
+    from modelops_dagster.clients.platform_keys import platform_key
     from modelops_dagster.clients.routes import RouteStore
     from modelops_dagster.domain.errors import NotRunning, UserError
     from modelops_dagster.domain.gateway import is_alias
@@ -37,7 +37,7 @@ def find_named(name: str) -> Named:
     routes = RouteStore(settings.home / "gateway")
     route = routes.get(name) if is_alias(name) else None
     if route is not None:
-        return Named(f"{settings.gateway_url}/v1", name, evaluation_key(settings.home, route))
+        return Named(f"{settings.gateway_url}/v1", name, platform_key(settings.home, route, "evaluation"))
     known = ", ".join(routes.aliases()) or "none"
     raise UserError(
         f"There is no endpoint and no alias {name!r} (aliases: {known}); `modelops endpoints list` shows the "

@@ -21,6 +21,7 @@ from modelops_dagster.clients.gauntlet.panel import Panel
 from modelops_dagster.clients.hardware import inventory
 from modelops_dagster.clients.hub import HubClient
 from modelops_dagster.clients.keys import KeyStore
+from modelops_dagster.clients.platform_keys import platform_key
 from modelops_dagster.clients.policies import load_policy
 from modelops_dagster.clients.preflight import Surroundings
 from modelops_dagster.clients.recipes import Recipes, overlays_for
@@ -28,6 +29,7 @@ from modelops_dagster.clients.routes import RouteStore
 from modelops_dagster.clients.scores import ScoreStore
 from modelops_dagster.domain.capacity import Placement
 from modelops_dagster.domain.engines import Rung, StartOverlay
+from modelops_dagster.domain.gateway import Route
 from modelops_dagster.domain.gauntlet.suite import Suite
 from modelops_dagster.domain.preflight import Preflight
 from modelops_dagster.domain.rehearsal import Wish
@@ -144,6 +146,10 @@ class GatewayResource(dg.ConfigurableResource[GatewayClient]):
 
     def key_store(self) -> KeyStore:
         return KeyStore(Path(self.root))
+
+    def grader_key(self, route: Route) -> str:
+        """The platform's own key for a grader behind that route."""
+        return platform_key(Path(self.root).parent, route, "grader")
 
     def batches(self) -> BatchStore:
         store = BatchStore(Path(self.root))

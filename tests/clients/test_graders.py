@@ -34,7 +34,7 @@ def known(tmp_path: Path, **environment: str) -> Known:
     def status_of(name: str) -> None:
         raise NotRunning("no controller was ever started here")
 
-    return Known(status_of, routes.get, "http://127.0.0.1:4000", environment)
+    return Known(status_of, routes.get, "http://127.0.0.1:4000", lambda route: f"key for {route.alias}", environment)
 
 
 def opened(tmp_path: Path, **environment: str) -> Panel:
@@ -82,8 +82,12 @@ def test_what_can_be_asked_and_why_the_rest_cannot(tmp_path: Path):
     assert panel.graders[0].endpoints == ("judge-1",) and panel.graders[0].revisions == ("c" * 40,)
     assert "JUDGE_KEY, which is not set" in panel.notes[0]
     assert "no controller" in panel.notes[1]
+    key = panel.graders[0].key
+    assert key is not None
+    assert key.get_secret_value() == "key for team/judge", "an alias is asked with the platform's own key"
+    assert "key for" not in panel.graders[0].model_dump_json() + repr(panel.graders[0])
     remote = opened(tmp_path, JUDGE_KEY="k").graders[0]
-    assert (remote.url, remote.model) == ("http://127.0.0.1:1/v1", "big")
+    assert (remote.url, remote.model, remote.key) == ("http://127.0.0.1:1/v1", "big", None)
 
 
 def test_an_alias_asked_by_url_is_looked_up_as_well(tmp_path: Path):

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from modelops_dagster.clients.evaluation_key import evaluation_key
 from modelops_dagster.clients.hosted_models import HostedModelsFile, hosted_models_path
 from modelops_dagster.clients.keys import KeyStore
+from modelops_dagster.clients.platform_keys import platform_key
 from modelops_dagster.clients.routes import RouteStore
 from modelops_dagster.domain.errors import InvalidSpec
 
@@ -92,14 +92,17 @@ def test_evaluations_have_a_key_that_fits_the_route(tmp_path: Path, routes: Rout
     assert smart is not None
     assert inner is not None
     keys = KeyStore(tmp_path / "gateway")
-    first = evaluation_key(tmp_path, smart)
-    assert evaluation_key(tmp_path, smart) == first
-    second = evaluation_key(tmp_path, inner)
+    first = platform_key(tmp_path, smart, "evaluation")
+    assert platform_key(tmp_path, smart, "evaluation") == first
+    second = platform_key(tmp_path, inner, "evaluation")
     record = keys.lookup(second)
     assert record is not None
     assert set(record.tags) == {"preview", "research"}
     assert keys.lookup(first) is None
-    assert evaluation_key(tmp_path, smart) == second
+    assert platform_key(tmp_path, smart, "evaluation") == second
     keys.revoke(record.key_id)
-    assert evaluation_key(tmp_path, smart) not in (first, second)
+    assert platform_key(tmp_path, smart, "evaluation") not in (first, second)
     assert (tmp_path / "secrets" / "gateway_evaluation_key").stat().st_mode & 0o777 == 0o600
+    judges = keys.lookup(platform_key(tmp_path, smart, "grader"))
+    assert judges is not None
+    assert (record.alias, judges.alias) == ("evaluations", "graders"), "what each of them spends is told apart"

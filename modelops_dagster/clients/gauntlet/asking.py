@@ -113,7 +113,7 @@ class Asking:
             concurrency=spec.concurrency,
             attempt_timeout_s=spec.attempt_timeout_s,
             budget=RetryBudget(max(LEAST_RETRIES, len(todo))),
-            api_key=os.environ.get(spec.key_env) if spec.key_env else None,
+            api_key=_key(self.grader),
         )
         seconds = min(spec.deadline_s, max(0.0, self._ends_at - time.monotonic()))
         queue = iter(enumerate(todo))
@@ -176,6 +176,13 @@ class Asking:
         self._failed_in_a_row += 1
         if self._failed_in_a_row >= GIVE_UP_AFTER or error in ("unauthorized", "not_found"):
             self._given_up = f"it answers {error}: {detail}".rstrip(": ")[:MOST_REASON]
+
+
+def _key(grader: Grader) -> str | None:
+    """What the grader's endpoint asks for: the key that its file names, else the platform's own."""
+    if grader.spec.key_env is not None:
+        return os.environ.get(grader.spec.key_env)
+    return grader.key.get_secret_value() if grader.key is not None else None
 
 
 def judgement_row(order: Order, grader: Grader, one: Judgement) -> Row:

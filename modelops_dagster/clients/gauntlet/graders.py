@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import yaml
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from modelops_dagster.clients.gauntlet.loading import GRADERS_NAME
 from modelops_dagster.domain.endpoints import EndpointStatus
@@ -21,11 +21,13 @@ class Known(NamedTuple):
     """Where the platform looks up what a grader's name stands for.
 
     `status_of` tells how an endpoint stands, `route_of` what an alias serves; each None for what it does not know.
+    `key_of` is the platform's own key for a route, for graders without one of theirs.
     """
 
     status_of: Callable[[str], EndpointStatus | None]
     route_of: Callable[[str], Route | None]
     gateway_url: str
+    key_of: Callable[[Route], str]
     environment: Mapping[str, str] = os.environ
 
 
@@ -87,6 +89,7 @@ def present(spec: GraderSpec, known: Known) -> Grader:
         model=model,
         endpoints=tuple(sorted(t.endpoint for t in targets)),
         revisions=tuple(sorted({t.commit_hash for t in targets})),
+        key=SecretStr(known.key_of(route)) if route is not None and spec.key_env is None else None,
     )
 
 

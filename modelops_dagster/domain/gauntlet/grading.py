@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.gauntlet.rubrics import Rubric
@@ -92,6 +92,9 @@ class Grader(Value):
     model: str = Field(description="the name it is asked by")
     endpoints: tuple[str, ...] = Field(default=(), description="names of the endpoints behind it, where known")
     revisions: tuple[str, ...] = Field(default=(), description="digests or commits behind it, where known")
+    key: SecretStr | None = Field(
+        default=None, exclude=True, repr=False, description="the platform's, for its gateway; never written"
+    )
 
     @property
     def uid(self) -> str:
