@@ -108,6 +108,12 @@ class Settings(BaseModel):
         default=2, ge=1, le=64, description="processes that answer calls, about 90 a second each"
     )
     gateway_max_in_flight: int = Field(default=1000, ge=1, description="calls at once; more are refused with 503")
+    gateway_max_wait_s: float = Field(
+        default=2.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="wait for the gateway itself, in seconds, above which calls are refused with 503, batches first",
+    )
     gateway_wake_hold_s: float = Field(
         default=90.0,
         ge=0,

@@ -38,6 +38,7 @@ class Gateway:
         *,
         workers: int = 2,
         port: int = 0,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         self.home = home
         self.log = home / "gateway.log"
@@ -48,7 +49,7 @@ class Gateway:
         environ = {k: v for k, v in os.environ.items() if not k.startswith(("MODELOPS_", "LITELLM_"))}
         # a database in the operator's shell is none of the gateway's
         environ |= {"MODELOPS_HOME": str(home), "MODELOPS_GATEWAY_PORT": str(port), "DATABASE_URL": "postgresql://x/y"}
-        environ |= {"MODELOPS_GATEWAY_WORKERS": str(workers)}
+        environ |= {"MODELOPS_GATEWAY_WORKERS": str(workers)} | dict(settings or {})
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", code], env=environ, stdout=log, stderr=subprocess.STDOUT, cwd=home

@@ -132,6 +132,32 @@ def test_a_killed_gateway_leaves_no_worker_and_loses_a_second_of_log(tmp_path: P
         again.stop()
 
 
+HUNG_SOON = """
+from modelops_dagster.services.gateway import supervisor, __main__ as program
+supervisor.HUNG_S = 3.0
+program.main()
+"""
+
+
+def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path, HUNG_SOON, workers=1)
+    gateway.wait_ready()
+    with FakeBackend("alpha") as alpha:
+        gateway.put(ALIAS, target(alpha))
+        key = gateway.key()
+        (hung,) = workers(gateway)
+        time.sleep(5)
+        assert workers(gateway) == {hung}, "one that turns is left alone"
+        os.kill(hung, signal.SIGSTOP)
+        deadline = time.monotonic() + 60
+        while psutil.pid_exists(hung):
+            assert time.monotonic() < deadline, "a worker that answers nobody is killed"
+            time.sleep(0.2)
+        assert gateway.post(key).status_code == 200
+        assert "hangs and is killed" in gateway.log.read_text()
+    gateway.stop()
+
+
 def test_workers_whose_parent_was_killed_end_by_themselves(tmp_path: Path) -> None:
     gateway = Gateway(tmp_path)
     gateway.wait_ready()

@@ -107,6 +107,7 @@ def serve(settings: Settings) -> None:
         batch_key=batch_key,
         max_in_flight=settings.gateway_max_in_flight,
         wake_hold_s=settings.gateway_wake_hold_s,
+        max_wait_s=settings.gateway_max_wait_s,
         complain=complain,
     )
     gc.freeze()
@@ -116,6 +117,7 @@ def serve(settings: Settings) -> None:
             f"worker {number}",
             partial(_work, worker, number, claimed),
             before=partial(counts.clear, number),
+            beats=partial(counts.beats, number),
         )
         for number in range(settings.gateway_workers)
     }

@@ -42,6 +42,13 @@ class Refusal(NamedTuple):
     retry_after_s: float | None = None
 
 
+def overloaded(told: str, again_s: float, *, batch: bool) -> Refusal:
+    """The gateway has no room. Batches are told what lets them wait without counting it as an attempt."""
+    if batch:
+        return Refusal(429, "batch_waits", "The gateway is busy, and other calls go before batches.", again_s)
+    return Refusal(503, "overloaded", told, again_s)
+
+
 class Admission(NamedTuple):
     """What a call was granted."""
 

@@ -19,6 +19,7 @@ from modelops_dagster.clients.limits import LimitStore
 from modelops_dagster.clients.routes import RouteStore
 from modelops_dagster.clients.trials import TrialStore
 from modelops_dagster.services.gateway.admission import steering_fields
+from modelops_dagster.services.gateway.backlog import Backlog
 from modelops_dagster.services.gateway.batches import BatchApi
 from modelops_dagster.services.gateway.calls import FLUSH_INTERVAL_S, CallLog
 from modelops_dagster.services.gateway.capacity import Capacity
@@ -35,6 +36,8 @@ from modelops_dagster.settings import secret
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
+BEAT_INTERVAL_S = 0.5
+
 
 class Worker:
     """One process of the gateway: LiteLLM's application, the route follower and the call log around one gate.
@@ -50,6 +53,7 @@ class Worker:
         batch_key: str,
         max_in_flight: int,
         wake_hold_s: float,
+        max_wait_s: float,
         complain: Callable[[str], None],
     ) -> None:
         import litellm
@@ -68,6 +72,7 @@ class Worker:
         self._batch_key = batch_key
         self._max_in_flight = max_in_flight
         self._wake_hold_s = wake_hold_s
+        self._max_wait_s = max_wait_s
         self._complain = complain
         self._tasks: list[asyncio.Task[None]] = []
         self._forbidden = steering_fields(all_litellm_params)
@@ -98,8 +103,10 @@ class Worker:
         async with proxy.router.lifespan_context(proxy) as state:
             follower = self._follower()
             mirror = Mirror(log, traffic, lambda target: addresses(target, follower.live))
-            self._gate = self._build_gate(follower, log, traffic, limits, mirror)
-            self._tasks = [asyncio.create_task(follower.follow()), asyncio.create_task(_flush(log, os.getppid()))]
+            backlog = Backlog(self._max_wait_s, complain=self._complain)
+            self._gate = self._build_gate(follower, log, traffic, limits, mirror, backlog)
+            watched = (follower.follow(), backlog.watch(), self._beat(), _flush(log, os.getppid()))
+            self._tasks = [asyncio.create_task(task) for task in watched]
             # from here on a failed call is one line of ours and a row in the call log, not LiteLLM's three tracebacks
             for name in ("LiteLLM", "LiteLLM Proxy", "LiteLLM Router"):
                 logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -134,7 +141,13 @@ class Worker:
         return follower
 
     def _build_gate(
-        self, follower: RouteReconciler, log: CallLog, traffic: Traffic, limits: LimitStore, mirror: Mirror
+        self,
+        follower: RouteReconciler,
+        log: CallLog,
+        traffic: Traffic,
+        limits: LimitStore,
+        mirror: Mirror,
+        backlog: Backlog,
     ) -> Gate:
         paths = self._paths
         batches = BatchStore(paths.root)
@@ -164,6 +177,7 @@ class Worker:
             capacity=Capacity(
                 limits, traffic, max_in_flight=self._max_in_flight, price=self._price, complain=self._complain
             ),
+            backlog=backlog,
             waking=waking,
             mirror=mirror,
             batches=BatchApi(batches),
@@ -171,6 +185,12 @@ class Worker:
             problem=self.problem,
             complain=self._complain,
         )
+
+    async def _beat(self) -> None:
+        """Tell the supervisor that this worker does not hang."""
+        while True:
+            self._counts.beat(self.number)
+            await asyncio.sleep(BEAT_INTERVAL_S)
 
     def _price(self, model: str, tokens_in: int, tokens_out: int) -> float:
         """What LiteLLM's table says; 0 for a model that it does not know, as LiteLLM itself will charge it."""

@@ -15,6 +15,7 @@ from modelops_dagster.clients.calls import CLIENT_LEFT, CLIENTS_FAULT, UNFINISHE
 from modelops_dagster.clients.limits import LimitStore, Use, is_limited
 from modelops_dagster.clients.trials import Attempt, TrialStore
 from modelops_dagster.domain.gateway import KeyRecord, RouteTarget, deployment_id
+from modelops_dagster.services.gateway.backlog import Backlog
 from modelops_dagster.services.gateway.traffic import ALL, Traffic
 
 FLUSH_INTERVAL_S = 0.75
@@ -43,6 +44,7 @@ class Call:
     point: float = 0.0
     trial: str | None = None
     traffic: Traffic | None = None
+    backlog: Backlog | None = None
     picked: list[str] = field(default_factory=list)
     attempted: list[str] = field(default_factory=list)
     targets: tuple[RouteTarget, ...] = ()
@@ -86,6 +88,7 @@ class Call:
     def enter(self, target: RouteTarget, url: str | None = None) -> None:
         """An attempt at this target begins, at this address of it; the one before, if there was one, is over."""
         self.leave()
+        self.sent_on()
         self.picked.append(target.endpoint)
         if self.traffic is not None:
             self.inside = (target, self.traffic.enter(deployment_id(target)))
@@ -104,6 +107,17 @@ class Call:
             self.traffic.leave(self.replica, 0.0)
             self.replica = None
 
+    def wait(self, backlog: Backlog) -> None:
+        """Its turn comes when LiteLLM has picked an endpoint for it."""
+        backlog.enter(self.call_id)
+        self.backlog = backlog
+
+    def sent_on(self) -> None:
+        """Its turn has come, if it waited."""
+        if self.backlog is not None:
+            self.backlog.leave(self.call_id)
+            self.backlog = None
+
     def occupy(self, alias: str) -> None:
         """One of the alias's calls is under way; it is over when this one ends."""
         if self.traffic is not None:
@@ -113,6 +127,7 @@ class Call:
     def end(self) -> None:
         """The call is over."""
         self.leave()
+        self.sent_on()
         self.ended_s = time.monotonic()
         if self.traffic is not None:
             self.traffic.leave(ALL, 0.0)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from modelops_dagster.clients.limits import LimitStore, is_limited
 from modelops_dagster.domain.gateway import KeyRecord, Route, RouteTarget
-from modelops_dagster.services.gateway.admission import Refusal, estimated_tokens
+from modelops_dagster.services.gateway.admission import Refusal, estimated_tokens, overloaded
 from modelops_dagster.services.gateway.calls import Call
 from modelops_dagster.services.gateway.traffic import ALL, Traffic
 
@@ -52,7 +52,7 @@ class Capacity:
     ) -> Refusal | None:
         """Take the room the call needs; None when there was room. it is given back when the call ends."""
         if self._traffic.under_way(ALL) > self._max_in_flight:  # this call is counted already
-            return Refusal(503, "overloaded", "Too many calls are under way; try again in a moment.", RETRY_S)
+            return overloaded("Too many calls are under way; try again in a moment.", RETRY_S, batch=call.batch)
         busy = self._traffic.under_way(route.alias)
         if route.max_in_flight is not None and busy >= route.max_in_flight:
             told = f"{route.alias!r} answers {route.max_in_flight} calls at once and has them; try again in a moment."

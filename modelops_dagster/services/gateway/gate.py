@@ -13,6 +13,7 @@ from modelops_dagster.domain.choosing import position
 from modelops_dagster.domain.gateway import KeyRecord, Route, RouteTarget, deployment_id, router_id, serving_targets
 from modelops_dagster.services.gateway.admission import CALL_PATHS, Refusal, admit, visible_aliases
 from modelops_dagster.services.gateway.answers import Message, Send, answer, refuse
+from modelops_dagster.services.gateway.backlog import Backlog
 from modelops_dagster.services.gateway.batches import BatchApi
 from modelops_dagster.services.gateway.calls import CURRENT_CALL, Call, CallLog
 from modelops_dagster.services.gateway.capacity import Capacity
@@ -52,6 +53,7 @@ class Gate:
         log: CallLog,
         traffic: Traffic,
         capacity: Capacity,
+        backlog: Backlog,
         waking: Waking,
         mirror: Mirror,
         batches: BatchApi,
@@ -76,6 +78,7 @@ class Gate:
         self._log = log
         self._traffic = traffic
         self._capacity = capacity
+        self._backlog = backlog
         self._waking = waking
         self._mirror = mirror
         self._batches = batches
@@ -113,9 +116,10 @@ class Gate:
                 call.status, call.error = refusal.status, refusal.code
                 await refuse(send, refusal, call.call_id)
                 return
+            call.wait(self._backlog)
             await self._forward(call, scope, receive, send, body)
             route = self._routes.table.get(call.alias or "")
-            if route is not None and call.status == 200:
+            if route is not None and call.status == 200 and self._backlog.limit is None:
                 self._mirror.copy(route, call, document)
         finally:
             self._log.add(call)
@@ -132,6 +136,9 @@ class Gate:
             return Refusal(403, "model_not_allowed", "The operator's key calls no model; make one for that."), b"", {}
         call.key = who
         call.batch = header(scope, PRIORITY.encode()) == "batch"
+        refusal = self._backlog.refusal(batch=call.batch)
+        if refusal is not None:
+            return refusal, b"", {}  # before its body is read: refusing must cost next to nothing
         body = await read_body(receive)
         if body is None:
             return Refusal(413, "too_large", f"The body is above {MAX_BODY_BYTES // 2**20} MiB."), b"", {}

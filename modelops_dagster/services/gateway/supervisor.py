@@ -1,4 +1,4 @@
-"""The process above the workers: it forks them, takes note when one dies, and stops them all.
+"""The process above the workers: it forks them, takes note when one dies or hangs, and stops them all.
 
 It runs no thread and no event loop, so that a fork is safe at any time, and answers no call itself.
 """
@@ -17,20 +17,27 @@ FIRST_START_S = 180.0
 QUICK_DEATH_S = 5.0
 LONGEST_BACKOFF_S = 10.0
 GRACE_S = 13.0
+HUNG_S = 30.0
 
 
 @dataclass
 class Child:
-    """One process to be kept alive. `main` gets a function to call when it is ready, and returns an exit code."""
+    """One process to be kept alive. `main` gets a function to call when it is ready, and returns an exit code.
+
+    `beats` differs from look to look while the process is not hanging, and is 0 until that can be told.
+    """
 
     name: str
     main: Callable[[Callable[[], None]], int]
     before: Callable[[], None] = lambda: None
+    beats: Callable[[], int] = lambda: 0
     pid: int = 0
     started_s: float = 0.0
     quick_deaths: int = 0
     start_at_s: float = 0.0
     ready: bool = False
+    last_beats: int = 0
+    hung_looks: int = 0
     pipe: int = field(default=-1, repr=False)
 
 
@@ -58,6 +65,7 @@ class Supervisor:
                 on_ready()
             while not self._stopping:
                 self._reap(restart=True)
+                self._end_hung()
                 time.sleep(POLL_S)
         finally:
             self._stop_all()
@@ -115,6 +123,17 @@ class Supervisor:
                     self._say(f"gateway: {child.name} ended and is started again")
             if restart and not child.pid and now >= child.start_at_s:
                 self._start(child)
+
+    def _end_hung(self) -> None:
+        """What is counted is looks and not time: a machine that stood still as a whole hangs nobody."""
+        for child in self._children:
+            beats = child.beats()
+            child.hung_looks = child.hung_looks + 1 if child.pid and beats and beats == child.last_beats else 0
+            child.last_beats = beats
+            if child.hung_looks * POLL_S >= HUNG_S:
+                self._say(f"gateway: {child.name} hangs and is killed")
+                os.kill(child.pid, signal.SIGKILL)
+                child.hung_looks = 0
 
     def _stop_all(self) -> None:
         running = [c for c in self._children if c.pid]

@@ -1,4 +1,4 @@
-"""How many calls are under way, over all workers, and each one's share of an endpoint's time.
+"""How many calls are under way, over all workers, each one's share of an endpoint's time, and which worker hangs.
 
 The counts are a piece of memory that the workers share: it is made before they are forked, and each writes a row of its
 own, so there is no lock. A row of a worker that died is cleared before another one takes its place.
@@ -19,6 +19,7 @@ class SharedCounts:
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self._cells = memoryview(mmap.mmap(-1, workers * SLOTS * 4)).cast("I")
+        self._beats = memoryview(mmap.mmap(-1, workers * 4)).cast("I")
 
     def row(self, worker: int) -> memoryview:
         """The counters that one worker writes."""
@@ -26,7 +27,16 @@ class SharedCounts:
 
     def clear(self, worker: int) -> None:
         """Forget what a dead worker had under way."""
+        self._beats[worker] = 0
         self._cells[worker * SLOTS : (worker + 1) * SLOTS] = memoryview(bytes(SLOTS * 4)).cast("I")
+
+    def beat(self, worker: int) -> None:
+        """The worker's event loop turns."""
+        self._beats[worker] = self._beats[worker] % 0xFFFFFFFF + 1
+
+    def beats(self, worker: int) -> int:
+        """Differs when its event loop has turned since; 0 until it does for the first time."""
+        return self._beats[worker]
 
     def total(self, slot: int) -> int:
         """Calls under way in all workers."""
