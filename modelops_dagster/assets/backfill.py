@@ -8,14 +8,16 @@ import dagster as dg
 from pydantic import Field
 
 from modelops_dagster.assets.failures import clear_failure
+from modelops_dagster.assets.graders import grader_panel
 from modelops_dagster.assets.metadata import report_metadata, table
 from modelops_dagster.clients.backfills import Backfill, find_targets
+from modelops_dagster.clients.gauntlet.panel import Panel
 from modelops_dagster.domain.backfills import Done
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.gauntlet.suite import Suite
 from modelops_dagster.domain.lanes import LANES
 from modelops_dagster.resources.lineage import LineageResource
-from modelops_dagster.resources.platform import ControllerResource, GauntletResource, ScoreResource
+from modelops_dagster.resources.platform import ControllerResource, GatewayResource, GauntletResource, ScoreResource
 
 SHOWN = 200
 
@@ -44,18 +46,23 @@ def backfill_job(suites: Sequence[Suite]) -> dg.JobDefinition:
     @dg.op(
         name="backfill_suite",
         description="Ask one suite of many models. Endpoints that sleep are woken one after the other and put back; "
-        "models whose endpoint is gone are scored again from stored answers, or marked unreachable.",
+        "models whose endpoint is gone are scored again from stored answers, or marked unreachable. What no code can "
+        "score is put to the graders of graders.yaml.",
     )
     def backfill_suite(
         context: dg.OpExecutionContext,
         config: BackfillConfig,
         gauntlet: GauntletResource,
         scores: ScoreResource,
+        gateway: GatewayResource,
         controller: ControllerResource,
         lineage: LineageResource,
     ) -> None:
         with clear_failure():
             suite = _asked(by_name, config.suite, gauntlet)
+            # every suite, because an admission rests on what graders judged anywhere
+            panel = grader_panel(suites if suite.groups_to_grade else (), gauntlet, scores, gateway, controller)
+            _require_graders(suite, panel)
             lanes = config.lanes or [lane.name for lane in LANES]
             targets = find_targets(Path(lineage.root), controller.client(), lanes, config.models)
             context.log.info(f"{suite.name}: {len(targets)} models, {sum(t.running for t in targets)} of them awake")
@@ -69,6 +76,7 @@ def backfill_job(suites: Sequence[Suite]) -> dg.JobDefinition:
                 awake=config.awake,
                 wake_timeout_s=config.wake_timeout_s,
                 again=config.again,
+                panel=panel,
             )
             done = asyncio.run(work.run(targets, lambda one: _record(context, lineage, suite, one, len(targets))))
             scores.store().publish()
@@ -89,17 +97,27 @@ def _asked(suites: dict[str, Suite], name: str, gauntlet: GauntletResource) -> S
     """The suite as the policy asks it.
 
     Raises:
-        InvalidSpec: there is no such suite, or only a grader could score it.
+        InvalidSpec: there is no such suite.
     """
     if name not in suites:
         raise InvalidSpec(f"there is no suite {name!r}; the suites are {', '.join(suites)}.", field="suite")
     subsets = gauntlet.policy().subsets
-    suite = suites[name].subset(subsets[name]) if name in subsets else suites[name]
-    if suite.needs_graders:
+    return suites[name].subset(subsets[name]) if name in subsets else suites[name]
+
+
+def _require_graders(suite: Suite, panel: Panel) -> None:
+    """Ask nobody what nobody could score.
+
+    Raises:
+        InvalidSpec: only a grader could score the suite, and none can be asked.
+    """
+    if suite.needs_graders and not panel.graders:
+        why = f" ({' '.join(panel.notes)[:-1]})" if panel.notes else ""
         raise InvalidSpec(
-            f"suite {name!r} needs graders, and a backfill asks none: run `re_evaluate` model by model.", field="suite"
+            f"only a grader can score suite {suite.name!r} and none can be asked{why}: name one that answers in "
+            "graders.yaml, then launch the backfill again.",
+            field="suite",
         )
-    return suite
 
 
 def _record(context: dg.OpExecutionContext, lineage: LineageResource, suite: Suite, one: Done, total: int) -> None:

@@ -13,6 +13,7 @@ from modelops_dagster.domain.lanes import endpoint_name
 from modelops_dagster.domain.registration import Registration
 from modelops_dagster.domain.scores import registration_row, rung_rows
 from modelops_dagster.domain.verdicts import Verdict
+from modelops_dagster.resources.hub_watch import HubWatchResource
 from modelops_dagster.resources.platform import ScoreResource
 
 
@@ -43,9 +44,13 @@ def landing_parked(scores: ScoreResource, lane: str, run_id: str, checkpoint: Ch
 
 
 def land_registration(
-    context: dg.AssetExecutionContext, scores: ScoreResource, done: Registration, verdict: Verdict
+    context: dg.AssetExecutionContext,
+    scores: ScoreResource,
+    watch: HubWatchResource,
+    done: Registration,
+    verdict: Verdict,
 ) -> None:
-    """Land what the gateway was told, with when its run was asked for."""
+    """Land what the gateway was told, with when the commit appeared on the Hub and when this run was asked for."""
     record = context.instance.get_run_record_by_id(context.run_id)
     now = datetime.now(UTC)
     asked = record.create_timestamp if record is not None else now
@@ -53,6 +58,7 @@ def land_registration(
         done,
         verdict,
         run_id=context.run_id,
+        first_seen_at=watch.store().log.first_seen(verdict.repo_id, done.commit_hash),
         requested_at=asked if asked.tzinfo else asked.replace(tzinfo=UTC),
         registered_at=now,
     )

@@ -9,6 +9,7 @@ import dagster as dg
 
 from modelops_dagster.assets.comparison import comparison_metadata
 from modelops_dagster.assets.failures import clear_failure
+from modelops_dagster.assets.graders import grader_panel
 from modelops_dagster.assets.history import land_climb, land_registration, landing_parked
 from modelops_dagster.assets.metadata import (
     ladder_metadata,
@@ -18,8 +19,6 @@ from modelops_dagster.assets.metadata import (
 )
 from modelops_dagster.assets.partitions import models
 from modelops_dagster.assets.progress import log_changes, log_tenths
-from modelops_dagster.clients.gauntlet.graders import Known
-from modelops_dagster.clients.gauntlet.panel import Panel
 from modelops_dagster.clients.gauntlet.runner import not_asked, run_suite
 from modelops_dagster.clients.incumbents import FoundIncumbent, find_incumbent, gather_arms
 from modelops_dagster.clients.ladder import climb
@@ -38,6 +37,7 @@ from modelops_dagster.domain.registration import Registration
 from modelops_dagster.domain.retries import RETRY_TAG, remembered, worth_climbing_again
 from modelops_dagster.domain.verdicts import Policy, Verdict, judge, require_detectable_policy
 from modelops_dagster.domain.watchlist import POLICY_TAG
+from modelops_dagster.resources.hub_watch import HubWatchResource
 from modelops_dagster.resources.lineage import LineageResource
 from modelops_dagster.resources.platform import (
     ControllerResource,
@@ -150,7 +150,7 @@ def _gauntlet(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
                 key: s.subset(policy.subsets[s.name]) if s.name in policy.subsets else s for key, s in by_key.items()
             }
             found = _incumbent(policy, list(asked.values()), endpoint, gateway, controller)
-            panel = _panel(suites, gauntlet, scores, gateway, controller)
+            panel = grader_panel(suites, gauntlet, scores, gateway, controller)
         for key, suite in asked.items():
             if key not in context.selected_asset_keys:
                 continue
@@ -210,20 +210,6 @@ def _incumbent(
     asked = {s.name: s.asked_of(endpoint.max_context) for s in suites if s.kind == "dataset"}
     require_detectable_policy(policy, asked)
     return find_incumbent(gateway.routes(), controller.client(), endpoint, policy)
-
-
-def _panel(
-    suites: Sequence[Suite],
-    gauntlet: GauntletResource,
-    scores: ScoreResource,
-    gateway: GatewayResource,
-    controller: ControllerResource,
-) -> Panel:
-    """The graders that can be asked now, where a suite needs any."""
-    if not any(suite.groups_to_grade for suite in suites):
-        return Panel()
-    known = Known(lambda name: controller.client().get(name), gateway.routes().get, gateway.url, gateway.grader_key)
-    return gauntlet.panel(known, scores.store(), suites)
 
 
 def _verdict(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
@@ -293,6 +279,7 @@ def _gateway_registration(lane: Lane) -> dg.AssetsDefinition:
         gateway: GatewayResource,
         controller: ControllerResource,
         scores: ScoreResource,
+        hub_watch: HubWatchResource,
     ) -> dg.MaterializeResult[Registration]:
         with clear_failure():
             usd, now = gateway.endpoint_usd_per_hour, datetime.now(UTC)
@@ -311,7 +298,7 @@ def _gateway_registration(lane: Lane) -> dg.AssetsDefinition:
             done = apply_registration(
                 routes, client, endpoint=endpoint, verdict=verdict, at=now, usd_per_hour=usd
             ).model_copy(update={"swap": swap})
-            land_registration(context, scores, done, verdict)
+            land_registration(context, scores, hub_watch, done, verdict)
             for name in done.retired:
                 controller.client().stop(name)
                 context.log.info(f"stopped endpoint {name}: no route uses it any more")

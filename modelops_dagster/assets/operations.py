@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from modelops_dagster.assets.failures import clear_failure
 from modelops_dagster.assets.partitions import models
@@ -50,14 +50,8 @@ def promote_endpoint(
     lineage: LineageResource,
 ) -> None:
     with clear_failure():
-        override = None
-        if bool(config.override_by) != bool(config.override_reason):
-            raise InvalidSpec(
-                "an override needs override_by and override_reason; give both or none.", field="override_by"
-            )
-        if config.override_by:
-            override = Grant(by=config.override_by, reason=config.override_reason, at=datetime.now(UTC))
-        done = _moves(gateway, controller, lineage).promote(config.alias, config.endpoint or None, override=override)
+        moves = _moves(gateway, controller, lineage)
+        done = moves.promote(config.alias, config.endpoint or None, override=_override(config))
     _show(context, done)
 
 
@@ -128,6 +122,22 @@ re_evaluate = dg.define_asset_job(
     tags={"modelops/chain": "re-evaluate"},
 )
 OPERATIONS = (promote, roll_back, start_endpoint, stop_endpoint, re_evaluate)
+
+
+def _override(config: PromoteConfig) -> Grant | None:
+    """What a person answers for; kept in the route and its history.
+
+    Raises:
+        InvalidSpec: it does not say who and why.
+    """
+    if bool(config.override_by) != bool(config.override_reason):
+        raise InvalidSpec("an override needs override_by and override_reason; give both or none.", field="override_by")
+    if not config.override_by:
+        return None
+    try:
+        return Grant(by=config.override_by, reason=config.override_reason, at=datetime.now(UTC))
+    except ValidationError as error:
+        raise InvalidSpec("override_reason must say why, in 3 to 500 characters.", field="override_reason") from error
 
 
 def _moves(gateway: GatewayResource, controller: ControllerResource, lineage: LineageResource) -> Moves:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from modelops_dagster.clients.gauntlet.panel import Panel
 from modelops_dagster.clients.gauntlet.rescoring import rescore_suite
 from modelops_dagster.clients.gauntlet.runner import ask_suite, run_context
 from modelops_dagster.clients.lineage import latest_of
@@ -82,6 +83,7 @@ class Backfill:
         awake: int = 1,
         wake_timeout_s: float = 900.0,
         again: bool = False,
+        panel: Panel | None = None,
     ) -> None:
         """
         Args:
@@ -89,6 +91,7 @@ class Backfill:
             at_once: models that are asked at the same time.
             awake: of those, endpoints that were woken for it; as many as the machine holds beside what runs.
             again: ask also what has scores of this suite.
+            panel: the graders that answers are put to which no code can score.
         """
         self.suite = suite
         self._store, self._endpoints, self._work, self._run_id = store, endpoints, work, run_id
@@ -96,27 +99,22 @@ class Backfill:
         self._slots = asyncio.Semaphore(1 if suite.kind == "performance" else at_once)
         self._awake = asyncio.Semaphore(awake)
         self._wake_timeout_s, self._again = wake_timeout_s, again
+        self._panel = panel or Panel()
 
     async def run(self, targets: Sequence[Target], on_done: Callable[[Done], None]) -> list[Done]:
         """Ask all of them; `on_done` is called with each result once it is stored, in the order they finish."""
         done: list[Done] = []
         # asked once: every answer of the history reads what landed since it was published, and much lands here
-        evaluated = set(self._store.query(EVALUATED, [self.suite.name])[1]) if not self._again else set()
+        evaluated = set(self._store.query(EVALUATED, [self.suite.name])[1])
 
         async def one(target: Target) -> None:
             # a sleeping one waits for room before it takes a slot, so that it keeps none from one that runs
             if target.running:
                 async with self._slots:
-                    found = await self._asked(target, evaluated)
+                    found = await self._recorded(target, evaluated)
             else:
                 async with self._awake, self._slots:
-                    found = await self._asked(target, evaluated)
-            if found.outcome != "current":
-                revision = target.endpoint.checkpoint.revision
-                row = found.row(self._run_id, self.suite.name, self.suite.digest)
-                await asyncio.to_thread(
-                    self._store.land, "backfills", [row], repo_id=revision.repo_id, run_id=self._run_id
-                )
+                    found = await self._recorded(target, evaluated)
             done.append(found)
             on_done(found)
 
@@ -125,13 +123,23 @@ class Backfill:
                 group.create_task(one(target))
         return done
 
+    async def _recorded(self, target: Target, evaluated: set[tuple[str, ...]]) -> Done:
+        """Ask it, and land what came of it before another one is asked in its place."""
+        found = await self._asked(target, evaluated)
+        if found.outcome != "current":
+            row = found.row(self._run_id, self.suite.name, self.suite.digest)
+            land = self._store.land
+            await asyncio.to_thread(land, "backfills", [row], repo_id=target.repo_id, run_id=self._run_id)
+        return found
+
     async def _asked(self, target: Target, evaluated: set[tuple[str, ...]]) -> Done:
         begun = datetime.now(UTC)
         report, reason = None, ""
         outcome: BackfillOutcome = "current"
-        if not self._is_current(target, evaluated):
+        is_current = self._is_current(target, evaluated)
+        if self._again or not is_current:
             try:
-                outcome, report = await self._evaluate(target)
+                outcome, report = await self._evaluate(target, is_current)
             except EndpointFailed as error:
                 outcome, reason = "unreachable", error.sentence
             except ModelOpsError as error:
@@ -142,10 +150,12 @@ class Backfill:
             target=target, outcome=outcome, reason=reason, report=report, started_at=begun, ended_at=datetime.now(UTC)
         )
 
-    async def _evaluate(self, target: Target) -> tuple[BackfillOutcome, SuiteReport]:
+    async def _evaluate(self, target: Target, is_current: bool) -> tuple[BackfillOutcome, SuiteReport | None]:
         name = target.endpoint.name
         status = await asyncio.to_thread(self._endpoints.get, name)
         if status is None:
+            if is_current:
+                return "current", None  # the same answers by the same scorers are the same scores
             return "rescored", await asyncio.to_thread(self._rescore, target)
         # a backfill that was killed left it awake: it is ours to put back
         mark = self._mark(name)
@@ -165,6 +175,7 @@ class Backfill:
                 run_id=self._run_id,
                 work=self._work,
                 land=self._store.land,
+                panel=self._panel,
             )
         finally:
             if woken:
@@ -183,7 +194,8 @@ class Backfill:
     def _is_current(self, target: Target, evaluated: set[tuple[str, ...]]) -> bool:
         endpoint = target.endpoint
         samples = self.suite.asked(endpoint.max_context or None)
-        now = run_context(self.suite, samples, endpoint, target.lane, self._run_id, Chain(), {}).instrument
+        graders = self._panel.scoring(self.suite, [endpoint])
+        now = run_context(self.suite, samples, endpoint, target.lane, self._run_id, Chain(), graders).instrument
         commit = endpoint.checkpoint.revision.commit_hash
         return (target.repo_id, target.lane, commit, now) in evaluated
 
@@ -206,6 +218,7 @@ class Backfill:
                 lane=target.lane,
                 run_id=self._run_id,
                 land=self._store.land,
+                panel=self._panel,
             )
         except EvaluationFailed as error:
             raise EndpointFailed(f"its endpoint {endpoint.name} is gone, and {error.sentence}") from error

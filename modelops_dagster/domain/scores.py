@@ -175,6 +175,7 @@ TABLES: dict[str, tuple[tuple[str, ColumnType], ...]] = {
     # one row per rung of the ladder that was tried; `reason` is null on the one the model stands on
     "rungs": (
         *_IDENTITY,
+        ("checkpoint_digest", "text"),
         ("position", "int"),
         ("rung", "text"),
         ("engine_version", "text"),
@@ -193,6 +194,8 @@ TABLES: dict[str, tuple[tuple[str, ColumnType], ...]] = {
         ("outcome", "text"),
         ("tags", "text"),
         ("route_version", "int"),
+        # of the commit on the Hub; null where the Watcher did not find it
+        ("first_seen_at", "timestamp"),
         ("requested_at", "timestamp"),
         ("registered_at", "timestamp"),
     ),
@@ -257,6 +260,7 @@ def rung_rows(
             "commit_hash": checkpoint.revision.commit_hash,
             "lane": lane,
             "endpoint": endpoint_name,
+            "checkpoint_digest": checkpoint.digest,
             "position": position,
             "rung": tried.rung,
             "engine_version": tried.engine_version or None,
@@ -272,9 +276,20 @@ def rung_rows(
 
 
 def registration_row(
-    done: Registration, verdict: Verdict, *, run_id: str, requested_at: datetime, registered_at: datetime
+    done: Registration,
+    verdict: Verdict,
+    *,
+    run_id: str,
+    first_seen_at: datetime | None,
+    requested_at: datetime,
+    registered_at: datetime,
 ) -> Row:
-    """The `registrations` row of what the gateway was told. `requested_at`: when the run was asked for."""
+    """The `registrations` row of what the gateway was told.
+
+    Args:
+        first_seen_at: when the commit was first seen on the Hub, UTC; None when the Watcher did not find it.
+        requested_at: when the run was asked for, UTC.
+    """
     return {
         "run_id": run_id,
         "repo_id": verdict.repo_id,
@@ -286,6 +301,7 @@ def registration_row(
         "outcome": done.outcome,
         "tags": json.dumps(list(done.tags)),
         "route_version": done.route_version,
+        "first_seen_at": first_seen_at,
         "requested_at": requested_at,
         "registered_at": registered_at,
     }

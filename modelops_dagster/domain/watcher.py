@@ -10,6 +10,7 @@ at again at the next read. Everything else is decided once.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field
@@ -24,6 +25,7 @@ KEPT_SHARE = 0.8
 BELIEVED_AFTER_READS = 6
 PREFIX = 12  # hex digits kept of a commit that is not the reference
 MAX_COMMITS = 128
+NOTHING_AWAITED: dict[str, Any] = {"awaited": "", "awaited_since": None}
 Decision = Literal["onboard", "skip", "withdraw"]
 Question = tuple[str, str]  # repo_id, commit_hash
 
@@ -35,6 +37,7 @@ class Detection(Value):
     commit_hash: str
     decision: Decision
     reason: str
+    first_seen: datetime | None = Field(default=None, description="first read that listed the commit, UTC")
 
 
 class KnownRepo(Value):
@@ -53,6 +56,8 @@ class KnownRepo(Value):
     commits: tuple[str, ...] = Field(default=(), alias="c", description="prefixes of the earlier ones, oldest first")
     missing: int = Field(default=0, alias="m", description="good reads in a row without it")
     former: tuple[str, ...] = Field(default=(), alias="f", description="names it had before; a route may bear one")
+    awaited: str = Field(default="", alias="w", description="prefix of a commit that is not decided yet")
+    awaited_since: datetime | None = Field(default=None, alias="s", description="first read that listed that one, UTC")
 
     def has_decided(self, commit_hash: str) -> bool:
         return commit_hash in (self.reference, self.head) or commit_hash[:PREFIX] in self.commits
@@ -93,6 +98,7 @@ class _Pass:
     watch: OrgWatch
     contents: Mapping[Question, RepoContent | None]
     repos: dict[str, KnownRepo]
+    now: datetime | None
     detections: list[Detection] = field(default_factory=list)
     waiting: list[Detection] = field(default_factory=list)
     unchanged: list[Detection] = field(default_factory=list)
@@ -104,6 +110,7 @@ def detect(
     listing: Sequence[RepoListing],
     contents: Mapping[Question, RepoContent | None] | None = None,
     watch: OrgWatch | None = None,
+    now: datetime | None = None,
 ) -> Reading:
     """Compare one organisation's full listing with what was decided before.
 
@@ -116,8 +123,9 @@ def detect(
         contents: answers to `questions`; None says that the Hub no longer has that commit. A commit whose answer is
             left out stays undecided.
         watch: filters; without, everything is wanted.
+        now: when it was listed, UTC; None leaves out when commits were first seen.
     """
-    at = _Pass(org, state is None, watch or OrgWatch(), contents or {}, dict(state.repos) if state else {})
+    at = _Pass(org, state is None, watch or OrgWatch(), contents or {}, dict(state.repos) if state else {}, now)
     matched = _match(at.repos, listing)
     here = set(matched.values())
     lacking = tuple(sorted(k for k, r in at.repos.items() if k not in here and not r.is_gone))
@@ -227,11 +235,10 @@ def _judge(at: _Pass, repo: RepoListing, known: KnownRepo, was_known: bool) -> K
     """A commit that is not decided yet: decide it, or say what it waits for."""
     barred = _by_listing(repo, at.watch)
     if barred is not None and not barred[0] and not (at.baseline and repo.disabled):
-        at.waiting.append(_said(repo, "skip", f"waiting: {barred[1]}"))
-        return known
+        return _awaited(at, repo, known, barred[1])
     if at.baseline:
         at.detections.append(_said(repo, "skip", "baseline"))
-        return known.model_copy(update={"reference": repo.commit_hash})
+        return known.model_copy(update={"reference": repo.commit_hash} | NOTHING_AWAITED)
     if barred is not None:
         return _skipped(at, repo, known, barred[1])
     content = at.contents.get((repo.repo_id, repo.commit_hash))
@@ -242,11 +249,9 @@ def _judge(at: _Pass, repo: RepoListing, known: KnownRepo, was_known: bool) -> K
         reference = earlier.digest if earlier is not None else ""
         content = content if question in at.contents else None
     if content is None:
-        at.waiting.append(_said(repo, "skip", "waiting: its files could not be read yet"))
-        return known
+        return _awaited(at, repo, known, "its files could not be read yet")
     if not content.readable:
-        at.waiting.append(_said(repo, "skip", "waiting: gated, and this account was not let in; accept its licence"))
-        return known
+        return _awaited(at, repo, known, "gated, and this account was not let in; accept its licence")
     if objection := at.watch.size_objection(content.weight_bytes):
         return _skipped(at, repo, known, objection)
     if reference and reference == content.digest:
@@ -254,15 +259,15 @@ def _judge(at: _Pass, repo: RepoListing, known: KnownRepo, was_known: bool) -> K
             _said(repo, "skip", "documents only: weights, config, tokenizer and template are the same")
         )
     else:
-        at.detections.append(
-            _said(repo, "onboard", "new commit" if was_known and known.last_commit else "new repository")
-        )
+        release = _said(repo, "onboard", "new commit" if was_known and known.last_commit else "new repository")
+        at.detections.append(release.model_copy(update={"first_seen": _first_seen(at, repo, known)}))
     return known.model_copy(
         update={
             "reference": repo.commit_hash,
             "content": content.digest,
             "head": "",
             "commits": _with(known, repo.commit_hash),
+            **NOTHING_AWAITED,
         }
     )
 
@@ -270,7 +275,19 @@ def _judge(at: _Pass, repo: RepoListing, known: KnownRepo, was_known: bool) -> K
 def _skipped(at: _Pass, repo: RepoListing, known: KnownRepo, reason: str) -> KnownRepo:
     """Decided against. The reference stays: what was never onboarded is nothing to compare with."""
     at.detections.append(_said(repo, "skip", reason))
-    return known.model_copy(update={"head": repo.commit_hash, "commits": _with(known, repo.commit_hash)})
+    decided = {"head": repo.commit_hash, "commits": _with(known, repo.commit_hash)}
+    return known.model_copy(update=decided | NOTHING_AWAITED)
+
+
+def _awaited(at: _Pass, repo: RepoListing, known: KnownRepo, reason: str) -> KnownRepo:
+    """Not decided yet. When it was first seen is remembered: its release counts from there, however long it waits."""
+    at.waiting.append(_said(repo, "skip", f"waiting: {reason}"))
+    since = _first_seen(at, repo, known)
+    return known.model_copy(update={"awaited": repo.commit_hash[:PREFIX] if since else "", "awaited_since": since})
+
+
+def _first_seen(at: _Pass, repo: RepoListing, known: KnownRepo) -> datetime | None:
+    return known.awaited_since if known.awaited == repo.commit_hash[:PREFIX] else at.now
 
 
 def _miss(at: _Pass, key: str) -> None:

@@ -107,9 +107,11 @@ def _chain(store: ScoreStore, at: datetime) -> None:
         ),
         _row("run-new", TINY, NEW, position=1, rung="transformers", start_seconds=7.5, tokens_per_second=12.0),
     ]
-    store.land("rungs", [r | {"seconds": 3.0, "tried_at": at} for r in rungs], repo_id=TINY, run_id="run-new")
+    tried = {"seconds": 3.0, "tried_at": at, "checkpoint_digest": "sha256:c0ffee"}
+    store.land("rungs", [r | tried for r in rungs], repo_id=TINY, run_id="run-new")
     told = _row("run-old", TINY, OLD, alias=TINY, verdict_id="1" * 16, outcome="pass", tags='["preview"]')
-    told |= {"requested_at": NOW - timedelta(hours=2), "registered_at": NOW + timedelta(hours=1)}
+    told |= {"first_seen_at": NOW - timedelta(hours=5), "requested_at": NOW - timedelta(hours=2)}
+    told |= {"registered_at": NOW + timedelta(hours=1)}
     store.land("registrations", [told], repo_id=TINY, run_id="run-old")
 
 

@@ -1,6 +1,9 @@
 """One suite over many models: order, waking and putting back, what is recorded, and going on after a kill."""
 
 import asyncio
+import multiprocessing
+import os
+import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,6 +12,7 @@ from typing import Any
 import pytest
 
 from modelops_dagster.clients.backfills import Backfill, find_targets
+from modelops_dagster.clients.gauntlet.panel import Panel
 from modelops_dagster.clients.gauntlet.runner import run_suite
 from modelops_dagster.clients.lineage import write_value
 from modelops_dagster.clients.scores import ScoreStore
@@ -20,7 +24,11 @@ from modelops_dagster.domain.gauntlet.samples import Sample
 from modelops_dagster.domain.gauntlet.suite import Suite
 from modelops_dagster.domain.hub import ModelRevision
 from tests.clients.gauntlet_parts import echo, endpoint, quality
-from tests.fakes.openai_server import OpenAIServer
+from tests.clients.grading_parts import by_number, calibrated, grader, written
+from tests.fakes.grader_model import GraderModel
+from tests.fakes.openai_server import OpenAIServer, last_user
+
+ONE_AT_A_TIME = quality(4, requests={"concurrency": 1})
 
 
 class Controller:
@@ -179,6 +187,80 @@ def test_a_model_without_endpoint_is_scored_again_where_only_scoring_changed(
     assert len(server.bodies) == asked, "nobody was asked"
     accuracy = store.query("select run_id, value from scores where metric = 'accuracy' order by evaluated_at")[1]
     assert accuracy == [("first", 1.0), ("bf", 0.0)]
+
+
+def test_a_model_without_endpoint_is_not_scored_again_where_nothing_changed(
+    tmp_path: Path, store: ScoreStore, server: OpenAIServer
+):
+    suite = quality(4)
+    run_suite(suite, serves(server, "gone"), lane="raw", run_id="first", work=tmp_path / "work", land=store.land)
+    controller = Controller(server.url, {})
+    targets = find_targets(lineage_of(tmp_path, server, ["gone"]), controller, ["raw"])
+    work = backfill(tmp_path, store, controller, suite, again=True)
+    assert outcomes(asyncio.run(work.run(targets, lambda one: None))) == {"gone": "current"}
+    assert store.query("select distinct run_id from scores")[1] == [("first",)]
+
+
+def test_graders_judge_what_no_code_can_score(tmp_path: Path, store: ScoreStore, server: OpenAIServer):
+    """Of one that runs and of one that is gone, whose stored answers a grader can judge that was not there then."""
+    suite = written(4, categories=("summary/x",))
+    server.answer = by_number
+    run_suite(suite, serves(server, "gone"), lane="raw", run_id="first", work=tmp_path / "work", land=store.land)
+    asked = len(server.bodies)
+    controller = Controller(server.url, {"aa": "Running"})
+    targets = find_targets(lineage_of(tmp_path, server, ["aa", "gone"]), controller, ["raw"])
+    with GraderModel().server().in_thread() as judge:
+        one = grader(judge)
+        panel = Panel((one,), (calibrated(one, "summary"),))
+        done = asyncio.run(backfill(tmp_path, store, controller, suite, panel=panel).run(targets, lambda one: None))
+        assert outcomes(done) == {"aa": "evaluated", "gone": "rescored"}
+        again = backfill(tmp_path, store, controller, suite, "bf-2", panel=panel)
+        assert outcomes(asyncio.run(again.run(targets, lambda one: None))) == {"aa": "current", "gone": "current"}
+    assert len(server.bodies) == asked + 4
+    sql = "select repo_id, value from scores where metric = 'accuracy' and run_id = 'bf' order by repo_id"
+    assert store.query(sql)[1] == [("org/aa", 0.5), ("org/gone", 0.5)]
+    sql = "select repo_id, count(distinct sample_id) from judgements group by all order by repo_id"
+    assert store.query(sql)[1] == [("org/aa", 4), ("org/gone", 4)]
+    reports = {one.target.endpoint.name: one.report for one in done}
+    assert all(report is not None and report.graders and report.calibrations for report in reports.values())
+
+
+def _backfill_in_a_process(root: Path, url: str, names: list[str]) -> None:
+    controller = Controller(url, dict.fromkeys(names, "Running"))
+    targets = find_targets(root / "lineage", controller, ["raw"])
+    work = backfill(root, ScoreStore(root / "scores"), controller, ONE_AT_A_TIME, "killed", at_once=1)
+    asyncio.run(work.run(targets, lambda one: None))
+
+
+def test_one_that_was_killed_goes_on_at_the_sample_where_it_stopped(
+    tmp_path: Path, store: ScoreStore, server: OpenAIServer
+):
+    names = ["aa", "bb", "cc"]
+    lineage = lineage_of(tmp_path, server, names)
+    context = multiprocessing.get_context("spawn")
+    killed = context.Process(target=_backfill_in_a_process, args=(tmp_path, server.url, names))
+    asked: list[str] = []
+
+    def answer(body: Any) -> str:
+        asked.append(last_user(body))
+        if len(asked) == 6:  # the second model's second question
+            assert killed.pid is not None
+            os.kill(killed.pid, signal.SIGKILL)
+        return echo(body)
+
+    server.answer = answer
+    killed.start()
+    killed.join(60)
+    assert killed.exitcode == -signal.SIGKILL
+    assert store.query("select repo_id, outcome, n_samples from backfills")[1] == [("org/aa", "evaluated", 4)]
+    assert store.query("select distinct repo_id from scores")[1] == [("org/aa",)], "and nothing half of the second"
+    controller = Controller(server.url, dict.fromkeys(names, "Running"))
+    work = backfill(tmp_path, store, controller, ONE_AT_A_TIME, "again", at_once=1)
+    done = asyncio.run(work.run(find_targets(lineage, controller, ["raw"]), lambda one: None))
+    assert outcomes(done) == {"aa": "current", "bb": "evaluated", "cc": "evaluated"}
+    assert len(asked) == 13, "of twelve questions, the one that was being answered was asked twice"
+    sql = "select repo_id, count(*), count(distinct sample_id) from samples group by all order by repo_id"
+    assert store.query(sql)[1] == [("org/aa", 4, 4), ("org/bb", 4, 4), ("org/cc", 4, 4)]
 
 
 @pytest.mark.parametrize(

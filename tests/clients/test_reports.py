@@ -37,6 +37,8 @@ def test_a_report_says_why_and_what_to_look_at(folder: Path):
         "0 only this model got, 1 only the incumbent",
         "Throughput, closed loop",
         "acme/tiny@bbbbbbbbbbbb",
+        "sha256:c0ffee",
+        "Every category in numbers",
         "sha256:0",
     ):
         assert words in text, words

@@ -2,13 +2,16 @@
 
 import os
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
 
+from modelops_dagster.clients.calls import CallFile
 from modelops_dagster.clients.scores import ScoreStore
+from tests.clients.score_rows import NOW
 from tests.clients.score_world import NEW, OLD, SMALL, TINY, fill
 
 PAGE = Path(__file__).parents[2] / "docs" / "queries.md"
@@ -56,8 +59,51 @@ def test_a_fallback_names_every_rung_that_was_left(store: ScoreStore):
     assert found == [(TINY, "transformers", 1, "vllm-cpu: unsupported_architecture", 7.5)]
 
 
-def test_the_time_to_preview_counts_from_the_request(store: ScoreStore):
-    assert rows(store, "select repo_id, hours from time_to_preview") == [(TINY, 3.0)]
+def test_of_the_climbs_of_a_model_the_newest_counts_and_a_parked_one_stands_on_nothing(tmp_path: Path):
+    store = ScoreStore(tmp_path)
+    climbs = [
+        ("r1", NOW, ("vllm: oom", "transformers: oom")),
+        ("r2", NOW + timedelta(1), ("vllm: too_slow", "sglang:")),
+    ]
+    for run, at, rungs in climbs:
+        tried = [rung.split(":") for rung in rungs]
+        rows_ = [
+            {"run_id": run, "repo_id": TINY, "lane": "raw", "position": i, "rung": rung, "tried_at": at}
+            | {"reason": reason.strip() or None}
+            for i, (rung, reason) in enumerate(tried)
+        ]
+        store.land("rungs", rows_, repo_id=TINY, run_id=run)
+        standing = None if run == "r1" else "sglang"
+        why = "vllm: oom; transformers: oom" if run == "r1" else "vllm: too_slow"
+        assert rows(store, "select stands_on, rungs_left, why from fallbacks") == [(standing, len(why.split(";")), why)]
+
+
+def test_what_shadows_and_the_platform_itself_asked_is_nobodys_spending(tmp_path: Path):
+    made = {"time": NOW, "team": "red", "status": 200, "prompt_tokens": 10, "completion_tokens": 5, "failures": []}
+    made |= {"stream": False, "batch": False, "shadow": False, "cost_usd": 1.0, "key_id": "k", "alias": TINY}
+    calls = [made, made | {"shadow": True}, made | {"key_id": None}, made | {"time": NOW + timedelta(1), "status": 500}]
+    CallFile(tmp_path / "gateway" / "calls").append([{"call_id": f"c{i}", **call} for i, call in enumerate(calls)])
+    found = rows(
+        ScoreStore(tmp_path / "scores"), "select day, calls, failed, tokens_in, cost_usd from spend order by day"
+    )
+    assert found == [(NOW.date(), 1, 0, 10, 1.0), ((NOW + timedelta(1)).date(), 1, 1, 10, 1.0)]
+
+
+def test_the_time_to_preview_counts_from_the_commits_appearance_on_the_hub(store: ScoreStore):
+    assert rows(store, "select repo_id, hours, hours_from_request from time_to_preview") == [(TINY, 6.0, 3.0)]
+
+
+@pytest.mark.parametrize(("first_seen", "hours"), [(None, 3.0), (1, 3.0), (-9, 10.0)])
+def test_a_revision_that_a_person_asked_for_first_counts_from_there(
+    tmp_path: Path, first_seen: int | None, hours: float
+):
+    """Hours around NOW: asked for at -2, callable at 1; the Watcher may never have found it."""
+    store = ScoreStore(tmp_path)
+    at = {"requested_at": NOW - timedelta(hours=2), "registered_at": NOW + timedelta(hours=1)}
+    seen = {} if first_seen is None else {"first_seen_at": NOW + timedelta(hours=first_seen)}
+    row = {"run_id": "r", "repo_id": TINY, "commit_hash": NEW, "lane": "raw", "tags": '["preview"]', **at, **seen}
+    store.land("registrations", [row], repo_id=TINY, run_id="r")
+    assert rows(store, "select hours, hours_from_request from time_to_preview") == [(hours, 3.0)]
 
 
 def test_spending_is_in_the_history_without_what_was_said(store: ScoreStore):

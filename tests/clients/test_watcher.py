@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,20 @@ def test_a_reader_goes_page_by_page_and_starts_again_with_another_log(tmp_path: 
     with store.lock():
         store.commit("acme", None, OrgState(), found("z"))
     assert [e.detection.repo_id for e in store.log.read(page.next, limit=2).entries] == ["acme/z"]
+
+
+def test_the_log_knows_when_a_commit_appeared(tmp_path: Path):
+    store = WatchStore(tmp_path)
+    assert store.log.first_seen("acme/a", "1" * 40) is None, "there is no log yet"
+    appeared = datetime(2026, 1, 2, 3, tzinfo=UTC)
+    early = [d.model_copy(update={"first_seen": appeared}) for d in found("b")]
+    with store.lock():
+        store.commit("acme", None, OrgState(), [*found("a"), *early, *found("b"), *found("c", decision="withdraw")])
+    at = store.log.read(Position(), limit=1).entries[0].at
+    assert store.log.first_seen("acme/a", "1" * 40) == at, "a log of before noted only when it was decided"
+    assert store.log.first_seen("acme/b", "1" * 40) == appeared
+    assert store.log.first_seen("acme/a", "2" * 40) is None
+    assert store.log.first_seen("acme/c", "1" * 40) is None, "going away is not appearing"
 
 
 class _KilledStore(WatchStore):

@@ -1,5 +1,6 @@
 """What counts as a release: the set of commits, not their dates."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -138,6 +139,28 @@ def test_a_gated_repository_is_onboarded_when_it_is_opened_or_access_is_granted(
     opened = detect(shut[2].reading.state, "acme", [repo()], {("acme/one", sha(1)): RepoContent(digest="1")})
     assert [d.decision for d in opened.detections] == ["onboard"]
     assert watch([], [repo(gated=True)])[1] == [("acme/one", "onboard", "new repository")]
+
+
+def test_a_release_counts_from_the_read_that_first_listed_its_commit():
+    """However long it was waited for; an upload in several commits counts from the one that is onboarded."""
+    half = ("config.json",)
+    listings = [
+        [],
+        [repo(files=half)],
+        [repo(commit=2, files=half)],
+        [repo(commit=2)],
+        [repo(commit=3)],
+        [repo(commit=4)],
+    ]
+    stored, seen = OrgState().model_dump_json(), []
+    for day, listing in enumerate(listings, 1):
+        state = OrgState.model_validate_json(stored)
+        known = {} if day == 5 else {q: RepoContent(digest=q[1]) for q in questions(state, listing)}
+        reading = detect(state, "acme", listing, known, now=datetime(2026, 1, day, tzinfo=UTC))
+        stored = reading.state.model_dump_json(by_alias=True, exclude_defaults=True)
+        seen += [(day, d.commit_hash[11], d.first_seen and d.first_seen.day) for d in reading.detections]
+    assert seen == [(4, "2", 3), (6, "4", 6)]
+    assert '"w"' not in stored, "nothing is awaited any more"
 
 
 def test_a_change_of_documents_only_is_no_release():

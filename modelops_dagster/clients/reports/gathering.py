@@ -26,7 +26,8 @@ HISTORY = """
     order by suite, metric, evaluated_at
 """
 RUNGS = """
-    select position, rung, engine_version, reason, detail, seconds, start_seconds, tokens_per_second from rungs
+    select position, rung, engine_version, reason, detail, seconds, start_seconds, tokens_per_second, checkpoint_digest
+    from rungs
     where repo_id = $repo_id and lane = $lane qualify rank() over (order by tried_at desc, run_id desc) = 1
     order by position
 """
@@ -149,6 +150,7 @@ def _lineage(store: ScoreStore, verdict: Verdict, runs: list[str], ladder: list[
     engine = " ".join(filter(None, [served["engine"], build or served["version"], served["variant"]]))
     steps = [
         ("commit", f"{verdict.repo_id}@{verdict.commit_hash}"),
+        ("weights", next((r["checkpoint_digest"] for r in ladder if r["checkpoint_digest"]), None) or "not recorded"),
         ("scheme", served["scheme"] or "not recorded"),
         ("endpoint", verdict.endpoint),
         ("engine", engine or "not recorded"),

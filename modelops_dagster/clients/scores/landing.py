@@ -9,7 +9,7 @@ import hashlib
 import os
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -83,47 +83,63 @@ class Landing:
                 temporary.unlink(missing_ok=True)
         return path
 
-    def stamps(self, since: str = "") -> dict[str, Stamp]:
-        """Every whole file that counts, by its path relative to the folder.
-
-        A part that landed twice, at different times, counts once, as it landed last.
+    def folders(self, since: str = "", tables: Collection[str] = tuple(TABLES)) -> dict[str, int]:
+        """Every folder that files lie in, by its path relative to the root, and when its list of files changed last.
 
         Args:
             since: leave out the folders of earlier slots.
+            tables: only folders of these.
+
+        Returns:
+            Times in ns, by the filesystem's clock.
+        """
+        found = {}
+        for table in tables:
+            for entry in _folders(self.root / table, since):
+                with contextlib.suppress(FileNotFoundError):
+                    found[os.path.relpath(entry.path, self.root)] = entry.stat().st_mtime_ns
+        return found
+
+    def stamps(self, folders: Iterable[str]) -> dict[str, Stamp]:
+        """Every whole file of these folders that counts, by its path relative to the root.
+
+        A part that landed twice, at different times, counts once, as it landed last.
         """
         found: dict[str, tuple[Stamp, str]] = {}
-        for entry in self._entries(".parquet", since):
-            with contextlib.suppress(FileNotFoundError):
-                seen = entry.stat()
-                path = os.path.relpath(entry.path, self.root)
-                stamp = Stamp(seen.st_size, seen.st_mtime_ns, seen.st_ino)
-                known = found.get(part_key(path))
-                if known is None or (known[0].mtime_ns, known[1]) < (stamp.mtime_ns, path):
-                    found[part_key(path)] = stamp, path
+        for folder in folders:
+            for entry in _entries(self.root / folder, ".parquet"):
+                with contextlib.suppress(FileNotFoundError):
+                    seen = entry.stat()
+                    path = f"{folder}/{entry.name}"
+                    stamp = Stamp(seen.st_size, seen.st_mtime_ns, seen.st_ino)
+                    known = found.get(part_key(path))
+                    if known is None or (known[0].mtime_ns, known[1]) < (stamp.mtime_ns, path):
+                        found[part_key(path)] = stamp, path
         return {path: stamp for stamp, path in found.values()}
 
     def sweep(self) -> None:
         """Remove what killed writers left, once it is too old to be a write in progress."""
-        for entry in self._entries(".tmp"):
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - entry.stat().st_mtime > LEFTOVER_S:
-                    Path(entry.path).unlink()
-
-    def _entries(self, ending: str, since: str = "") -> Iterator[os.DirEntry[str]]:
-        for table in TABLES:
-            for folder in _folders(self.root / table, since):
-                yield from (e for e in os.scandir(folder) if e.name.endswith(ending))
+        for folder in self.folders():
+            for entry in _entries(self.root / folder, ".tmp"):
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - entry.stat().st_mtime > LEFTOVER_S:
+                        Path(entry.path).unlink()
 
 
-def _folders(table: Path, since: str) -> Iterator[str]:
+def _entries(folder: Path, ending: str) -> Iterator[os.DirEntry[str]]:
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        yield from (entry for entry in entries if entry.name.endswith(ending))
+
+
+def _folders(table: Path, since: str) -> Iterator[os.DirEntry[str]]:
     """The folders that files lie in, from a slot on; from the first, also those of older layouts."""
     for below in os.scandir(table) if table.is_dir() else ():
         if below.name.startswith(MODEL) and not since:
-            yield below.path
+            yield below
         elif below.name.startswith(DAY) and below.name.removeprefix(DAY) >= since[:10]:
             for minute in os.scandir(below.path):
                 if f"{below.name.removeprefix(DAY)}/{minute.name}" >= since:
-                    yield minute.path
+                    yield minute
 
 
 def slot(at: datetime) -> str:
@@ -131,10 +147,15 @@ def slot(at: datetime) -> str:
     return f"{at:%Y-%m-%d/%H%M}"
 
 
-def slot_of(path: str) -> str:
-    """The slot of a landed file's path; of an older layout's, ''."""
-    folders = path.split("/")[1:-1]
-    return "/".join(folders).removeprefix(DAY) if folders[0].startswith(DAY) else ""
+def folder_of(path: str) -> str:
+    """The folder of a landed file."""
+    return path.rpartition("/")[0]
+
+
+def slot_of(folder: str) -> str:
+    """The slot of a folder; of an older layout's, ''."""
+    _, name, *minute = folder.split("/")
+    return "/".join([name.removeprefix(DAY), *minute]) if name.startswith(DAY) else ""
 
 
 def part_key(path: str) -> str:

@@ -8,23 +8,24 @@ out the rows of files that were replaced or removed, and adds those of new files
 import contextlib
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import duckdb
 import pyarrow as pa
 
 from modelops_dagster.clients.scores.calls import CALL_COLUMNS, CallLog
-from modelops_dagster.clients.scores.landing import Landing, Stamp, part_key, slot, slot_of
+from modelops_dagster.clients.scores.landing import Landing, Stamp, part_key, slot
+from modelops_dagster.clients.scores.news import create_listing, list_files, list_folders, news
 from modelops_dagster.clients.scores.views import LATEST, MACROS, VIEWS
 from modelops_dagster.domain.errors import IntegrityError
 from modelops_dagster.domain.scores import MIGRATED, TABLES, ColumnType
 
 SQL_TYPE: dict[ColumnType, str] = {"text": "varchar", "float": "double", "int": "bigint", "timestamp": "timestamptz"}
 # A snapshot of another layout is rebuilt from the landed files, never patched.
-LAYOUT = hashlib.sha256(repr((TABLES, CALL_COLUMNS, MIGRATED, LATEST, VIEWS, MACROS, "1")).encode()).hexdigest()
+LAYOUT = hashlib.sha256(repr((TABLES, CALL_COLUMNS, MIGRATED, LATEST, VIEWS, MACROS, "2")).encode()).hexdigest()
 CALLS = "gateway_requests"
 ALL_TABLES = {**TABLES, CALLS: CALL_COLUMNS}
 # Files of one load: bounds what DuckDB keeps of their footers.
@@ -39,13 +40,6 @@ SEALED = {
     "autoload_known_extensions": False,
 }
 T = TypeVar("T")
-
-
-class Since(NamedTuple):
-    """What a snapshot lacks of what has landed."""
-
-    files: dict[str, Stamp]
-    stale: list[int]
 
 
 class Changing(Exception):
@@ -90,38 +84,11 @@ def attach_past(connection: duckdb.DuckDBPyConnection, published: Path) -> str |
     return None
 
 
-def lacking(connection: duckdb.DuckDBPyConnection, schema: str, landing: Landing, first: str) -> Since:
-    """What landed since the snapshot whose tables are in `schema`, looking at folders of the slot `first` and later.
-
-    Args:
-        first: '' looks at every folder.
-    """
-    stamps = landing.stamps(first)
-    listed = connection.execute(
-        f"select id, path, size_bytes, mtime_ns, inode from {schema}.files where slot >= ?",  # noqa: S608
-        [first],
-    ).fetchall()
-    held = {path: (number, Stamp(*stamp)) for number, path, *stamp in listed}
-    new = {path: stamp for path, stamp in stamps.items() if path not in held or held[path][1] != stamp}
-    stale = {number for path, (number, stamp) in held.items() if stamps.get(path) != stamp}
-    if new and first:
-        connection.register("new_keys", pa.table({"key": [part_key(path) for path in new]}))
-        replaced = connection.execute(f"select id from {schema}.files semi join new_keys using (key)").fetchall()  # noqa: S608
-        connection.unregister("new_keys")
-        stale |= {number for (number,) in replaced}
-    return Since(new, sorted(stale))
-
-
-def create_tables(connection: duckdb.DuckDBPyConnection, schema: str) -> None:
-    """The tables of the schema `landing`, empty."""
-    for table, columns in ALL_TABLES.items():
-        connection.execute(f"create table {schema}.{table} ({_typed(columns)}, file bigint)")
-    for name, (table, _) in LATEST.items():
-        connection.execute(f"create table {schema}.{name} ({_typed(TABLES[table])})")
-    connection.execute(
-        f"create table {schema}.files "
-        "(id bigint, path varchar, key varchar, slot varchar, size_bytes bigint, mtime_ns bigint, inode bigint)"
-    )
+def create_tables(connection: duckdb.DuckDBPyConnection, schema: str, tables: Collection[str]) -> None:
+    """Tables of the schema `landing`, and what says from which files their rows are; all empty."""
+    for table in tables:
+        connection.execute(f"create table {schema}.{table} ({_typed(ALL_TABLES[table])}, file bigint)")
+    create_listing(connection, schema)
 
 
 def load(connection: duckdb.DuckDBPyConnection, schema: str, landing: Landing, files: Mapping[str, Stamp]) -> None:
@@ -150,17 +117,7 @@ def load(connection: duckdb.DuckDBPyConnection, schema: str, landing: Landing, f
                 raise Changing
             if failure:
                 raise IntegrityError(f"a file under {landing.root} cannot be read ({failure}); move it away.")
-            _list(connection, schema, some, files)
-
-
-def _list(
-    connection: duckdb.DuckDBPyConnection, schema: str, numbered: Mapping[str, int], files: Mapping[str, Stamp]
-) -> None:
-    columns = [(number, path, part_key(path), slot_of(path), *files[path]) for path, number in numbered.items()]
-    arrays = [pa.array(column) for column in zip(*columns, strict=True)]
-    connection.register("listed", pa.table(arrays, names=list("abcdefg")))
-    connection.execute(f"insert into {schema}.files select * from listed")  # noqa: S608
-    connection.unregister("listed")
+            list_files(connection, schema, some, files)
 
 
 def _last_file(connection: duckdb.DuckDBPyConnection, schema: str) -> int:
@@ -174,10 +131,9 @@ def _load_some(
     names = ", ".join(f'coalesce("{n}", {meant[n]})' if n in meant else f'"{n}"' for n, _ in TABLES[table])
     whole = {str(root / path): number for path, number in numbered.items()}
     connection.register("numbered", pa.table({"filename": list(whole), "file": list(whole.values())}))
-    typed = ", ".join(f'null::{SQL_TYPE[kind]} as "{name}"' for name, kind in TABLES[table])
     connection.execute(
         f"insert into {schema}.{table} select {names}, numbered.file from "  # noqa: S608
-        f"(select {typed} where false union all by name "
+        f"({nothing(table)} union all by name "
         "select * from read_parquet(?, union_by_name = true, hive_partitioning = false, filename = true)) as landed "
         "join numbered using (filename) order by numbered.file",
         [list(whole)],
@@ -197,8 +153,8 @@ def build(path: Path, published: Path, landing: Landing, calls: CallLog) -> bool
         base = published.resolve() if past is not None else None
         known = looking.execute("select path from past.landing.calls").fetchall() if base else []
         closed = calls.closed({name for (name,) in known})
-        since = lacking(looking, "past.landing", landing, "") if base else None
-        if since is not None and not closed and not any(since):
+        found = news(looking, "past.landing", landing) if base else None
+        if found is not None and not closed and found.is_none:
             return False
     if base is not None:
         shutil.copyfile(base, path)
@@ -207,17 +163,22 @@ def build(path: Path, published: Path, landing: Landing, calls: CallLog) -> bool
             _create(connection)
         last, touched = _last_file(connection, "landing"), set[str]()
         for _ in range(ATTEMPTS):
-            since = since or lacking(connection, "landing", landing, "")
-            touched |= _drop_stale(connection, since.stale)
+            found = found or news(connection, "landing", landing)
+            touched |= _drop_stale(connection, found.stale)
             try:
-                load(connection, "landing", landing, since.files)
+                load(connection, "landing", landing, found.files)
                 break
             except Changing:
-                since = None
+                found = None
         else:
             raise IntegrityError(f"files under {landing.root} keep changing while they are read; try again.")
         calls.load(connection, f"landing.{CALLS}", "landing.calls", closed)
         _refresh_latest(connection, touched, last)
+        list_folders(connection, "landing", found.folders)
+        # what was too new to be believed when it was looked through may have settled meanwhile
+        again = news(connection, "landing", landing)
+        if again.is_none:
+            list_folders(connection, "landing", again.folders)
         connection.execute("update landing.layout set lacks = ?", [lacks])
     return True
 
@@ -226,7 +187,9 @@ def _create(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("create schema landing")
     connection.execute(f"create table landing.layout as select '{LAYOUT}' as digest, '' as lacks")
     connection.execute("create table landing.calls (path varchar)")
-    create_tables(connection, "landing")
+    create_tables(connection, "landing", ALL_TABLES)
+    for name, (table, _) in LATEST.items():
+        connection.execute(f"create table landing.{name} ({_typed(TABLES[table])})")
     for table, columns in ALL_TABLES.items():
         connection.execute(f"create view {table} as {once(table, f'select {named(columns)} from landing.{table}')}")  # noqa: S608
     for name in LATEST:
@@ -249,7 +212,9 @@ def _drop_stale(connection: duckdb.DuckDBPyConnection, stale: Sequence[int]) -> 
         numbers = ", ".join(map(str, some))
         for table, columns in TABLES.items():
             if "repo_id" in dict(columns):
-                whose = f"select distinct repo_id from landing.{table} where file in ({numbers})"  # noqa: S608
+                whose = (
+                    f"select distinct repo_id from landing.{table} where file in ({numbers}) and repo_id is not null"  # noqa: S608
+                )
                 touched |= {repo_id for (repo_id,) in connection.execute(whose).fetchall()}
             connection.execute(f"delete from landing.{table} where file in ({numbers})")  # noqa: S608
         connection.execute(f"delete from landing.files where id in ({numbers})")  # noqa: S608
@@ -258,14 +223,18 @@ def _drop_stale(connection: duckdb.DuckDBPyConnection, stale: Sequence[int]) -> 
 
 def _refresh_latest(connection: duckdb.DuckDBPyConnection, touched: set[str], last: int) -> None:
     """Work out the latest rows again, of models that lost rows and of those with rows of files after `last`."""
-    connection.register("gone", pa.table({"repo_id": pa.array(sorted(touched), pa.string())}))
     for name, (table, keep) in LATEST.items():
-        fresh = f"select distinct repo_id from landing.{table} where file > {last}"  # noqa: S608
-        connection.execute(f"create or replace temp table touched as from gone union {fresh}")
-        connection.execute(f"delete from landing.{name} where repo_id in (from touched)")  # noqa: S608
-        rows = f"select * from {table} where repo_id in (from touched) {keep} order by repo_id"  # noqa: S608
-        connection.execute(f"insert into landing.{name} {rows}")
-    connection.unregister("gone")
+        fresh = f"select distinct repo_id from landing.{table} where file > {last} and repo_id is not null"  # noqa: S608
+        theirs = f"repo_id in ({literals(touched | {repo_id for (repo_id,) in connection.execute(fresh).fetchall()})})"
+        connection.execute(f"delete from landing.{name} where {theirs}")  # noqa: S608
+        connection.execute(
+            f"insert into landing.{name} select * from {table} where {theirs} {keep} order by repo_id"  # noqa: S608
+        )
+
+
+def literals(texts: Collection[str]) -> str:
+    """Texts for an IN list: a few of them are looked for while a table is read, where a join would read all of it."""
+    return ", ".join("'" + text.replace("'", "''") + "'" for text in sorted(texts)) or "null"
 
 
 def once(table: str, rows: str) -> str:
@@ -278,6 +247,12 @@ def once(table: str, rows: str) -> str:
 def named(columns: Iterable[tuple[str, ColumnType]]) -> str:
     """Column names for a SELECT."""
     return ", ".join(f'"{name}"' for name, _ in columns)
+
+
+def nothing(table: str) -> str:
+    """A SELECT of the table's columns without rows."""
+    columns = ", ".join(f'null::{SQL_TYPE[kind]} as "{name}"' for name, kind in ALL_TABLES[table])
+    return f"select {columns} where false"
 
 
 def _typed(columns: Iterable[tuple[str, ColumnType]]) -> str:

@@ -16,8 +16,9 @@ import duckdb
 
 from modelops_dagster.clients.scores.calls import CallLog
 from modelops_dagster.clients.scores.landing import Landing
+from modelops_dagster.clients.scores.news import news
+from modelops_dagster.clients.scores.offering import offer, tables_of
 from modelops_dagster.clients.scores.snapshot import (
-    ALL_TABLES,
     ATTEMPTS,
     CALLS,
     Changing,
@@ -25,13 +26,8 @@ from modelops_dagster.clients.scores.snapshot import (
     build,
     connected,
     create_tables,
-    create_views,
-    lacking,
     load,
-    named,
-    once,
 )
-from modelops_dagster.clients.scores.views import LATEST
 from modelops_dagster.domain.errors import DiskFull, IntegrityError, InvalidSpec
 from modelops_dagster.domain.gauntlet.rows import Row
 from modelops_dagster.domain.scores import TABLES, verdict_from_row, verdict_row
@@ -39,8 +35,6 @@ from modelops_dagster.domain.verdicts import Verdict
 
 KEPT_SNAPSHOTS = 3
 READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI)
-# The call log is read only for a statement that asks for calls.
-CALL_WORDS = (CALLS, "spend")
 # Before a person's SQL runs: no file, no network, and no way to set it back.
 CLOSED = ("set enable_external_access = false", "set lock_configuration = true", "begin transaction read only")
 
@@ -155,37 +149,33 @@ class ScoreStore:
         return found or now
 
     def _gather(self, connection: duckdb.DuckDBPyConnection, sql: str) -> None:
-        """Attach the snapshot, load what landed since it, and offer both as one set of tables and views."""
-        asks_calls = any(word in sql for word in CALL_WORDS)
+        """Attach the snapshot, load what the statement asks for and landed since, and offer both as one."""
+        asked = tables_of(sql)
         for _ in range(ATTEMPTS):
             first = attach_past(connection, self.published)
-            if (
-                first is not None
-                and not asks_calls
-                and not any(lacking(connection, "past.landing", self.landing, first))
-            ):
+            past = "past.landing" if first is not None else None
+            since = news(connection, past, self.landing, first or "", asked - {CALLS})
+            calls = self._calls_since(connection, first) if CALLS in asked else []
+            if past is not None and since.is_none and not calls:
                 connection.execute("use past")
                 return
-            schema = "past.landing" if first is not None else "nothing"
             connection.execute("attach ':memory:' as fresh")
-            create_tables(connection, "fresh")
-            if first is None:
-                connection.execute("create schema nothing")
-                create_tables(connection, "nothing")
-            since = lacking(connection, schema, self.landing, first or "")
+            create_tables(connection, "fresh", asked)
             try:
                 load(connection, "fresh", self.landing, since.files)
                 break
             except Changing:
                 connection.execute("detach fresh")
-                connection.execute("drop schema if exists nothing cascade")
                 connection.execute("detach database if exists past")
         else:
             raise IntegrityError(f"files under {self.landing.root} keep changing while they are read; try again.")
-        if asks_calls:
-            known = connection.execute("select path from past.landing.calls").fetchall() if first is not None else []
-            self.calls.load(connection, f"fresh.{CALLS}", None, self.calls.since(first, {path for (path,) in known}))
-        _offer(connection, schema, since.stale)
+        if calls:
+            self.calls.load(connection, f"fresh.{CALLS}", None, calls)
+        offer(connection, past, asked, since.stale)
+
+    def _calls_since(self, connection: duckdb.DuckDBPyConnection, first: str | None) -> list[str]:
+        known = connection.execute("select path from past.landing.calls").fetchall() if first is not None else []
+        return self.calls.since(first, {path for (path,) in known})
 
     def _prune(self) -> None:
         present = self.published.resolve()
@@ -193,27 +183,6 @@ class ScoreStore:
         for path in old[: max(0, len(old) - (KEPT_SNAPSHOTS - 1))]:
             path.with_name(path.name + ".wal").unlink(missing_ok=True)
             path.unlink(missing_ok=True)
-
-
-def _offer(connection: duckdb.DuckDBPyConnection, past: str, stale: Sequence[int]) -> None:
-    """The tables and views that a statement sees."""
-    kept = f" where file not in ({', '.join(map(str, stale))})" if stale else ""
-    for table, columns in ALL_TABLES.items():
-        names = named(columns)
-        held = f"select {names} from {past}.{table}{kept}"  # noqa: S608
-        rows = f"{held} union all select {names} from fresh.{table}"  # noqa: S608
-        connection.execute(f"create view {table} as {once(table, rows)}")
-    for name, (table, keep) in LATEST.items():
-        # the snapshot has worked it out for the models that nothing happened to since
-        touched = f"select repo_id from fresh.{table}"  # noqa: S608
-        if stale:
-            touched += f" union select repo_id from {past}.{table} where file in ({', '.join(map(str, stale))})"  # noqa: S608
-        connection.execute(f"create table touched_{table} as {touched}")
-        connection.execute(
-            f"create view {name} as select * from {past}.{name} where repo_id not in (from touched_{table}) union all "  # noqa: S608
-            f"select * from (select * from {table} where repo_id in (from touched_{table}) {keep})"
-        )
-    create_views(connection)
 
 
 def _read(

@@ -107,13 +107,19 @@ VIEWS: dict[str, str] = {
                any_value(run_id) as run_id
         from newest group by repo_id, lane having count(*) filter (reason is not null) > 0
     """,
-    # from the request of the first run for a revision to the moment the gateway let developers call it
+    # from the moment a revision appeared on the Hub to the moment the gateway let developers call it; one that a person
+    # asked for before the Watcher saw it, or that the Watcher did not find, counts from the request of its first run
     "time_to_preview": """
-        select repo_id, commit_hash, lane, min(requested_at) as requested_at,
-               min(registered_at) filter (tags like '%"preview"%') as preview_at,
-               epoch(min(registered_at) filter (tags like '%"preview"%') - min(requested_at)) / 3600 as hours,
-               arg_max(outcome, registered_at) as outcome
-        from registrations group by repo_id, commit_hash, lane
+        with first as (
+            select repo_id, commit_hash, lane, min(first_seen_at) as first_seen_at, min(requested_at) as requested_at,
+                   min(registered_at) filter (tags like '%"preview"%') as preview_at,
+                   arg_max(outcome, registered_at) as outcome
+            from registrations group by repo_id, commit_hash, lane
+        )
+        select repo_id, commit_hash, lane, first_seen_at, requested_at, preview_at,
+               epoch(preview_at - least(first_seen_at, requested_at)) / 3600 as hours,
+               epoch(preview_at - requested_at) / 3600 as hours_from_request, outcome
+        from first
     """,
     # calls by day and who made them; what shadows got is nobody's spending
     "spend": """

@@ -62,8 +62,16 @@ class DetectionLog:
         """Which of these entry names are in the log."""
         return {e.entry for e in self.read(Position(), limit=None).entries if e.entry in set(entries)}
 
-    def read(self, position: Position, *, limit: int | None) -> Page:
-        """Entries after `position`, at most `limit`, and the position after the last of them."""
+    def first_seen(self, repo_id: str, commit_hash: str) -> datetime | None:
+        """When a commit that was onboarded appeared on the Hub: the first read that listed it, UTC; None: not by us."""
+        for entry in self.read(Position(), limit=None, mentioning=commit_hash).entries:
+            found = entry.detection
+            if (found.repo_id, found.commit_hash, found.decision) == (repo_id, commit_hash, "onboard"):
+                return found.first_seen or entry.at
+        return None
+
+    def read(self, position: Position, *, limit: int | None, mentioning: str = "") -> Page:
+        """Entries after `position` that mention a text, at most `limit`, and the position after the last of them."""
         try:
             with self.path.open("rb") as lines:
                 header = lines.readline()
@@ -75,6 +83,8 @@ class DetectionLog:
                     if not line.endswith(b"\n") or (limit is not None and len(entries) >= limit):
                         break
                     offset += len(line)
+                    if mentioning.encode() not in line:
+                        continue
                     try:
                         entries.append(LoggedDetection.model_validate_json(line))
                     except ValidationError:

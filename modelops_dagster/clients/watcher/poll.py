@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Protocol
 
 from modelops_dagster.clients.watcher.store import WatchStore
@@ -130,7 +131,7 @@ class Watcher:
         watch = self._watchlist.of(org)
         listing = self._hub.list_org(org, deadline)
         contents = self._contents(state, listing, watch, deadline)
-        reading = detect(state, org, listing, contents, watch)
+        reading = detect(state, org, listing, contents, watch, datetime.fromtimestamp(self._wall(), UTC))
         self._store.commit(org, record, reading.state, reading.detections)
         return reading
 
