@@ -177,6 +177,10 @@ class ScoreResource(dg.ConfigurableResource[ScoreStore]):
     def store(self) -> ScoreStore:
         return ScoreStore(Path(self.root))
 
+    def reports(self) -> Path:
+        """Where the pages made of it are written."""
+        return Path(self.root).parent / "reports"
+
 
 def build_resources(settings: Settings) -> Mapping[str, Any]:
     """The one resource dictionary, a function of the settings."""
