@@ -20,7 +20,7 @@ from modelops_dagster.checks.weights import integrity
 from modelops_dagster.clients.gauntlet.loading import load_suites
 from modelops_dagster.domain.lanes import LANES, QUANTIZED_LANES, lane_job
 from modelops_dagster.domain.upkeep import UpkeepPolicy
-from modelops_dagster.resources.platform import build_resources
+from modelops_dagster.resources.platform import build_resources, sealed
 from modelops_dagster.sensors.alerts import alert_sensor
 from modelops_dagster.sensors.endpoints import health_sensor, reaper_sensor
 from modelops_dagster.sensors.frameworks import framework_sensor
@@ -86,7 +86,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
                 default_status=dg.DefaultSensorStatus.RUNNING,
             ),
         ],
-        resources=build_resources(settings),
+        resources=sealed(build_resources(settings)),
         executor=dg.in_process_executor,
     )
 

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import yaml
+from dagster._core.snap import JobSnap
+from dagster._core.snap.snap_to_yaml import default_values_yaml_from_type_snap
 
 from modelops_dagster.clients.scores import ScoreStore
 from modelops_dagster.definitions import build_definitions
@@ -140,3 +143,11 @@ def test_gates_are_per_model(definitions: dg.Definitions):
     graph = definitions.resolve_asset_graph()
     for key in graph.asset_check_keys:
         assert graph.get(key).partitions_def is not None, key
+
+
+def test_the_launchpad_shows_what_a_job_asks_and_nothing_else(definitions: dg.Definitions):
+    for job in definitions.jobs or ():
+        snap = JobSnap.from_job_def(definitions.resolve_job_def(job.name))
+        root = snap.config_schema_snapshot.get_config_snap(str(snap.mode_def_snaps[0].root_config_key))
+        shown = yaml.safe_load(default_values_yaml_from_type_snap(snap.config_schema_snapshot, root)) or {}
+        assert set(shown) <= {"ops"}, (job.name, shown)

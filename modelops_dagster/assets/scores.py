@@ -123,7 +123,7 @@ def report(scores: ScoreResource) -> dg.MaterializeResult[None]:
             "lane": v.lane,
             "verdict": v.outcome,
             "why": v.reason,
-            "page": str(folder / page_name(v.repo_id)),
+            "page": page_name(v.repo_id),
         }
         for v in sorted(verdicts, key=lambda v: (v.repo_id, v.lane))
     ]

@@ -222,6 +222,14 @@ def build_resources(settings: Settings) -> Mapping[str, Any]:
     }
 
 
+def sealed(resources: Mapping[str, Any]) -> Mapping[str, dg.ResourceDefinition]:
+    """The same resources with nothing left to configure in a run: the Launchpad shows what a job asks, and no paths."""
+    return {
+        name: resource.get_resource_definition().configured(resource.model_dump(exclude_none=True))
+        for name, resource in resources.items()
+    }
+
+
 def _engine_resources(settings: Settings) -> Mapping[str, Any]:
     """What loads models, and what looks at them before and after: ladder, preflight, quantizer."""
     home = settings.home

@@ -60,7 +60,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     with running_platform(place / "home", environ, "--hub-dir", str(place / "hub"), "--org", "acme") as running:
         for commit in commits:
             done = running.modelops("onboard", REPO_ID, "--ref", commit, "--wait")
-            assert done.returncode == 0, done
+            assert done.returncode == int(commit == commits[1]), done  # 1: it failed the Gauntlet
         deadline = time.monotonic() + 120
         while not all(metadata_of(running, asset) for asset in DERIVED):
             assert time.monotonic() < deadline, running.lines[-40:]
@@ -121,7 +121,7 @@ def test_every_gate_leaves_its_numbers(platform: Platform, asset: str, check: st
     assert len(found) == 3, found
     for execution in found:
         assert execution["evaluation"]["description"]
-        assert execution["evaluation"]["metadataEntries"][0]["__typename"] in NUMBERS
+        assert NUMBERS & {entry["__typename"] for entry in execution["evaluation"]["metadataEntries"]}
     assert [e["status"] for e in found] == ["SUCCEEDED", "FAILED" if check == "promotion" else "SUCCEEDED", "SUCCEEDED"]
 
 
@@ -130,7 +130,7 @@ def test_the_graph_of_a_model_shows_what_was_made_and_by_whom(platform: Platform
     for name in ("raw_weights", "endpoint", "quality", "verdict"):
         expect(page.get_by_text(name, exact=True).first).to_be_visible()
     shoot(page, "graph")
-    look(page, platform, "/assets/raw/verdict?view=overview", "required_held", "team:platform", "criteria")
+    look(page, platform, "/assets/raw/verdict?view=overview", "required_held", "Owners", "platform")
     expect(page.get_by_text("why, as a sentence").first).to_be_visible()
     shoot(page, "verdict")
     look(
@@ -150,9 +150,9 @@ def test_the_gauntlet_is_a_plot_over_revisions(platform: Platform, page: Page):
 
 
 def test_a_backfill_is_launched_from_the_launchpad(platform: Platform, page: Page):
-    look(page, platform, "/locations/modelops_dagster/jobs/backfill/launchpad", "Launch run", "at_once")
+    look(page, platform, "/locations/modelops_dagster/jobs/backfill/playground", "Launch Run")
     shoot(page, "launchpad")
-    page.get_by_role("button", name=re.compile("^Launch run")).click()
+    page.get_by_role("button", name="Launch Run").click()
     page.wait_for_url(re.compile(r"/runs/"))
     page.get_by_text("Success", exact=True).first.wait_for(timeout=180_000)
     shoot(page, "backfill")
