@@ -21,6 +21,7 @@ BENCHES = (
     "endpoints",
     "cluster",
     "quantize",
+    "ui_pages",
 )
 
 

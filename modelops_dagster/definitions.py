@@ -4,6 +4,7 @@ import dagster as dg
 
 from modelops_dagster.assets.backfill import backfill_job
 from modelops_dagster.assets.batch import answer_batch
+from modelops_dagster.assets.describing import owned_by
 from modelops_dagster.assets.eval_datasets import dataset_asset
 from modelops_dagster.assets.lanes import lane_assets
 from modelops_dagster.assets.operations import OPERATIONS
@@ -11,6 +12,7 @@ from modelops_dagster.assets.partitions import models
 from modelops_dagster.assets.quantized import lane_plan, quantized_weights
 from modelops_dagster.assets.release import release
 from modelops_dagster.assets.scores import leaderboard, report, scores_db_asset
+from modelops_dagster.assets.watcher import watcher_asset
 from modelops_dagster.assets.weights import raw_weights
 from modelops_dagster.checks.lanes import lane_checks
 from modelops_dagster.checks.recovery import recovery_check
@@ -18,7 +20,7 @@ from modelops_dagster.checks.weights import integrity
 from modelops_dagster.clients.gauntlet.loading import load_suites
 from modelops_dagster.domain.lanes import LANES, QUANTIZED_LANES, lane_job
 from modelops_dagster.domain.upkeep import UpkeepPolicy
-from modelops_dagster.resources.platform import build_resources
+from modelops_dagster.resources.platform import build_resources, sealed
 from modelops_dagster.sensors.alerts import alert_sensor
 from modelops_dagster.sensors.endpoints import health_sensor, reaper_sensor
 from modelops_dagster.sensors.frameworks import framework_sensor
@@ -54,8 +56,15 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         for lane in QUANTIZED_LANES
     }
     weights = [release, lane_plan, raw_weights, *(quantized_weights(lane) for lane in QUANTIZED_LANES)]
+    datasets = [dataset_asset(suite, settings.eval_datasets) for suite in suites]
+    derived: list[dg.AssetsDefinition | dg.AssetSpec] = [
+        scores_db_asset(LANES),
+        leaderboard,
+        report,
+        watcher_asset(settings.hub_poll_interval_s),
+    ]
     return dg.Definitions(
-        assets=[*weights, *lanes, *(dataset_asset(s) for s in suites), scores_db_asset(LANES), leaderboard, report],
+        assets=owned_by([*weights, *lanes, *datasets, *derived], settings.asset_owners),
         asset_checks=[
             integrity,
             *(recovery_check(lane) for lane in QUANTIZED_LANES),
@@ -77,7 +86,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
                 default_status=dg.DefaultSensorStatus.RUNNING,
             ),
         ],
-        resources=build_resources(settings),
+        resources=sealed(build_resources(settings)),
         executor=dg.in_process_executor,
     )
 

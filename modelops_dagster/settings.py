@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,6 +16,8 @@ from modelops_dagster.domain.lanes import LANES
 
 PACKAGE = Path(__file__).resolve().parent
 HOME_NAME = ".modelops"
+# what Dagster accepts as an owner
+ASSET_OWNER = re.compile(r"team:[A-Za-z0-9][A-Za-z0-9._ -]*|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}")
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -74,6 +77,9 @@ class Settings(BaseModel):
     github_url: str = Field(default="https://github.com", description="base URL of GitHub, for its feeds")
     package_index_url: str = Field(
         default="", description="base URL of a package index's JSON, asked for <url>/<package>/json; empty: not asked"
+    )
+    asset_owners: tuple[str, ...] = Field(
+        default=("team:platform",), description="who answers for the assets: team:NAME or e-mail, comma-separated"
     )
     alert_poll_interval_s: int = Field(default=30, ge=1, description="seconds between two rounds of alerts")
     policy: str = Field(default="default", description="promotion policy under eval_datasets/policies/")
@@ -160,6 +166,16 @@ class Settings(BaseModel):
             parse_framework(text)
         return value
 
+    @field_validator("asset_owners")
+    @classmethod
+    def _asset_owners(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for owner in value:
+            if not ASSET_OWNER.fullmatch(owner):
+                raise ValueError(f"{owner!r} is neither team:NAME nor an e-mail address")
+        if not value:
+            raise ValueError("somebody has to own the assets")
+        return value
+
     @field_validator("gpus")
     @classmethod
     def _gpus(cls, value: str) -> str:
@@ -197,7 +213,7 @@ class Settings(BaseModel):
         running = home / "run" / "stack.json"
         if running.is_file():
             values.update(json.loads(running.read_text())["settings"])
-        lists = {"hub_orgs", "frameworks", "licenses", "lanes", "lane_recipes"}
+        lists = {"asset_owners", "hub_orgs", "frameworks", "licenses", "lanes", "lane_recipes"}
         for name in cls.model_fields:
             raw = env.get(f"MODELOPS_{name.upper()}")
             if raw:

@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from modelops_dagster.assets.comparison import comparison_metadata
+from modelops_dagster.assets.describing import score_table
 from modelops_dagster.assets.failures import clear_failure
 from modelops_dagster.assets.graders import grader_panel
 from modelops_dagster.assets.history import land_climb, land_registration, landing_parked
@@ -23,6 +24,7 @@ from modelops_dagster.clients.gauntlet.runner import not_asked, run_suite
 from modelops_dagster.clients.incumbents import FoundIncumbent, find_incumbent, gather_arms
 from modelops_dagster.clients.ladder import climb
 from modelops_dagster.clients.registration import apply_registration
+from modelops_dagster.clients.reports import page_name
 from modelops_dagster.clients.scores import previous_comparison
 from modelops_dagster.clients.swapping import apply_swap
 from modelops_dagster.domain.alerts import DEADLINE
@@ -70,6 +72,8 @@ def _endpoint(lane: Lane) -> dg.AssetsDefinition:
         group_name=lane.name,
         kinds={"vllm"},
         pool="gpu",
+        code_version="1",
+        metadata=score_table("rungs"),
         ins={"checkpoint": dg.AssetIn(lane.checkpoint_asset)},
         description="One base URL that serves the checkpoint, on the highest rung of the ladder that holds it. "
         "The controller owns the process; it outlives the run.",
@@ -194,8 +198,9 @@ def _suite_out(lane: Lane, key: dg.AssetKey, suite: Suite) -> dg.AssetOut:
         is_required=False,
         group_name=lane.name,
         kinds={"eval"},
-        description=suite.description,
+        description=suite.description or suite.title,
         code_version=suite.digest.removeprefix("sha256:")[:12],
+        metadata=score_table("scores"),
     )
 
 
@@ -220,6 +225,8 @@ def _verdict(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
         partitions_def=models,
         group_name=lane.name,
         kinds={"policy"},
+        code_version="1",
+        metadata=score_table("verdicts"),
         ins={"endpoint": dg.AssetIn([lane.name, "endpoint"]), **reports},
         description="pass, fail or hold, with every number it rests on. A fail is a result: the run succeeds.",
     )
@@ -257,7 +264,9 @@ def _verdict(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
             store.land_verdict(found, run_id=context.run_id)
             compared = previous_comparison(store, revision.repo_id, lane.name, revision.commit_hash)
         context.log.info(found.reason)
-        return dg.MaterializeResult(value=found, metadata=verdict_metadata(found) | comparison_metadata(compared))
+        page = scores.reports() / page_name(revision.repo_id)
+        metadata = verdict_metadata(found, endpoint, page) | comparison_metadata(compared)
+        return dg.MaterializeResult(value=found, metadata=metadata)
 
     return verdict
 
@@ -268,6 +277,8 @@ def _gateway_registration(lane: Lane) -> dg.AssetsDefinition:
         partitions_def=models,
         group_name=lane.name,
         kinds={"litellm"},
+        code_version="1",
+        metadata=score_table("registrations"),
         ins={"endpoint": dg.AssetIn([lane.name, "endpoint"]), "verdict": dg.AssetIn([lane.name, "verdict"])},
         description="The route that the verdict grants: pass -> preview, hold -> shadow, fail -> none. A quantized "
         "copy also takes the repository's own alias over, where the policy says so.",
@@ -302,8 +313,6 @@ def _gateway_registration(lane: Lane) -> dg.AssetsDefinition:
             for name in done.retired:
                 controller.client().stop(name)
                 context.log.info(f"stopped endpoint {name}: no route uses it any more")
-        return dg.MaterializeResult(
-            value=done, metadata=registration_metadata(done) | {"gateway": dg.MetadataValue.url(gateway.url)}
-        )
+        return dg.MaterializeResult(value=done, metadata=registration_metadata(done, gateway.url))
 
     return gateway_registration

@@ -1,15 +1,17 @@
 """What a person sees on an asset's page: numbers first (they become plots), then a small table, then the details."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import dagster as dg
 
 from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.gauntlet.report import SuiteReport
+from modelops_dagster.domain.hub import Release
 from modelops_dagster.domain.plan import ReleasePlan
-from modelops_dagster.domain.preflight import Preflight
+from modelops_dagster.domain.preflight import Preflight, Severity
 from modelops_dagster.domain.recovery import Recovery
 from modelops_dagster.domain.registration import Registration
 from modelops_dagster.domain.rehearsal import Rehearsal
@@ -38,6 +40,12 @@ def table(rows: Sequence[Mapping[str, Any]]) -> dg.TableMetadataValue:
     )
 
 
+def hub_link(release: Release) -> dg.MetadataValue[Any]:
+    """The revision's page on the Hub it was read from."""
+    revision = release.revision
+    return dg.MetadataValue.url(f"{release.hub_url.rstrip('/')}/{revision.repo_id}/tree/{revision.commit_hash}")
+
+
 def ladder_metadata(endpoint: Endpoint) -> Metadata:
     """Speed and start time as plots, the ladder as a table."""
     return {
@@ -56,6 +64,12 @@ def rehearsal_metadata(rehearsal: Rehearsal) -> Metadata:
     """What the rungs did with made-up weights, or why none was tried."""
     rows: Metadata = {"rehearsal": table(rehearsal_table(rehearsal))} if rehearsal.results else {}
     return {**rows, "rehearsal_seconds": rehearsal.seconds, "rehearsal_note": rehearsal.note or "none"}
+
+
+def findings_metadata(preflight: Preflight) -> Metadata:
+    """How many findings there are of each severity, and which."""
+    counts = {severity: sum(f.severity == severity for f in preflight.findings) for severity in get_args(Severity)}
+    return {**counts, "findings": table(findings_table(preflight.findings))}
 
 
 def preflight_metadata(preflight: Preflight) -> Metadata:
@@ -85,6 +99,7 @@ def report_metadata(report: SuiteReport) -> Metadata:
         "n_unscored": report.n_unscored,
         "inference_seconds": round(report.inference_seconds, 2),
         "metrics": table(report_table(report)),
+        "endpoint": dg.MetadataValue.url(report.endpoint.url),
         **({"grading": dg.MetadataValue.md("\n".join(f"- {note}" for note in report.notes))} if report.notes else {}),
         "failing": dg.MetadataValue.md("\n".join(f"- {line}" for line in report.failing) or "none"),
         "instrument": report.instrument,
@@ -93,17 +108,30 @@ def report_metadata(report: SuiteReport) -> Metadata:
     }
 
 
-def verdict_metadata(verdict: Verdict) -> Metadata:
-    """The sentence, then the criteria; what a criterion has to add stands below, where there is room for it."""
+def promotion_metadata(verdict: Verdict) -> Metadata:
+    """How many criteria held, what follows, and every criterion with its interval."""
     rows = verdict_table(verdict)
     required = [c for c in verdict.criteria if c.tier == "required"]
-    notes = {str(row["note"]): f"- {row['criterion']}: {row['note']}" for row in rows if row["note"]}
     return {
-        "outcome": verdict.outcome,
-        "reason": verdict.reason,
         "required": len(required),
         "required_held": sum(c.outcome == "pass" for c in required),
+        "outcome": verdict.outcome,
+        "reason": verdict.reason,
         "criteria": table([{k: v for k, v in row.items() if k != "note"} for row in rows]),
+    }
+
+
+def verdict_metadata(verdict: Verdict, endpoint: Endpoint, report: Path) -> Metadata:
+    """The promotion; what a criterion has to add stands below, where there is room for it.
+
+    Args:
+        report: the model's page, which is written a moment later.
+    """
+    notes = {str(row["note"]): f"- {row['criterion']}: {row['note']}" for row in verdict_table(verdict) if row["note"]}
+    return {
+        **promotion_metadata(verdict),
+        "endpoint": dg.MetadataValue.url(endpoint.url),
+        "report": dg.MetadataValue.path(str(report)),
         "notes": dg.MetadataValue.md("\n".join(notes.values()) or "none"),
         "policy": f"{verdict.policy} ({verdict.policy_digest[:19]})",
         "verdict_id": verdict.verdict_id,
@@ -111,32 +139,38 @@ def verdict_metadata(verdict: Verdict) -> Metadata:
     }
 
 
-def plan_metadata(plan: ReleasePlan) -> Metadata:
+def plan_metadata(plan: ReleasePlan, release: Release) -> Metadata:
     """How many lanes, then every lane with its reason."""
     return {
         "lanes_taken": sum(p.selected for p in plan.lanes),
         "lanes": table(plan_table(plan)),
+        "hub": hub_link(release),
         "commit_hash": plan.revision.commit_hash,
     }
 
 
 def derivation_metadata(made: Checkpoint, source: Checkpoint) -> Metadata:
     """What it took as plots; then what it was made from and by."""
+    derivation = made.derivation
+    spent = derivation.model_dump(include={"wall_s", "cpu_s", "peak_rss_bytes"}) if derivation is not None else {}
     metadata: Metadata = {
         "size_bytes": made.size_bytes,
         "size_ratio": round(made.size_bytes / source.size_bytes, 4) if source.size_bytes else 0.0,
+        **spent,
+        "sizes": table(
+            [
+                {"checkpoint": c.scheme, "MB": f"{c.size_bytes / 1e6:,.1f}", "digest": c.digest[:19]}
+                for c in (source, made)
+            ]
+        ),
         "scheme": made.scheme,
         "digest": made.digest,
         "directory": dg.MetadataValue.path(made.directory),
         "commit_hash": made.revision.commit_hash,
     }
-    derivation = made.derivation
     if derivation is None:
         return metadata
     return metadata | {
-        "wall_s": derivation.wall_s,
-        "cpu_s": derivation.cpu_s,
-        "peak_rss_bytes": derivation.peak_rss_bytes,
         "recipe": f"{derivation.recipe} ({derivation.recipe_digest[:19]})",
         "calibration": f"{derivation.calibration_samples} texts, {derivation.calibration_tokens} tokens "
         f"({derivation.calibration_digest[:19]})"
@@ -155,33 +189,48 @@ def recovery_metadata(recovery: Recovery) -> Metadata:
     numbers: Metadata = measured.model_dump() if measured is not None else {}
     return {
         **numbers,
-        "outcome": recovery.outcome,
-        "reason": recovery.reason,
-        "criteria": table(recovery_table(recovery)),
         "n_tokens": recovery.findings.n_tokens,
         "size_ratio": recovery.findings.size_ratio,
         "seconds": recovery.seconds,
+        "outcome": recovery.outcome,
+        "reason": recovery.reason,
+        "criteria": table(recovery_table(recovery)),
         "policy": f"{recovery.policy} ({recovery.policy_digest[:19]})",
         "texts_digest": recovery.texts_digest,
     }
 
 
-def registration_metadata(done: Registration) -> Metadata:
+def registration_metadata(done: Registration, gateway_url: str) -> Metadata:
     """What the gateway was told, with the diff of each route that was looked at."""
+    swap = done.swap
+    versions: Metadata = {"route_version": done.route_version or 0, "endpoints_retired": len(done.retired)}
+    if swap is not None:
+        versions["swap_route_version"] = swap.route_version or 0
     metadata: Metadata = {
+        **versions,
+        "route": table(
+            [
+                {
+                    "alias": done.alias,
+                    "verdict": done.outcome,
+                    "who may call": ", ".join(done.tags) or "nobody",
+                    "endpoint": done.endpoint,
+                    "commit": done.commit_hash[:12],
+                }
+            ]
+        ),
+        "gateway": dg.MetadataValue.url(gateway_url),
         "outcome": done.outcome,
         "alias": done.alias,
         "tags": ", ".join(done.tags) or "none",
-        "route_version": done.route_version or 0,
         "diff": _diff(done.diff),
     }
-    if done.swap is None:
+    if swap is None:
         return metadata
     return metadata | {
-        "swap": f"{done.swap.how}: {done.swap.reason}",
-        "swap_alias": done.swap.alias,
-        "swap_route_version": done.swap.route_version or 0,
-        "swap_diff": _diff(done.swap.diff or ("unchanged",)),
+        "swap": f"{swap.how}: {swap.reason}",
+        "swap_alias": swap.alias,
+        "swap_diff": _diff(swap.diff or ("unchanged",)),
     }
 
 

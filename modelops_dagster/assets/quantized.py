@@ -18,6 +18,7 @@ from modelops_dagster.resources.quantization import QuantizerResource
     partitions_def=models,
     group_name="model",
     kinds={"policy"},
+    code_version="1",
     description="Which lanes the release is sent down on this machine, and why each is or is not taken.",
 )
 def lane_plan(
@@ -30,7 +31,7 @@ def lane_plan(
     plan = ReleasePlan(revision=release.revision, lanes=lanes)
     for lane in lanes:
         context.log.info(f"{lane.lane}: {'taken' if lane.selected else 'not taken'}, {lane.reason}")
-    return dg.MaterializeResult(value=plan, metadata=plan_metadata(plan))
+    return dg.MaterializeResult(value=plan, metadata=plan_metadata(plan, release))
 
 
 def quantized_weights(lane: Lane) -> dg.AssetsDefinition:
@@ -42,6 +43,7 @@ def quantized_weights(lane: Lane) -> dg.AssetsDefinition:
         group_name="model",
         kinds={"llmcompressor"},
         pool="quantizer",
+        code_version="1",
         description=f"{lane.description} Made by llm-compressor in an environment of its own, by the lane's recipe.",
     )
     def weights(

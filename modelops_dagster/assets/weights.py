@@ -6,7 +6,7 @@ from pathlib import Path
 import dagster as dg
 
 from modelops_dagster.assets.failures import clear_failure
-from modelops_dagster.assets.metadata import rehearsal_metadata
+from modelops_dagster.assets.metadata import hub_link, rehearsal_metadata, table
 from modelops_dagster.assets.partitions import models
 from modelops_dagster.assets.progress import log_changes, log_transfer
 from modelops_dagster.clients.rehearsal import Rehearsing
@@ -15,6 +15,7 @@ from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.errors import ModelOpsError
 from modelops_dagster.domain.hub import Release
 from modelops_dagster.domain.rehearsal import Rehearsal, why_none
+from modelops_dagster.domain.summary import files_table
 from modelops_dagster.resources.lineage import LineageResource
 from modelops_dagster.resources.platform import CheckpointResource, ControllerResource, EngineResource, HubResource
 
@@ -23,6 +24,7 @@ from modelops_dagster.resources.platform import CheckpointResource, ControllerRe
     partitions_def=models,
     group_name="model",
     kinds={"safetensors"},
+    code_version="1",
     description="The checkpoint as released, fetched once and verified file by file against the Hub's digests. Where "
     "there is room, engines are tried with made-up weights meanwhile.",
 )
@@ -55,6 +57,8 @@ def raw_weights(
             "reused_bytes": done.reused_bytes,
             "repaired_files": len(done.repaired),
             "seconds": round(done.seconds, 2),
+            "files": table(files_table(release)),
+            "hub": hub_link(release),
             "digest": checkpoint.digest,
             "directory": dg.MetadataValue.path(checkpoint.directory),
             "commit_hash": checkpoint.revision.commit_hash,

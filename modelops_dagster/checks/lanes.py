@@ -2,9 +2,11 @@
 
 import dagster as dg
 
+from modelops_dagster.assets.metadata import promotion_metadata, table
 from modelops_dagster.assets.partitions import models
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.lanes import Lane
+from modelops_dagster.domain.summary import ladder_table
 from modelops_dagster.domain.verdicts import Verdict
 
 
@@ -23,7 +25,11 @@ def lane_checks(lane: Lane) -> list[dg.AssetChecksDefinition]:
             passed=not left,
             severity=dg.AssetCheckSeverity.WARN,
             description="; ".join(f"{r.rung}: {r.reason} ({r.detail})" for r in left) or endpoint.rung,
-            metadata={"rungs_left": len(left), "tokens_per_second": endpoint.tokens_per_second},
+            metadata={
+                "rungs_left": len(left),
+                "tokens_per_second": endpoint.tokens_per_second,
+                "ladder": table(ladder_table(endpoint)),
+            },
         )
 
     @dg.asset_check(
@@ -37,7 +43,7 @@ def lane_checks(lane: Lane) -> list[dg.AssetChecksDefinition]:
             passed=verdict.outcome == "pass",
             severity=dg.AssetCheckSeverity.ERROR if verdict.outcome == "fail" else dg.AssetCheckSeverity.WARN,
             description=verdict.reason,
-            metadata={"outcome": verdict.outcome, "criteria": len(verdict.criteria)},
+            metadata=promotion_metadata(verdict),
         )
 
     return [first_rung, promotion]

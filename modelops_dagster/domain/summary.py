@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint, Parked
 from modelops_dagster.domain.gauntlet.report import Metric, SuiteReport
+from modelops_dagster.domain.hub import Release
 from modelops_dagster.domain.plan import ReleasePlan
 from modelops_dagster.domain.policies import shown
 from modelops_dagster.domain.preflight import Finding, Preflight
@@ -83,6 +84,22 @@ def metric_row(metric: Metric) -> TableRow:
         "95 % interval": interval(metric.ci_low, metric.ci_high),
         "n": str(metric.n),
     }
+
+
+FILES_SHOWN = 10
+
+
+def files_table(release: Release) -> list[TableRow]:
+    """The largest files of a release; the rest as one row."""
+    ranked = sorted(release.files, key=lambda f: (-f.size_bytes, f.path))
+    rows: list[TableRow] = [
+        {"file": f.path, "MB": f"{f.size_bytes / 1e6:,.3f}", "sha256": f.sha256[:12] if f.sha256 else None}
+        for f in ranked[:FILES_SHOWN]
+    ]
+    if rest := ranked[FILES_SHOWN:]:
+        size = sum(f.size_bytes for f in rest)
+        rows.append({"file": f"{len(rest)} more", "MB": f"{size / 1e6:,.3f}", "sha256": None})
+    return rows
 
 
 def rehearsal_table(rehearsal: Rehearsal) -> list[TableRow]:

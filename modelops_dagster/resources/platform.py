@@ -183,6 +183,10 @@ class ScoreResource(dg.ConfigurableResource[ScoreStore]):
     def store(self) -> ScoreStore:
         return ScoreStore(Path(self.root))
 
+    def reports(self) -> Path:
+        """Where the pages made of it are written."""
+        return Path(self.root).parent / "reports"
+
 
 def build_resources(settings: Settings) -> Mapping[str, Any]:
     """The one resource dictionary, a function of the settings."""
@@ -221,6 +225,14 @@ def build_resources(settings: Settings) -> Mapping[str, Any]:
             web_url=settings.github_url,
             index_url=settings.package_index_url,
         ),
+    }
+
+
+def sealed(resources: Mapping[str, Any]) -> Mapping[str, dg.ResourceDefinition]:
+    """The same resources with nothing left to configure in a run: the Launchpad shows what a job asks, and no paths."""
+    return {
+        name: resource.get_resource_definition().configured(resource.model_dump(exclude_none=True))
+        for name, resource in resources.items()
     }
 
 

@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 from pydantic import Field, ValidationError
 
 from modelops_dagster.assets.partitions import models
-from modelops_dagster.clients.watcher import Position
+from modelops_dagster.assets.watcher import watcher_round
+from modelops_dagster.clients.watcher import Position, TickReport
 from modelops_dagster.clients.watcher.detections import LoggedDetection
 from modelops_dagster.domain.errors import ModelOpsError
 from modelops_dagster.domain.plan import LANES_TAG
@@ -28,6 +30,7 @@ class HubCursor(Value):
 
     position: Position = Position()
     owed: tuple[LoggedDetection, ...] = Field(default=(), description="withdrawals that did not succeed yet")
+    told_at: datetime | None = Field(default=None, description="when the asset `watcher` was last reported")
 
 
 def hub_sensor(job_name: str, interval_s: int) -> dg.SensorDefinition:
@@ -50,7 +53,7 @@ def hub_sensor(job_name: str, interval_s: int) -> dg.SensorDefinition:
     ) -> dg.SensorResult | dg.SkipReason:
         begun = time.monotonic()
         cursor = _cursor(context.cursor)
-        watchlist, problems = _read(hub_watch, begun + READ_BUDGET_S, context.log.info)
+        watchlist, report, problems = _read(hub_watch, begun + READ_BUDGET_S, context.log.info)
         page = hub_watch.store().log.read(cursor.position, limit=MAX_PER_TICK)
         found = [e.detection for e in page.entries if e.detection.decision == "onboard"]
         withdrawn = [*cursor.owed, *(e for e in page.entries if e.detection.decision == "withdraw")]
@@ -58,10 +61,13 @@ def hub_sensor(job_name: str, interval_s: int) -> dg.SensorDefinition:
         for line in problems:
             context.log.warning(line)
         quiet = "; ".join(problems) or (NOBODY if not watchlist.organisations else "No new commit.")
-        after = HubCursor(position=page.next, owed=owed)
+        now = datetime.now(UTC)
+        whole = bool(report.read) and not problems and not _told(cursor, now, interval_s)
+        after = HubCursor(position=page.next, owed=owed, told_at=now if whole else cursor.told_at)
         return dg.SensorResult(
             dynamic_partitions_requests=[models.build_add_request([d.repo_id for d in found])] if found else [],
             run_requests=[_request(d, watchlist.of(d.repo_id.partition("/")[0])) for d in found],
+            asset_events=[watcher_round(watchlist, report, len(found), hub_watch.hub_url)] if whole else [],
             skip_reason=None if found else quiet,
             # none before the first organisation has its baseline
             cursor=after.model_dump_json() if page.next.log else None,
@@ -70,19 +76,26 @@ def hub_sensor(job_name: str, interval_s: int) -> dg.SensorDefinition:
     return hub_releases
 
 
-def _read(watch: HubWatchResource, deadline: float, say: Callable[[str], None]) -> tuple[Watchlist, list[str]]:
-    """One tick of the Watcher: whom it follows, and a line per problem."""
+def _read(
+    watch: HubWatchResource, deadline: float, say: Callable[[str], None]
+) -> tuple[Watchlist, TickReport, list[str]]:
+    """One tick of the Watcher: whom it follows, what it saw, and a line per problem."""
     try:
         watchlist = watch.watchlist()
         report = watch.tick(watchlist, deadline)
     except (
         ModelOpsError
     ) as error:  # a file with a mistake, or `modelops watch` at work: what was found is still acted on
-        return Watchlist(), [error.sentence]
+        return Watchlist(), TickReport(), [error.sentence]
     for d in (*report.detections, *report.waiting):
         say(f"{d.repo_id}@{d.commit_hash[:12]}: {d.decision}, {d.reason}")
     left = [f"{len(report.postponed)} organisations are left for the next tick"] if report.postponed else []
-    return watchlist, [*(f"{org}: {problem}" for org, problem in report.problems.items()), *left]
+    return watchlist, report, [*(f"{org}: {problem}" for org, problem in report.problems.items()), *left]
+
+
+def _told(cursor: HubCursor, now: datetime, interval_s: int) -> bool:
+    """Whether a round was reported a moment ago: one an interval is enough, however many organisations there are."""
+    return cursor.told_at is not None and now - cursor.told_at < timedelta(seconds=interval_s)
 
 
 def _withdraw(

@@ -139,7 +139,7 @@ class Stack:
         Raises:
             NotRunning: a program ended, or was not ready in time; the sentence names its log.
         """
-        self._prepare_home()
+        self.prepare_home()
         pending = list(self._programs())
         deadline = time.monotonic() + READY_TIMEOUT_S
         ready: set[str] = set()
@@ -166,7 +166,8 @@ class Stack:
             on_wait("starting: " + ", ".join([*waiting, *(p.name for p in pending)]))
             time.sleep(0.25)
 
-    def _prepare_home(self) -> None:
+    def prepare_home(self) -> None:
+        """Make the folders of the home, and Dagster's own settings where there are none yet."""
         home = self.settings.home
         for folder in ("run", "logs", "dagster", "secrets"):
             (home / folder).mkdir(parents=True, exist_ok=True)

@@ -43,7 +43,12 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def onboard(hub: HubServer, home: Path, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+def onboard(
+    hub: HubServer,
+    home: Path,
+    instance: dg.DagsterInstance,
+    accept: tuple[str, ...] = ("no_engine",),  # there is none in this scene
+) -> dg.ExecuteInProcessResult:
     resources = {
         "hub": HubResource(url=hub.url),
         "checkpoints": CheckpointResource(root=str(home / "checkpoints"), allow_list=str(home / "allow.yaml")),
@@ -74,7 +79,7 @@ def onboard(hub: HubServer, home: Path, instance: dg.DagsterInstance) -> dg.Exec
     job = dg.define_asset_job("fetch", selection="*", partitions_def=models)
     defs = dg.Definitions(assets=[release, raw_weights], asset_checks=[integrity], jobs=[job], resources=resources)
     found = defs.resolve_job_def("fetch")
-    config = {"ops": {"release": {"config": {"accept": ["no_engine"]}}}}  # there is none in this scene
+    config = {"ops": {"release": {"config": {"accept": list(accept)}}}}
     return found.execute_in_process(instance=instance, partition_key=REPO_ID, raise_on_error=False, run_config=config)
 
 
@@ -164,3 +169,20 @@ def test_code_that_nobody_allowed_fails_the_step_with_the_way_out(
     assert "modelops models allow acme/one@" in messages(result, instance) + str(
         [e.step_failure_data.user_failure_data for e in result.get_step_failure_events()]
     )
+
+
+def test_a_release_that_is_blocked_leaves_a_red_check_and_no_materialization(
+    hub: HubServer, tmp_path: Path, instance: dg.DagsterInstance
+):
+    result = onboard(hub, tmp_path / "home", instance, accept=())
+    assert not result.success
+    (check,) = result.get_asset_check_evaluations()
+    assert (check.check_name, check.passed, check.partition) == ("preflight", False, REPO_ID)
+    assert check.metadata["blocks"].value == 1
+    assert "engine" in str(check.description)
+    assert result.get_asset_materialization_events() == []
+    passed = onboard(hub, tmp_path / "home", instance)
+    assert {c.check_name: c.passed for c in passed.get_asset_check_evaluations()} == {
+        "preflight": True,
+        "integrity": True,
+    }

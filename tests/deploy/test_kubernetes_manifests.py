@@ -199,10 +199,6 @@ def test_run_launcher_is_configured_as_dagster_wants_it(monkeypatch: pytest.Monk
     assert pod["security_context"]["run_as_non_root"] is True
     assert pod["automount_service_account_token"] is False
     assert config["run_k8s_config"]["container_config"]["security_context"]["read_only_root_filesystem"] is True
-    one_machine = yaml.safe_load((ROOT / "deploy" / "dagster.yaml").read_text())
-    for shared in ("run_retries", "telemetry"):
-        assert instance[shared] == one_machine[shared]
-    assert instance["concurrency"]["pools"] == one_machine["concurrency"]["pools"]
 
 
 def test_images_come_from_locks_alone():

@@ -8,8 +8,16 @@ from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.engines import RungResult
 from modelops_dagster.domain.gauntlet.report import Metric
-from modelops_dagster.domain.hub import ModelRevision
-from modelops_dagster.domain.summary import interval, ladder_table, markdown, metric_row, number, verdict_table
+from modelops_dagster.domain.hub import ModelRevision, Release, RepoFile
+from modelops_dagster.domain.summary import (
+    files_table,
+    interval,
+    ladder_table,
+    markdown,
+    metric_row,
+    number,
+    verdict_table,
+)
 from modelops_dagster.domain.verdicts import Criterion, Verdict
 
 
@@ -84,3 +92,12 @@ def test_markdown_stays_one_row_per_row(cell: str | None) -> None:
     assert lines[:2] == ["| x | y |", "| --- | --- |"]
     assert len(lines) == 3
     assert markdown([]) == ""
+
+
+def test_the_largest_files_are_named_and_the_rest_are_counted() -> None:
+    files = [RepoFile(path=f"{n}.safetensors", size_bytes=n * 1_000_000, sha256="ab" * 32) for n in range(1, 13)]
+    revision = ModelRevision(repo_id="acme/one", commit_hash="0" * 40)
+    rows = files_table(Release(revision=revision, hub_url="http://hub", files=tuple(files)))
+    assert rows[0] == {"file": "12.safetensors", "MB": "12.000", "sha256": "abababababab"}
+    assert rows[-1] == {"file": "2 more", "MB": "3.000", "sha256": None}
+    assert len(rows) == 11

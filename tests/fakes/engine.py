@@ -34,13 +34,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--wrong-name", action="store_true", help="answer to another model name")
     parser.add_argument("--tokens-per-second", type=float, default=1000.0)
     parser.add_argument("--longest-prompt", type=int, default=10_000, help="characters; a longer one is refused")
+    parser.add_argument("--wrong-for", default=None, help="a served name that holds this gets every third answer wrong")
     parser.add_argument("--garbage", action="store_true", help="answer with noise")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def completion_words(options: argparse.Namespace, prompt: str, limit: int) -> list[str]:
-    text = GARBAGE if options.garbage else f"You asked: {prompt}. The answer is 42."
+    is_wrong = options.wrong_for and options.wrong_for in options.served_model_name and sum(prompt.encode()) % 3 == 0
+    answer = "I do not know." if is_wrong else "The answer is 42."
+    text = GARBAGE if options.garbage else f"You asked: {prompt}. {answer}"
     return text.split(" ")[: max(1, limit)]
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -255,3 +255,30 @@ def test_one_created_empty_is_a_release_when_it_is_filled(ticks: Ticks, tmp_path
     commit = publish(ticks.hub.root, "acme/later", write_repo(tmp_path / "whole"))
     assert ticks() == [f"acme/later@{commit.commit_hash}"]
     assert ticks() == []
+
+
+def test_a_whole_round_is_reported_once_an_interval(ticks: Ticks, tmp_path: Path):
+    """What the freshness of the asset `watcher` rests on."""
+
+    def reported() -> list[dict[str, object]]:
+        assert ticks.last is not None
+        events = [e for e in ticks.last.asset_events if isinstance(e, dg.AssetMaterialization)]
+        return [{k: v.value for k, v in e.metadata.items() if isinstance(v, dg.IntMetadataValue)} for e in events]
+
+    ticks.orgs = ["acme", "other"]
+    ticks.hub.faults.unavailable = 2
+    ticks()
+    assert reported() == [], "a Hub that was away"
+    ticks()
+    assert reported() == [{"organisations_followed": 2, "organisations_read": 2, "revisions_found": 0}]
+    ticks.publish("one", tmp_path, b"1111")
+    assert len(ticks()) == 1
+    assert reported() == [], "a moment ago"
+    cursor = HubCursor.model_validate_json(ticks.cursor or "")
+    assert cursor.told_at is not None
+    earlier = cursor.told_at - timedelta(seconds=600)
+    ticks.cursor = cursor.model_copy(update={"told_at": earlier}).model_dump_json()
+    ticks(due=False)
+    assert reported() == [], "nothing was due"
+    ticks()
+    assert len(reported()) == 1

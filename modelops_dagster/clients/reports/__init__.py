@@ -1,7 +1,13 @@
 """Reports: one self-contained HTML file per model, and a leaderboard, from the score history."""
 
 from modelops_dagster.clients.reports.gathering import ModelReport, gather_leaderboard, gather_model
-from modelops_dagster.clients.reports.pages import leaderboard_page, model_page, stale_reports, write_reports
+from modelops_dagster.clients.reports.pages import (
+    leaderboard_page,
+    model_page,
+    page_name,
+    stale_reports,
+    write_reports,
+)
 
 __all__ = [
     "ModelReport",
@@ -9,6 +15,7 @@ __all__ = [
     "gather_model",
     "leaderboard_page",
     "model_page",
+    "page_name",
     "stale_reports",
     "write_reports",
 ]

@@ -40,24 +40,24 @@ class SampleMetadata(Value):
     category: str = Field(pattern=r"^[a-z0-9_-]+(/[a-z0-9_-]+)*$", description="`group` or `group/name`")
     scorer: str = Field(description="name of a scorer")
     params: dict[str, Any] = Field(default_factory=dict, description="parameters of the scorer")
-    expected: Expected = "answer"
+    expected: Expected = Field(default="answer", description="what a good answer does")
     cluster: str | None = Field(default=None, description="samples of one template or passage; None: the sample alone")
     twin: str | None = Field(default=None, description="id of the benign or harmful counterpart")
     max_tokens: int | None = Field(default=None, gt=0, description="overrides the suite's")
-    stop: tuple[str, ...] | None = None
-    weight: float = Field(default=1, gt=0)
-    split: Split = "core"
-    severity: Severity = "minor"
-    difficulty: int | None = Field(default=None, ge=1, le=5)
-    lang: str = "en"
-    rubric: str | None = None
+    stop: tuple[str, ...] | None = Field(default=None, description="strings that end the answer")
+    weight: float = Field(default=1, gt=0, description="how much it counts in a mean")
+    split: Split = Field(default="core", description="which part of the set it belongs to; a suite asks some of them")
+    severity: Severity = Field(default="minor", description="how bad a wrong answer is")
+    difficulty: int | None = Field(default=None, ge=1, le=5, description="1, easy, to 5")
+    lang: str = Field(default="en", description="language of the question")
+    rubric: str | None = Field(default=None, description="name of the suite's rubric that graders judge it by")
     min_context: int = Field(default=0, ge=0, description="tokens an endpoint must offer for the sample to be asked")
-    origin: str | None = None
+    origin: str | None = Field(default=None, description="where it was taken from, or who wrote it")
     added: str | None = Field(default=None, description="version of the set it came in with")
     retired: str | None = Field(default=None, description="version it went out with; then it is not asked")
-    license: str | None = None
+    license: str | None = Field(default=None, description="licence it may be used under")
     canary: str | None = Field(default=None, description="string that shows in training data when the set leaked")
-    note: str | None = None
+    note: str | None = Field(default=None, description="for whoever reads the file")
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -77,11 +77,13 @@ class SampleMetadata(Value):
 class Sample(Value):
     """One line of a samples file."""
 
-    id: str = Field(min_length=1, max_length=120)
+    id: str = Field(min_length=1, max_length=120, description="its name, unique in the file")
     input: str | tuple[Message, ...] = Field(description="text (one user message) or messages that end with a user's")
-    target: str | tuple[str, ...] = ""
-    choices: tuple[str, ...] | None = Field(default=None, min_length=2, max_length=26)
-    metadata: SampleMetadata
+    target: str | tuple[str, ...] = Field(default="", description="what is wanted, or any of several")
+    choices: tuple[str, ...] | None = Field(
+        default=None, min_length=2, max_length=26, description="answers to choose from, lettered from A"
+    )
+    metadata: SampleMetadata = Field(description="everything that is neither asked nor wanted")
 
     @field_validator("input")
     @classmethod
