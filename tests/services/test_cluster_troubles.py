@@ -12,7 +12,7 @@ import pytest
 from modelops_dagster.domain.endpoints import EndpointState
 from tests.fakes.cluster.kubelet import FakeCluster, Node
 from tests.fakes.cluster.real import RealCluster
-from tests.fakes.cluster.stack import WAIT_S, AnyCluster, ClusterStack, gone, told, until
+from tests.fakes.cluster.stack import WAIT_S, AnyCluster, ClusterStack, gone, told, until, wait_a_moment
 from tests.fakes.stack import wait_until
 
 LOST_S = 420.0  # what a cluster gives a node that says nothing, before it makes its pods anew
@@ -216,6 +216,24 @@ def test_delete_leaves_nothing_but_volumes(stack: ClusterStack, cluster: AnyClus
     assert [name for name in left if name.startswith("whole")] == []
     assert cluster.objects("poddisruptionbudgets") == []
     assert [o["metadata"]["name"] for o in cluster.objects("persistentvolumeclaims")] == ["whole-pvc-data"]
+
+
+def test_endpoint_deleted_and_made_again_at_once_keeps_what_belongs_to_it(stack: ClusterStack, cluster: AnyCluster):
+    config = {"targets": [{"metric": "cpu", "target": 80}]}
+    spec = stack.spec(name="again", max_replicas=4, autoscale_config=config)
+    for _ in range(3):
+        stack.client.apply(spec)
+        stack.client.wait_ready("again", WAIT_S)
+        gone(stack, "again")
+    stack.client.apply(spec)
+    stack.client.wait_ready("again", WAIT_S)
+    wait_a_moment()
+    (owner,) = {d["metadata"]["uid"] for d in cluster.objects("deployments")}
+    for plural in ("services", "poddisruptionbudgets", "scaledobjects"):
+        (item,) = cluster.objects(plural)
+        assert [o["uid"] for o in item["metadata"]["ownerReferences"]] == [owner], plural
+        assert "deletionTimestamp" not in item["metadata"], plural
+    gone(stack, "again")
 
 
 def test_workload_that_somebody_deletes_comes_back(stack: ClusterStack, cluster: AnyCluster):

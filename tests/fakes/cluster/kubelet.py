@@ -3,6 +3,7 @@
 import hashlib
 import json
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from tests.fakes.cluster.server import FakeApiServer
 from tests.fakes.cluster.store import Key, Manifest
 
 TICK_S = 0.02
+FINALIZER_S = 0.3  # what KEDA takes to let a ScaledObject go
 GPU = "nvidia.com/gpu"
 
 
@@ -36,6 +38,7 @@ class FakeCluster:
         self._containers = Containers(self._has_secret, self.api.logs)
         self.missing_images, self.muted = self._containers.missing_images, self._containers.muted
         self.evicted = self._containers.evicted
+        self._finalized: dict[Key, float] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, daemon=True)
 
@@ -94,18 +97,35 @@ class FakeCluster:
                     self._drive(pod)
 
     def _collect_garbage(self) -> None:
+        """What has lost its owner goes; an owner that is deleted in the foreground waits for those that hold it up."""
         store = self.api.store
-        uids = {stored.item["metadata"]["uid"] for stored in store.objects.values()}
-        for key, stored in list(store.objects.items()):
-            metadata = stored.item["metadata"]
-            owners = metadata.get("ownerReferences") or []
-            orphaned = bool(owners) and not any(owner["uid"] in uids for owner in owners)
-            ending = "deletionTimestamp" in metadata
+        stored = dict(store.objects)
+        ending = {s.item["metadata"]["uid"]: "deletionTimestamp" in s.item["metadata"] for s in stored.values()}
+        for key, item in ((key, s.item) for key, s in stored.items()):
+            owners = item["metadata"].get("ownerReferences") or []
+            orphaned = bool(owners) and not any(owner["uid"] in ending for owner in owners)
+            holds_up = any(owner.get("blockOwnerDeletion") and ending.get(owner["uid"]) for owner in owners)
             if key[0] == "pods":
-                if orphaned and not ending:
-                    store.update(key, {"metadata": {"deletionTimestamp": time_of_now()}}, "server")
-            elif orphaned or (ending and not self._pods_of(stored.item)):
-                store.remove(key)
+                if orphaned:
+                    self._delete(item)
+            elif ending[item["metadata"]["uid"]]:
+                if not self._held_up(item) and self._finalized.get(key, 0.0) < time.monotonic():
+                    store.remove(key)
+            elif orphaned or holds_up:
+                self._end(key)
+
+    def _end(self, key: Key) -> None:
+        """An object goes at once, unless its operator looks at it first."""
+        if key[0] == "scaledobjects":
+            self._finalized[key] = time.monotonic() + FINALIZER_S
+            self.api.store.update(key, {"metadata": {"deletionTimestamp": time_of_now()}}, "server")
+        else:
+            self.api.store.remove(key)
+
+    def _held_up(self, owner: Manifest) -> bool:
+        uid = owner["metadata"]["uid"]
+        references = (s.item["metadata"].get("ownerReferences") or [] for s in self.api.store.objects.values())
+        return any(o["uid"] == uid and o.get("blockOwnerDeletion") for found in references for o in found)
 
     def _pods_of(self, workload: Manifest) -> list[Manifest]:
         uid = workload["metadata"]["uid"]
@@ -144,7 +164,7 @@ class FakeCluster:
     def _make(self, workload: Manifest, template: Manifest, generation: str) -> None:
         metadata = template["metadata"]
         owner = {key: workload[key] for key in ("apiVersion", "kind")}
-        owner |= {key: workload["metadata"][key] for key in ("name", "uid")}
+        owner |= {key: workload["metadata"][key] for key in ("name", "uid")} | {"blockOwnerDeletion": True}
         name = f"{workload['metadata']['name']}-{uuid.uuid4().hex[:8]}"
         pod = {
             "apiVersion": "v1",
