@@ -120,10 +120,13 @@ def test_lost_node_and_eviction_are_survived_without_a_wish(stack: ClusterStack,
     (pod,) = pods(cluster, "moved")
     node = cluster.nodes[pod["spec"]["nodeName"]]
     node.ready = False
-    wait_until(lambda: [p["metadata"]["name"] for p in pods(cluster, "moved")] != [pod["metadata"]["name"]])
+    told(stack, "moved", f"Its node {node.name} does not answer")
+    wait_until(lambda: [p for p in pods(cluster, "moved") if "deletionTimestamp" in p["metadata"]], bool, LOST_S)
     after = until(stack, "moved", "Running")
+    assert len(pods(cluster, "moved")) == 2, "nobody knows whether the first one still runs"
     node.ready = True
-    cluster.evict(pods(cluster, "moved")[0]["metadata"]["name"])
+    (left,) = wait_until(lambda: pods(cluster, "moved"), lambda found: len(found) == 1)
+    cluster.evict(left["metadata"]["name"])
     again = wait_until(lambda: stack.client.get("moved"), lambda s: s and s.url and s.since > after.since, WAIT_S)
     assert again is not None
     assert (again.state, again.message, again.restarts) == (EndpointState.RUNNING, "", 0)

@@ -107,6 +107,11 @@ def look(pod: Manifest) -> Trouble | None:
     status = next((s for s in (pod.get("status") or {}).get("containerStatuses") or [] if s["name"] == CONTAINER), None)
     if status is None:
         return Trouble(3, f"Pod {name} is brought up: its image and volumes are fetched.")
+    if status.get("ready"):
+        # said by its node, and taken back by the cluster: the node says nothing any more
+        node = pod["spec"]["nodeName"]
+        said = f"Its node {node} does not answer; after a while the cluster makes its pods anew elsewhere."
+        return Trouble(6, said, placed=True)
     return _container(name, status)
 
 

@@ -139,6 +139,14 @@ def test_pod_that_its_node_ended_is_replaced_and_no_crash_of_the_engine():
     assert telling_pod([over, good]) is good
 
 
+def test_node_that_says_nothing_is_named():
+    lost = pod(state={"running": {}}, started=True) | {"spec": {"nodeName": "node-a"}}
+    lost["status"]["containerStatuses"][0]["ready"] = True
+    seen = see(lost)
+    assert (seen.alive, seen.placed, seen.ready, seen.crashes) == (True, True, False, 0)
+    assert seen.said == "Its node node-a does not answer; after a while the cluster makes its pods anew elsewhere."
+
+
 def test_workload_that_is_gone_or_going_is_lost():
     assert observe(Seen(None, ())).lost
     going = workload()

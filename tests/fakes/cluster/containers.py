@@ -101,6 +101,11 @@ def has_failed(pod: Manifest) -> bool:
     return bool(pod["status"].get("phase") == "Failed")
 
 
+def is_ready(pod: Manifest) -> bool:
+    """Whether it takes requests, as far as the API server was told."""
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions") or [])
+
+
 def _evicted(pod: Manifest) -> Manifest:
     """As a kubelet tells of a pod that it ended because its node ran short of something."""
     ended = {"terminated": {"exitCode": 137, "reason": "Error"}}
@@ -136,7 +141,8 @@ def _told(
         "lastState": last or {},
     }
     before = (pod["status"].get("containerStatuses") or [{}])[0]
-    if {**said, "state": set(state)} == {**before, "state": set(before.get("state") or {})} and "running" in state:
+    same = {**said, "state": set(state)} == {**before, "state": set(before.get("state") or {})}
+    if same and "running" in state and ready == is_ready(pod):
         return None
     conditions = [
         {"type": "PodScheduled", "status": "True"},

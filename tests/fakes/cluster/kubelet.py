@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from tests.fakes.cluster.containers import Containers, has_failed, time_of_now
+from tests.fakes.cluster.containers import Containers, has_failed, is_ready, time_of_now
 from tests.fakes.cluster.server import FakeApiServer
 from tests.fakes.cluster.store import Key, Manifest
 
 TICK_S = 0.02
 FINALIZER_S = 0.3  # what KEDA takes to let a ScaledObject go
+TOLERATED_S = 0.3  # between a node that says nothing and the end of its pods; 300 s on a real cluster
 GPU = "nvidia.com/gpu"
 
 
@@ -39,6 +40,7 @@ class FakeCluster:
         self.missing_images, self.muted = self._containers.missing_images, self._containers.muted
         self.evicted = self._containers.evicted
         self._finalized: dict[Key, float] = {}
+        self._lost: dict[str, float] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, daemon=True)
 
@@ -148,7 +150,7 @@ class FakeCluster:
             self._make(workload, wanted[len(alive)], generation)
         for pod in alive[len(wanted) :]:
             self._delete(pod)
-        ready = sum(1 for p in alive if _is_ready(p))
+        ready = sum(1 for p in alive if is_ready(p))
         status = {"replicas": len(alive), "readyReplicas": ready, "availableReplicas": ready}
         self.api.store.update(_key(plural, workload), {"status": status}, "controller-manager")
 
@@ -191,15 +193,29 @@ class FakeCluster:
         self._delete(pod)
 
     def _lose_nodes(self) -> None:
+        """Pods of a node that says nothing count as not ready, then as taken away; who knows whether they still run?"""
         for pod in self.pods():
             node = self.nodes.get(pod["spec"].get("nodeName", ""))
-            if node is not None and not node.ready:
-                self._disrupt(pod, "DeletionByTaintManager")
+            if node is None and "nodeName" in pod["spec"]:
                 self.api.store.remove(_key("pods", pod))
+            elif node is not None and not node.ready:
+                self._lose(pod)
+
+    def _lose(self, pod: Manifest) -> None:
+        uid = pod["metadata"]["uid"]
+        if is_ready(pod):
+            conditions = [c | {"status": "False"} if c["type"] == "Ready" else c for c in pod["status"]["conditions"]]
+            self.api.store.update(_key("pods", pod), {"status": {"conditions": conditions}}, "server")
+            self._lost[uid] = time.monotonic() + TOLERATED_S
+        elif "deletionTimestamp" not in pod["metadata"] and self._lost.get(uid, 0.0) < time.monotonic():
+            self._disrupt(pod, "DeletionByTaintManager")
 
     def _drive(self, pod: Manifest) -> None:
         """One step of one pod."""
         key = _key("pods", pod)
+        node = self.nodes.get(pod["spec"].get("nodeName", ""))
+        if node is not None and not node.ready:
+            return  # who would do something there?
         if "deletionTimestamp" in pod["metadata"]:
             self.api.store.remove(key)
             self._containers.forget(pod["metadata"]["uid"])
@@ -261,11 +277,6 @@ def _wants(pod: Manifest, node: Node) -> bool:
     terms = (affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {}).get("nodeSelectorTerms") or []
     wanted = [e for term in terms for e in term.get("matchExpressions") or []]
     return all(node.labels.get(e["key"]) in e["values"] for e in wanted)
-
-
-def _is_ready(pod: Manifest) -> bool:
-    statuses = pod["status"].get("containerStatuses") or []
-    return bool(statuses) and all(s["ready"] for s in statuses)
 
 
 def _key(plural: str, item: Manifest) -> Key:
