@@ -23,6 +23,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         help="of a cluster that the suite of endpoint behaviour may use as well",
     )
+    parser.addoption(
+        "--scripted-nodes",
+        action="store_true",
+        help="the cluster of --kubeconfig is a control plane without nodes: give it some, on which no container runs",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,18 +1,17 @@
 """What an endpoint does, wherever it runs: the same tests with processes of this machine and with a cluster.
 
-The cluster is the fake one; `pytest --kubeconfig FILE` uses a real one besides, whose namespace `modelops` has a volume
-claim `modelops-home` (see docs/kubernetes.md).
+The cluster is the fake one; `pytest --kubeconfig FILE` uses a real one besides (see docs/kubernetes.md).
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 
 from modelops_dagster.domain.endpoints import EndpointState
 from tests.fakes.cluster.kubelet import FakeCluster
-from tests.fakes.cluster.stack import Bench, ClusterBench, ClusterStack, RealBench, wait_a_moment
+from tests.fakes.cluster.real import real_cluster
+from tests.fakes.cluster.stack import Bench, ClusterBench, ClusterStack, wait_a_moment
 from tests.fakes.stack import Stack, wait_until
 
 OUT_OF_MEMORY = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
@@ -39,10 +38,10 @@ def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             yield ClusterBench(stack.up(), cluster)
             stack.down()
     else:
-        kubeconfig: Path = request.config.getoption("--kubeconfig")
-        stack = ClusterStack(folder, kubeconfig)
-        yield RealBench(stack.up(), kubeconfig)
-        stack.down()
+        with real_cluster(request.config) as cluster:
+            stack = ClusterStack(folder, cluster.controller_kubeconfig(folder))
+            yield ClusterBench(stack.up(), cluster)
+            stack.down()
 
 
 def test_from_nothing_to_running_to_stopped_to_deleted(bench: Bench):

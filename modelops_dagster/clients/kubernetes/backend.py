@@ -338,9 +338,10 @@ def _name(replica: Replica) -> str:
 
 
 def _owner(workload: Manifest) -> Manifest:
+    """What refers to it goes first: KEDA takes a moment to let a ScaledObject go, and the next launch has its name."""
     found = {"apiVersion": workload["apiVersion"], "kind": workload["kind"]}
     metadata = workload["metadata"]
-    return {**found, "name": metadata["name"], "uid": metadata["uid"], "blockOwnerDeletion": False}
+    return {**found, "name": metadata["name"], "uid": metadata["uid"], "blockOwnerDeletion": True}
 
 
 def _pod_spec(workload: Manifest) -> Manifest:

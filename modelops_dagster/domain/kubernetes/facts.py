@@ -72,7 +72,7 @@ def observe(seen: Seen) -> Observation:
 
 def telling_pod(pods: Sequence[Manifest]) -> Manifest | None:
     """The pod whose log tells most: the one that failed, else the one that is furthest."""
-    answering = [p for p in pods if _answers(p)]
+    answering = [p for p in pods if _answers(p) and not _is_over(p)]
     troubled = [(trouble, p) for p in answering if not is_ready(p) and (trouble := look(p)) is not None]
     if troubled:
         return max(troubled, key=lambda found: _severity(found[0]))[1]
@@ -99,12 +99,19 @@ def look(pod: Manifest) -> Trouble | None:
             return None
         told = "for a workload of higher priority" if why == _PREEMPTED else f"({why})"
         return Trouble(0, f"The cluster took pod {name} away {told}; it makes another.")
+    if _is_over(pod):
+        return Trouble(0, f"Its node ended pod {name} ({_ending(pod)}); the cluster makes another.")
     unplaced = _unplaced(pod)
     if unplaced is not None:
         return unplaced
     status = next((s for s in (pod.get("status") or {}).get("containerStatuses") or [] if s["name"] == CONTAINER), None)
     if status is None:
         return Trouble(3, f"Pod {name} is brought up: its image and volumes are fetched.")
+    if status.get("ready"):
+        # said by its node, and taken back by the cluster: the node says nothing any more
+        node = pod["spec"]["nodeName"]
+        said = f"Its node {node} does not answer; after a while the cluster makes its pods anew elsewhere."
+        return Trouble(6, said, placed=True)
     return _container(name, status)
 
 
@@ -119,6 +126,20 @@ def _conditions(pod: Manifest) -> Sequence[Manifest]:
 
 def _disruption(pod: Manifest) -> str | None:
     return next((str(c.get("reason")) for c in _conditions(pod) if c["type"] == "DisruptionTarget"), None)
+
+
+def _is_over(pod: Manifest) -> bool:
+    """Whether its node ended it for good: short of memory or disk, shut down, or what it was promised was not there.
+
+    A container that ends is started again in its pod, so its exit codes never come here.
+    """
+    return (pod.get("status") or {}).get("phase") == "Failed"
+
+
+def _ending(pod: Manifest) -> str:
+    status = pod["status"]
+    told = f"{status.get('reason') or 'Failed'}: {status.get('message') or ''}"
+    return " ".join(told.split()).rstrip(".: ")
 
 
 def _unplaced(pod: Manifest) -> Trouble | None:

@@ -124,6 +124,29 @@ def test_pod_taken_away_for_a_higher_priority_is_preempted_not_failed():
     assert "for a workload of higher priority" in seen.said
 
 
+def test_pod_that_its_node_ended_is_replaced_and_no_crash_of_the_engine():
+    over = pod("over", state={"terminated": {"exitCode": 137, "reason": "Error"}})
+    over["status"] |= {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory. "}
+    seen = see(over)
+    assert (seen.alive, seen.placed, seen.crashes, seen.reason) == (True, False, 0, None)
+    assert seen.said == (
+        "Its node ended pod over (Evicted: The node was low on resource: memory); the cluster makes another."
+    )
+    loading, good = pod("next", state={"running": {}}), pod("next", ready=True, state={"running": {}})
+    assert see(over, loading) == see(loading), "it stays as a record beside the next one"
+    assert see(over, good) == Observation(alive=True, ready=True)
+    assert telling_pod([over, loading]) is loading
+    assert telling_pod([over, good]) is good
+
+
+def test_node_that_says_nothing_is_named():
+    lost = pod(state={"running": {}}, started=True) | {"spec": {"nodeName": "node-a"}}
+    lost["status"]["containerStatuses"][0]["ready"] = True
+    seen = see(lost)
+    assert (seen.alive, seen.placed, seen.ready, seen.crashes) == (True, True, False, 0)
+    assert seen.said == "Its node node-a does not answer; after a while the cluster makes its pods anew elsewhere."
+
+
 def test_workload_that_is_gone_or_going_is_lost():
     assert observe(Seen(None, ())).lost
     going = workload()

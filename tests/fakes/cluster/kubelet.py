@@ -1,8 +1,4 @@
-"""What makes a cluster of an API server: pods for workloads, nodes for pods, and engines that do what they are told.
-
-An engine's arguments choose its faults, as those of `tests/fakes/engine.py` do: `--load-s`, `--fail-line`, `--hang`,
-`--die-after-s`. Time is sped up: a back-off takes a tenth of a second.
-"""
+"""What makes a cluster of an API server: pods for workloads, nodes for pods, and containers that are scripted."""
 
 import hashlib
 import json
@@ -11,14 +7,16 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from pathlib import Path
 from typing import Self
 
+from tests.fakes.cluster.containers import Containers, has_failed, is_ready, time_of_now
 from tests.fakes.cluster.server import FakeApiServer
 from tests.fakes.cluster.store import Key, Manifest
 
 TICK_S = 0.02
-BACK_OFF_S = 0.15
+FINALIZER_S = 0.3  # what KEDA takes to let a ScaledObject go
+TOLERATED_S = 0.3  # between a node that says nothing and the end of its pods; 300 s on a real cluster
 GPU = "nvidia.com/gpu"
 
 
@@ -32,24 +30,17 @@ class Node:
     ready: bool = True
 
 
-@dataclass
-class Running:
-    """The container of one pod, since it was started last."""
-
-    started: float
-    restarts: int = 0
-    ended: float | None = None
-
-
 class FakeCluster:
     """An API server, nodes, and what keeps pods as workloads want them; use as a context manager."""
 
     def __init__(self, *nodes: Node) -> None:
         self.api = FakeApiServer()
         self.nodes = {node.name: node for node in (nodes or (Node("node-a"), Node("node-b")))}
-        self.missing_images: set[str] = set()
-        self.muted: set[str] = set()  # pods whose readiness probe fails
-        self._running: dict[str, Running] = {}
+        self._containers = Containers(self._has_secret, self.api.logs)
+        self.missing_images, self.muted = self._containers.missing_images, self._containers.muted
+        self.evicted = self._containers.evicted
+        self._finalized: dict[Key, float] = {}
+        self._lost: dict[str, float] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, daemon=True)
 
@@ -82,6 +73,18 @@ class FakeCluster:
         key = next(k for k in self.api.store.objects if k[0] == plural and k[2] == name)
         self.api.store.update(key, {"spec": {"replicas": replicas}}, "keda-operator")
 
+    def owns(self, manager: str, plural: str, name: str, path: tuple[str, ...]) -> bool:
+        """Whether the field of an object is this manager's."""
+        key = next(k for k in self.api.store.objects if k[0] == plural and k[2] == name)
+        return path in self.api.store.owners_of(key).get(manager, set())
+
+    def remove(self, plural: str, name: str) -> None:
+        """What somebody does who deletes an object, and what it owns with it."""
+        self.api.store.remove(next(k for k in self.api.store.objects if k[0] == plural and k[2] == name))
+
+    def controller_kubeconfig(self, folder: Path) -> Path:
+        return self.api.kubeconfig(folder)
+
     # the loop
 
     def _loop(self) -> None:
@@ -96,18 +99,35 @@ class FakeCluster:
                     self._drive(pod)
 
     def _collect_garbage(self) -> None:
+        """What has lost its owner goes; an owner that is deleted in the foreground waits for those that hold it up."""
         store = self.api.store
-        uids = {stored.item["metadata"]["uid"] for stored in store.objects.values()}
-        for key, stored in list(store.objects.items()):
-            metadata = stored.item["metadata"]
-            owners = metadata.get("ownerReferences") or []
-            orphaned = bool(owners) and not any(owner["uid"] in uids for owner in owners)
-            ending = "deletionTimestamp" in metadata
+        stored = dict(store.objects)
+        ending = {s.item["metadata"]["uid"]: "deletionTimestamp" in s.item["metadata"] for s in stored.values()}
+        for key, item in ((key, s.item) for key, s in stored.items()):
+            owners = item["metadata"].get("ownerReferences") or []
+            orphaned = bool(owners) and not any(owner["uid"] in ending for owner in owners)
+            holds_up = any(owner.get("blockOwnerDeletion") and ending.get(owner["uid"]) for owner in owners)
             if key[0] == "pods":
-                if orphaned and not ending:
-                    store.update(key, {"metadata": {"deletionTimestamp": _now()}}, "server")
-            elif orphaned or (ending and not self._pods_of(stored.item)):
-                store.remove(key)
+                if orphaned:
+                    self._delete(item)
+            elif ending[item["metadata"]["uid"]]:
+                if not self._held_up(item) and self._finalized.get(key, 0.0) < time.monotonic():
+                    store.remove(key)
+            elif orphaned or holds_up:
+                self._end(key)
+
+    def _end(self, key: Key) -> None:
+        """An object goes at once, unless its operator looks at it first."""
+        if key[0] == "scaledobjects":
+            self._finalized[key] = time.monotonic() + FINALIZER_S
+            self.api.store.update(key, {"metadata": {"deletionTimestamp": time_of_now()}}, "server")
+        else:
+            self.api.store.remove(key)
+
+    def _held_up(self, owner: Manifest) -> bool:
+        uid = owner["metadata"]["uid"]
+        references = (s.item["metadata"].get("ownerReferences") or [] for s in self.api.store.objects.values())
+        return any(o["uid"] == uid and o.get("blockOwnerDeletion") for found in references for o in found)
 
     def _pods_of(self, workload: Manifest) -> list[Manifest]:
         uid = workload["metadata"]["uid"]
@@ -121,7 +141,7 @@ class FakeCluster:
             return
         templates = list(self._templates(plural, workload))
         wanted = templates * int(workload["spec"].get("replicas", 1))
-        alive = [p for p in pods if "deletionTimestamp" not in p["metadata"]]
+        alive = [p for p in pods if "deletionTimestamp" not in p["metadata"] and not has_failed(p)]
         generation = hashlib.sha256(json.dumps(templates, sort_keys=True).encode()).hexdigest()
         for pod in alive:
             if wanted and pod["metadata"]["annotations"]["template"] != generation:
@@ -130,7 +150,7 @@ class FakeCluster:
             self._make(workload, wanted[len(alive)], generation)
         for pod in alive[len(wanted) :]:
             self._delete(pod)
-        ready = sum(1 for p in alive if _is_ready(p))
+        ready = sum(1 for p in alive if is_ready(p))
         status = {"replicas": len(alive), "readyReplicas": ready, "availableReplicas": ready}
         self.api.store.update(_key(plural, workload), {"status": status}, "controller-manager")
 
@@ -146,7 +166,7 @@ class FakeCluster:
     def _make(self, workload: Manifest, template: Manifest, generation: str) -> None:
         metadata = template["metadata"]
         owner = {key: workload[key] for key in ("apiVersion", "kind")}
-        owner |= {key: workload["metadata"][key] for key in ("name", "uid")}
+        owner |= {key: workload["metadata"][key] for key in ("name", "uid")} | {"blockOwnerDeletion": True}
         name = f"{workload['metadata']['name']}-{uuid.uuid4().hex[:8]}"
         pod = {
             "apiVersion": "v1",
@@ -164,7 +184,7 @@ class FakeCluster:
 
     def _delete(self, pod: Manifest) -> None:
         if "deletionTimestamp" not in pod["metadata"]:
-            self.api.store.update(_key("pods", pod), {"metadata": {"deletionTimestamp": _now()}}, "server")
+            self.api.store.update(_key("pods", pod), {"metadata": {"deletionTimestamp": time_of_now()}}, "server")
 
     def _disrupt(self, pod: Manifest, reason: str) -> None:
         condition = {"type": "DisruptionTarget", "status": "True", "reason": reason, "message": reason}
@@ -173,28 +193,39 @@ class FakeCluster:
         self._delete(pod)
 
     def _lose_nodes(self) -> None:
+        """Pods of a node that says nothing count as not ready, then as taken away; who knows whether they still run?"""
         for pod in self.pods():
             node = self.nodes.get(pod["spec"].get("nodeName", ""))
-            if node is not None and not node.ready:
-                self._disrupt(pod, "DeletionByTaintManager")
+            if node is None and "nodeName" in pod["spec"]:
                 self.api.store.remove(_key("pods", pod))
+            elif node is not None and not node.ready:
+                self._lose(pod)
+
+    def _lose(self, pod: Manifest) -> None:
+        uid = pod["metadata"]["uid"]
+        if is_ready(pod):
+            conditions = [c | {"status": "False"} if c["type"] == "Ready" else c for c in pod["status"]["conditions"]]
+            self.api.store.update(_key("pods", pod), {"status": {"conditions": conditions}}, "server")
+            self._lost[uid] = time.monotonic() + TOLERATED_S
+        elif "deletionTimestamp" not in pod["metadata"] and self._lost.get(uid, 0.0) < time.monotonic():
+            self._disrupt(pod, "DeletionByTaintManager")
 
     def _drive(self, pod: Manifest) -> None:
         """One step of one pod."""
         key = _key("pods", pod)
+        node = self.nodes.get(pod["spec"].get("nodeName", ""))
+        if node is not None and not node.ready:
+            return  # who would do something there?
         if "deletionTimestamp" in pod["metadata"]:
             self.api.store.remove(key)
-            self._running.pop(pod["metadata"]["uid"], None)
+            self._containers.forget(pod["metadata"]["uid"])
             return
         if "nodeName" not in pod["spec"]:
             self._place(pod)
             return
-        container = pod["spec"]["containers"][0]
-        trouble = self._trouble(pod, container)
-        if trouble is not None:
-            self._say(pod, {"waiting": trouble}, ready=False)
-            return
-        self._run(pod, container)
+        status = self._containers.step(pod)
+        if status is not None:
+            self.api.store.update(key, {"status": status}, "kubelet")
 
     def _place(self, pod: Manifest) -> None:
         needs = int(((pod["spec"]["containers"][0].get("resources") or {}).get("limits") or {}).get(GPU, 0))
@@ -218,10 +249,13 @@ class FakeCluster:
         condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
         self.api.store.update(_key("pods", pod), {"status": {"conditions": [condition]}}, "scheduler")
 
+    def _has_secret(self, namespace: str, name: str) -> bool:
+        return ("secrets", namespace, name) in self.api.store.objects
+
     def _free(self, node: Node) -> int:
         used = 0
         for pod in self.pods():
-            if pod["spec"].get("nodeName") == node.name:
+            if pod["spec"].get("nodeName") == node.name and not has_failed(pod):
                 limits = (pod["spec"]["containers"][0].get("resources") or {}).get("limits") or {}
                 used += int(limits.get(GPU, 0))
         return node.gpus - used
@@ -237,104 +271,6 @@ class FakeCluster:
             and order.get(other["spec"].get("priorityClassName", ""), 0) < mine
         ]
 
-    def _trouble(self, pod: Manifest, container: Manifest) -> Manifest | None:
-        """Why the container cannot be started, as the kubelet says it."""
-        image = container["image"]
-        if image in self.missing_images:
-            tried = self._running.setdefault(pod["metadata"]["uid"], Running(time.monotonic()))
-            if time.monotonic() - tried.started < BACK_OFF_S:
-                return {"reason": "ErrImagePull", "message": f"{image}: not found"}
-            return {"reason": "ImagePullBackOff", "message": f'Back-off pulling image "{image}": not found'}
-        for variable in container.get("env") or []:
-            reference = (variable.get("valueFrom") or {}).get("secretKeyRef")
-            if reference and ("secrets", pod["metadata"]["namespace"], reference["name"]) not in self.api.store.objects:
-                said = f'secret "{reference["name"]}" not found'
-                return {"reason": "CreateContainerConfigError", "message": said}
-        return None
-
-    def _run(self, pod: Manifest, container: Manifest) -> None:
-        uid, now = pod["metadata"]["uid"], time.monotonic()
-        run = self._running.setdefault(uid, Running(now))
-        options = _options(container.get("args") or [])
-        if run.ended is not None:
-            if now - run.ended < BACK_OFF_S:
-                self._crashed(pod, run, {"reason": "CrashLoopBackOff", "message": "back-off restarting container"})
-                return
-            self._running[uid] = run = Running(now, run.restarts)
-        if options.fail_line is not None or (options.die_after_s is not None and now - run.started > options.lives_s):
-            self._ended(pod, run, options)
-            return
-        started = not options.hang and now - run.started >= options.load_s
-        ready = started and pod["metadata"]["name"] not in self.muted
-        self._say(pod, {"running": {"startedAt": _now()}}, ready=ready, started=started, restarts=run.restarts)
-        if ready and (pod["metadata"]["name"], False) not in self.api.logs:
-            self.api.logs[(pod["metadata"]["name"], False)] = f"{_now()} INFO: listening\n"
-
-    def _ended(self, pod: Manifest, run: Running, options: "_Options") -> None:
-        line = options.fail_line or "ERROR: it died"
-        name = pod["metadata"]["name"]
-        self.api.logs[(name, True)] = self.api.logs[(name, False)] = f"{_now()} {line}\n"
-        run.ended, run.restarts = time.monotonic(), run.restarts + 1
-        self._crashed(pod, run, None)
-
-    def _crashed(self, pod: Manifest, run: Running, waiting: Manifest | None) -> None:
-        ended = {"terminated": {"exitCode": 1, "reason": "Error"}}
-        state = {"waiting": waiting} if waiting else ended
-        self._say(pod, state, ready=False, restarts=run.restarts - (waiting is None), last=ended)
-
-    def _say(
-        self,
-        pod: Manifest,
-        state: Manifest,
-        *,
-        ready: bool,
-        started: bool = False,
-        restarts: int = 0,
-        last: Manifest | None = None,
-    ) -> None:
-        container = pod["spec"]["containers"][0]
-        said = {
-            "name": container["name"],
-            "image": container["image"],
-            "ready": ready,
-            "started": started,
-            "restartCount": restarts,
-            "state": state,
-            "lastState": last or {},
-        }
-        before = (pod["status"].get("containerStatuses") or [{}])[0]
-        if {**said, "state": set(state)} == {**before, "state": set(before.get("state") or {})} and "running" in state:
-            return
-        conditions = [
-            {"type": "PodScheduled", "status": "True"},
-            {"type": "Ready", "status": "True" if ready else "False"},
-        ]
-        phase = "Pending" if "waiting" in state and not last else "Running"
-        status = {"phase": phase, "containerStatuses": [said], "conditions": conditions}
-        self.api.store.update(_key("pods", pod), {"status": status}, "kubelet")
-
-
-@dataclass(frozen=True)
-class _Options:
-    load_s: float
-    fail_line: str | None
-    hang: bool
-    die_after_s: float | None
-
-    @property
-    def lives_s(self) -> float:
-        return self.load_s + (self.die_after_s or 0.0)
-
-
-def _options(args: list[str]) -> _Options:
-    def value(flag: str) -> str | None:
-        return args[args.index(flag) + 1] if flag in args else None
-
-    die = value("--die-after-s")
-    return _Options(
-        float(value("--load-s") or 0), value("--fail-line"), "--hang" in args, None if die is None else float(die)
-    )
-
 
 def _wants(pod: Manifest, node: Node) -> bool:
     affinity = (pod["spec"].get("affinity") or {}).get("nodeAffinity") or {}
@@ -343,14 +279,5 @@ def _wants(pod: Manifest, node: Node) -> bool:
     return all(node.labels.get(e["key"]) in e["values"] for e in wanted)
 
 
-def _is_ready(pod: Manifest) -> bool:
-    statuses = pod["status"].get("containerStatuses") or []
-    return bool(statuses) and all(s["ready"] for s in statuses)
-
-
 def _key(plural: str, item: Manifest) -> Key:
     return (plural, item["metadata"]["namespace"], item["metadata"]["name"])
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
+from tests.fakes.cluster.containers import Logs, lines_of
 from tests.fakes.cluster.schemas import problems
 from tests.fakes.cluster.store import Key, Manifest, Refused, Store, matches
 
@@ -49,7 +50,7 @@ class FakeApiServer:
         self.forbidden: set[tuple[str, str]] = set()
         self.failing: int | None = None
         self.counts: Counter[str] = Counter()
-        self.logs: dict[tuple[str, bool], str] = {}  # (pod, previous container) -> text
+        self.logs: Logs = {}
         self.watches = 0
         self._generation = 0
         self._closed = threading.Event()
@@ -192,7 +193,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(200, {"kind": kind, "items": items, "metadata": {"resourceVersion": version}})
         elif verb == "get" and found["sub"] == "log":
             store.find(key)
-            self._text(_log(api.logs.get((key[2], query.get("previous") == "true"), ""), query))
+            self._text(lines_of(api.logs.get((key[2], query.get("previous") == "true"), ""), query))
         elif verb == "get":
             self._json(200, store.find(key).item)
         elif verb == "create":
@@ -259,15 +260,3 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
-
-
-def _log(text: str, query: dict[str, str]) -> str:
-    """Lines are stored as `<timestamp> <text>`."""
-    lines = text.splitlines()
-    if "sinceTime" in query:
-        lines = [line for line in lines if line.split(" ", 1)[0] >= query["sinceTime"][:19]]
-    if "tailLines" in query:
-        lines = lines[-int(query["tailLines"]) :] if int(query["tailLines"]) else []
-    if query.get("timestamps") != "true":
-        lines = [line.split(" ", 1)[1] for line in lines]
-    return "".join(f"{line}\n" for line in lines)

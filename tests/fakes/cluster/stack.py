@@ -1,18 +1,19 @@
 """The real controller program with a cluster for its endpoints, whose API server is ours or that of `--kubeconfig`."""
 
 import os
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from modelops_dagster.domain.endpoints import EndpointSpec
+from modelops_dagster.domain.endpoints import EndpointSpec, EndpointStatus
 from modelops_dagster.settings import Settings
 from tests.fakes.cluster.kubelet import FakeCluster
-from tests.fakes.stack import Stack
+from tests.fakes.cluster.real import RealCluster
+from tests.fakes.stack import Stack, wait_until
 
+WAIT_S = 60.0
 IMAGE = "python:3.12-slim"
 SITE: dict[str, Any] = {"namespace": "modelops", "images": {"fake": IMAGE}, "placing_timeout_s": 60}
 
@@ -40,6 +41,9 @@ class ClusterStack(Stack):
             self.kill()
 
 
+AnyCluster = FakeCluster | RealCluster
+
+
 class Bench:
     """Where the suite of endpoint behaviour runs: a stack, and what it cannot ask the platform itself."""
 
@@ -57,11 +61,11 @@ class Bench:
 
 
 class ClusterBench(Bench):
-    """The same on the fake cluster."""
+    """The same on a cluster."""
 
     name = "cluster"
 
-    def __init__(self, stack: Stack, cluster: FakeCluster) -> None:
+    def __init__(self, stack: Stack, cluster: AnyCluster) -> None:
         super().__init__(stack)
         self.cluster = cluster
 
@@ -69,33 +73,27 @@ class ClusterBench(Bench):
         return {pod["metadata"]["name"] for pod in self.cluster.pods(modelops_dev__endpoint=name)}
 
 
-class RealBench(Bench):
-    """The same on a real one, which `kubectl` shows."""
-
-    name = "real cluster"
-
-    def __init__(self, stack: Stack, kubeconfig: Path) -> None:
-        super().__init__(stack)
-        self._kubeconfig = kubeconfig
-
-    def engines(self, name: str) -> set[str]:
-        command = [
-            "kubectl",
-            "--kubeconfig",
-            str(self._kubeconfig),
-            "-n",
-            SITE["namespace"],
-            "get",
-            "pods",
-            "-o",
-            "name",
-        ]
-        listed = subprocess.run(
-            [*command, "-l", f"modelops.dev/endpoint={name}"], capture_output=True, text=True, check=True
-        )
-        return set(listed.stdout.split())
-
-
 def wait_a_moment() -> None:
     """Long enough for something that should not happen to happen."""
     time.sleep(float(os.environ.get("MODELOPS_TEST_MOMENT_S", "0.6")))
+
+
+def until(stack: ClusterStack, name: str, state: str, condition: str | None = None) -> EndpointStatus:
+    """Wait for a state with this condition and no other."""
+    found = wait_until(
+        lambda: stack.client.get(name), lambda s: s and s.state == state and s.condition == condition, WAIT_S
+    )
+    assert found is not None
+    return found
+
+
+def told(stack: ClusterStack, name: str, part: str) -> EndpointStatus:
+    """Wait for a message."""
+    found = wait_until(lambda: stack.client.get(name), lambda s: s and part in s.message, WAIT_S)
+    assert found is not None
+    return found
+
+
+def gone(stack: ClusterStack, name: str) -> None:
+    stack.client.delete(name)
+    stack.client.wait_deleted(name, WAIT_S)
