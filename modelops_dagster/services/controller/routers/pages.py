@@ -4,7 +4,8 @@ from pathlib import Path
 
 from fastapi import APIRouter
 from fastapi.responses import RedirectResponse, Response
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import FileSystemLoader, StrictUndefined
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from modelops_dagster.domain.endpoints import ENDPOINT_NAME
 from modelops_dagster.domain.errors import NoSuchEndpoint, NotFound
@@ -29,7 +30,7 @@ _HEADERS = {
 def pages_router() -> APIRouter:
     """Pages and their assets, read once."""
     router = APIRouter(include_in_schema=False)
-    templates = Environment(
+    templates = ImmutableSandboxedEnvironment(
         loader=FileSystemLoader(_FOLDER), undefined=StrictUndefined, autoescape=True, trim_blocks=True
     )
     files = {path.name: path.read_bytes() for path in _FOLDER.iterdir() if path.suffix in _TYPES}
