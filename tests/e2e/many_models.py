@@ -27,7 +27,7 @@ class Opened(NamedTuple):
 
 PAGES = (
     Opened("asset_graph", "/locations/modelops_dagster/asset-groups/raw/lineage", ("verdict", "endpoint", "% filled")),
-    Opened("asset_page", "/assets/raw/verdict?view=overview", ("required_held", "Materialized")),
+    Opened("asset_page", "/assets/raw/verdict?view=overview", ("required_held", "Latest materialization")),
     Opened("partitions_page", "/assets/raw/verdict?view=partitions", (LAST, "Missing")),
     Opened("model_page", "/assets/raw/verdict?view=partitions&partition=acme%2Fmodel-00000", ("required_held",)),
     Opened("checks_page", "/assets/raw/verdict?view=checks", ("promotion",)),
