@@ -1,9 +1,10 @@
 """How long Dagster's pages take in a browser when the platform knows 20,000 models.
 
-The instance is filled through Dagster's storage: every model is a partition with its release and its weights, one
-in ten has an endpoint, scores, a verdict and a route besides. Then the platform is started with its daemon and sensors,
-and each page is opened three times in a browser of its own, with nothing cached; a figure is the slowest of the three,
-from the request until what a person waits for can be seen. `MODELOPS_BENCH_MODELS` may name another number of models.
+The instance is filled through Dagster's storage: every model is a partition with its release, one in ten has
+weights, an endpoint, scores, a verdict, a route and a run besides. Then the platform is started with its daemon and
+sensors, and each page is opened three times in a browser of its own, with nothing cached; a figure is the slowest of
+the three, from the request until what a person waits for can be seen. `MODELOPS_BENCH_MODELS` may
+name another number of models.
 """
 
 import os

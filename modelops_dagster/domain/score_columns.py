@@ -92,6 +92,7 @@ COLUMNS: dict[str, str] = {
     "comparisons": "the comparisons with the incumbent, as JSON",
     "evidence": "the runs that the decision rests on, as JSON",
     "policy_document": "the policy as it was, as JSON",
+    "checkpoint_digest": "digest of the weights' manifest",
     "position": "place on the ladder, from 0",
     "rung": "engine and variant that were tried",
     "detail": "what the engine said",
@@ -102,6 +103,7 @@ COLUMNS: dict[str, str] = {
     "alias": "what clients call",
     "tags": "who may reach it, as a JSON list",
     "route_version": "version of the route after it",
+    "first_seen_at": "when the commit was first seen on the Hub, UTC; null where the Watcher did not find it",
     "requested_at": "when the run was asked for, UTC",
     "registered_at": "when the gateway knew, UTC",
     "started_at": "when it began, UTC",
@@ -122,4 +124,4 @@ def columns_of(table: str) -> dict[str, tuple[ColumnType, str]]:
     """Type and meaning of each column of a table, or of the view `score_history`, by name and in order."""
     types = dict(TABLES["scores" if table == "score_history" else table])
     names = SCORE_HISTORY if table == "score_history" else types
-    return {name: (types.get(name, "float"), COLUMNS[name]) for name in names}
+    return {name: (types.get(name, "float"), COLUMNS.get(name, "")) for name in names}

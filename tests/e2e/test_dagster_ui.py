@@ -152,9 +152,13 @@ def test_the_gauntlet_is_a_plot_over_revisions(platform: Platform, page: Page):
 def test_a_backfill_is_launched_from_the_launchpad(platform: Platform, page: Page):
     look(page, platform, "/locations/modelops_dagster/jobs/backfill/playground", "Launch Run")
     shoot(page, "launchpad")
+    page.locator(".CodeMirror").first.click()
+    page.keyboard.press("Control+A")
+    page.keyboard.insert_text("ops: {backfill_suite: {config: {suite: quality, again: true}}}")
     page.get_by_role("button", name="Launch Run").click()
     page.wait_for_url(re.compile(r"/runs/"))
     page.get_by_text("Success", exact=True).first.wait_for(timeout=180_000)
+    page.get_by_text(f"{REPO_ID} (raw): evaluated").first.wait_for()
     shoot(page, "backfill")
 
 
