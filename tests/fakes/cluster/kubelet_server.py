@@ -66,8 +66,8 @@ def _tls() -> ssl.SSLContext:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "scripted-node")])
     now = datetime.now(UTC)
-    built = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now)
-    certificate = built.not_valid_after(now + timedelta(days=1)).sign(key, hashes.SHA256())
+    built = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    certificate = built.not_valid_before(now).not_valid_after(now + timedelta(days=1)).sign(key, hashes.SHA256())
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     with tempfile.NamedTemporaryFile() as file:
         pem = serialization.Encoding.PEM
