@@ -9,6 +9,7 @@ from hypothesis import settings
 from modelops_dagster.clients.checkpoints import CheckpointStore
 from modelops_dagster.clients.engines import has_gpu
 from modelops_dagster.services.hub_server import HubServer
+from tests.fakes.brokers import QueueServer, rabbitmq_server, redis_server
 from tests.fakes.hub import running_hub
 
 settings.register_profile("unhurried", deadline=None)
@@ -54,3 +55,22 @@ def hub(tmp_path: Path) -> Iterator[HubServer]:
 def store(tmp_path: Path) -> CheckpointStore:
     """Where checkpoints are kept, with none in it."""
     return CheckpointStore(tmp_path / "checkpoints")
+
+
+@pytest.fixture(scope="session")
+def redis_queue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QueueServer]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_queue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QueueServer]:
+    with rabbitmq_server(tmp_path_factory.mktemp("rabbitmq")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session", params=["redis", "rabbitmq"])
+def queue_server(request: pytest.FixtureRequest) -> QueueServer:
+    """A real server of queues, one after the other."""
+    found: QueueServer = request.getfixturevalue(f"{request.param}_queue")
+    return found

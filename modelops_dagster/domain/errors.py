@@ -25,6 +25,7 @@ ModelOpsError
 ├── ModelParked               no rung of the ladder could serve the model; carries every reason
 ├── EndpointFailed            an endpoint did not become, or stay, ready
 ├── ClusterUnavailable    an API server does not answer; what runs on the cluster goes on, and it is asked again
+├── QueueUnavailable          the server of a queue does not answer; requests stay in it, and it is asked again
 ├── Conflict                  somebody else changed the document since it was read
 └── EvaluationFailed          the machinery of an evaluation broke; says nothing about the model
 
@@ -191,6 +192,10 @@ class EndpointFailed(ModelOpsError):
 
 class ClusterUnavailable(ModelOpsError):
     code = "cluster_unavailable"
+
+
+class QueueUnavailable(ModelOpsError):
+    code = "queue_unavailable"
 
 
 class Conflict(ModelOpsError):

@@ -1,0 +1,233 @@
+"""The consumer program beside an engine that works, fails, or is gone; with a real Redis and a real RabbitMQ."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelops_dagster.clients.processes import free_port
+from modelops_dagster.clients.queues import follow_answers
+from modelops_dagster.domain.batch import BatchRequest
+from modelops_dagster.domain.queues import QueueNames, new_submission
+from tests.fakes.brokers import QueueServer
+from tests.fakes.openai_server import MODEL, OpenAIServer
+from tests.fakes.stack import ROOT, wait_until
+
+ANSWERED_S = 120.0
+
+
+class Scene:
+    """An endpoint's queue, the engine, and the consumers that were started."""
+
+    def __init__(self, server: QueueServer, engine: OpenAIServer, log: Path) -> None:
+        self.server = server
+        self.engine = engine
+        self.log = log
+        self.names = QueueNames(f"nightly-{uuid.uuid4().hex[:8]}")
+        self.submission = new_submission()
+        self.programs: list[subprocess.Popen[bytes]] = []
+
+    def start(self, *arguments: str, engine: str | None = None, **environ: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "modelops_dagster.services.queue_consumer"]
+        command += ["--endpoint", self.names.endpoint, "--model", MODEL, "--lease-s", "2"]
+        command += ["--engine", engine or self.engine.url.removesuffix("/v1"), *arguments]
+        with self.log.open("ab") as log:
+            program = subprocess.Popen(
+                command, cwd=ROOT, env={**os.environ, **self.server.environ(), **environ}, stdout=log, stderr=log
+            )
+        self.programs.append(program)
+        return program
+
+    def submit(self, *ids: str) -> None:
+        asked = [{"role": "user", "content": "hello"}]
+        requests = [
+            BatchRequest(custom_id=i, url="/v1/chat/completions", body={"model": "nobody's", "messages": asked})
+            for i in ids
+        ]
+        self.put([request.model_dump_json() for request in requests])
+
+    def put(self, lines: Sequence[str]) -> None:
+        async def work() -> None:
+            broker = self.server.broker()
+            await broker.put(self.names, self.submission, lines)
+            await broker.close()
+
+        asyncio.run(work())
+
+    def answers(self) -> list[dict[str, Any]]:
+        """What a reader of the submission sees now."""
+
+        async def work() -> list[dict[str, Any]]:
+            broker = self.server.broker()
+            found = follow_answers(broker, self.names, self.submission, wait=False)
+            lines = [json.loads(line) async for line in found]
+            await broker.close()
+            return lines
+
+        return asyncio.run(work())
+
+    def all_answered(self, *ids: str) -> list[dict[str, Any]]:
+        """Every answer, once there is one for each; and there is one for each, however often the engine was asked."""
+        found = wait_until(self.answers, lambda seen: len(seen) >= len(ids), ANSWERED_S)
+        assert sorted(answer["custom_id"] for answer in found) == sorted(ids)
+        return found
+
+    def end(self) -> None:
+        for program in self.programs:
+            program.kill()
+            program.wait()
+
+
+@pytest.fixture
+def scene(queue_server: QueueServer, tmp_path: Path) -> Iterator[Scene]:
+    with OpenAIServer().in_thread() as engine:
+        scene = Scene(queue_server, engine, tmp_path / "consumer.log")
+        yield scene
+        scene.end()
+
+
+def ids(count: int) -> list[str]:
+    return [f"request-{number}" for number in range(count)]
+
+
+def test_requests_are_answered_so_many_at_once(scene: Scene):
+    scene.engine.latency_s = 0.3
+    scene.submit(*ids(12))
+    program = scene.start("--at-once", "3")
+    answers = scene.all_answered(*ids(12))
+    assert {a["response"]["status_code"] for a in answers} == {200}
+    assert answers[0]["response"]["body"]["choices"][0]["message"]["content"] == "You said: hello"
+    assert {body["model"] for body in scene.engine.bodies} == {MODEL}, "the engine knows its own name alone"
+    assert scene.engine.most_at_once == 3
+    program.send_signal(signal.SIGTERM)
+    assert program.wait(30) == 0
+
+
+def test_consumer_that_is_killed_in_the_middle_loses_nothing(scene: Scene):
+    scene.engine.latency_s = 0.8
+    scene.submit(*ids(8))
+    first = scene.start("--at-once", "4")
+    wait_until(lambda: len(scene.engine.bodies), lambda asked: asked >= 5)
+    wait_until(lambda: scene.engine.at_once, lambda now: now >= 2)
+    first.kill()
+    first.wait()
+    assert len(scene.answers()) < 8
+    scene.start("--at-once", "4")
+    answers = scene.all_answered(*ids(8))
+    assert all(a["error"] is None for a in answers)
+    assert len(scene.engine.bodies) > 8, "what was under way was asked again"
+
+
+def test_sigterm_lets_what_is_under_way_end_and_takes_no_more(scene: Scene):
+    scene.engine.latency_s = 2.0
+    scene.submit(*ids(6))
+    program = scene.start("--at-once", "2", "--drain-s", "60")
+    wait_until(lambda: scene.engine.at_once, lambda now: now == 2)
+    program.send_signal(signal.SIGTERM)
+    assert program.wait(60) == 0
+    assert len(scene.answers()) == len(scene.engine.bodies) < 6, "asked and answered, each of them"
+    scene.engine.latency_s = 0.0
+    scene.start()
+    scene.all_answered(*ids(6))
+    assert len(scene.engine.bodies) == 6, "nothing was asked twice"
+
+
+def test_request_that_takes_longer_than_the_drain_goes_back_uncounted(scene: Scene):
+    scene.engine.latency_s = 600.0
+    scene.submit("long")
+    for number in range(1, 4):
+        program = scene.start("--drain-s", "0.2")
+        wait_until(lambda asked=number: len(scene.engine.bodies) == asked)
+        program.send_signal(signal.SIGTERM)
+        assert program.wait(30) == 0
+    scene.engine.latency_s = 0.0
+    scene.start()
+    (answer,) = scene.all_answered("long")
+    assert answer["response"]["status_code"] == 200
+
+
+def test_request_that_breaks_the_engine_is_given_up_with_the_reason(scene: Scene):
+    scene.engine.fault = "server_error"
+    scene.submit("poison")
+    scene.start()
+    (answer,) = scene.all_answered("poison")
+    assert answer["response"] is None
+    assert answer["error"]["code"] == "no_answer"
+    assert answer["error"]["message"] == "The engine was asked 3 times, and at last it answered with HTTP 500."
+    assert len(scene.engine.bodies) == 3
+
+
+def test_request_whose_consumer_ends_each_time_is_given_up(scene: Scene):
+    scene.engine.latency_s = 600.0
+    scene.submit("deadly", "deadly too")
+    for number in range(1, 4):
+        program = scene.start("--at-once", "2")
+        wait_until(lambda asked=2 * number: len(scene.engine.bodies) == asked, timeout_s=60)
+        program.kill()
+        program.wait()
+    scene.start()
+    answers = scene.all_answered("deadly", "deadly too")
+    told = "It was tried 3 times, and what tried it ended each time."
+    assert {a["error"]["message"] for a in answers} == {told}
+    assert len(scene.engine.bodies) == 6
+
+
+def test_busy_engine_is_waited_for_and_a_refusal_is_an_answer(scene: Scene):
+    scene.engine.fault, scene.engine.faulty, scene.engine.retry_after = "rate_limited", 5, "0"
+    scene.submit("patient")
+    wrong = {"custom_id": "wrong", "url": "/v1/chat/completions", "body": {"messages": [], "max_tokens": 0}}
+    scene.start()
+    scene.all_answered("patient")
+    scene.put([json.dumps(wrong)])
+    found = {
+        answer["custom_id"]: answer["response"]["status_code"] for answer in scene.all_answered("patient", "wrong")
+    }
+    assert found == {"patient": 200, "wrong": 400}
+
+
+def test_engine_that_comes_late_finds_everything_waiting(scene: Scene):
+    port = free_port("127.0.0.1")
+    scene.submit(*ids(3))
+    scene.start(engine=f"http://127.0.0.1:{port}")
+    wait_until(lambda: scene.log.read_text(), lambda text: "takes requests of" in text, 60)
+    assert scene.answers() == []
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "tests/fakes/engine.py"), "--port", str(port), "--served-model-name", MODEL],
+        stdout=subprocess.DEVNULL,
+    ) as engine:
+        scene.all_answered(*ids(3))
+        engine.kill()
+
+
+def test_message_that_is_no_request_is_answered_where_it_can_be_addressed(scene: Scene):
+    scene.put(["{", '{"custom_id": "odd", "url": "/metrics", "body": {}}'])
+    scene.start()
+    (answer,) = scene.all_answered("odd")
+    assert answer["error"]["code"] == "invalid_request"
+    assert "url '/metrics' is none of" in answer["error"]["message"]
+    assert scene.engine.bodies == []
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"MODELOPS_QUEUE_PASSWORD": "wrong"}, "does not let this program in"),
+        ({"MODELOPS_QUEUE_URL": ""}, "MODELOPS_QUEUE_URL is not set"),
+        ({"MODELOPS_QUEUE_URL": "http://redis"}, "MODELOPS_QUEUE_URL: url: it must be the address of a Redis"),
+    ],
+)
+def test_mistakes_are_one_sentence(scene: Scene, environ: dict[str, str], said: str):
+    program = scene.start(**environ)
+    assert program.wait(60) == 2
+    text = scene.log.read_text()
+    assert said in text
+    assert "Traceback" not in text
+    assert scene.server.password not in text
