@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from modelops_dagster.cli import endpoint_specs, manifests, monitoring
+from modelops_dagster.cli import endpoint_specs, manifests, monitoring, queued
 from modelops_dagster.cli.output import emit, json_option, progress_line, table
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def command() -> None:
     """List, show, stop, start and delete endpoints."""
 
 
-for part in (*endpoint_specs.COMMANDS, *monitoring.COMMANDS, manifests.render):
+for part in (*endpoint_specs.COMMANDS, *monitoring.COMMANDS, *queued.COMMANDS, manifests.render):
     command.add_command(part)
 
 

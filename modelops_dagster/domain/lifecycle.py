@@ -34,6 +34,7 @@ class Event(StrEnum):
     PREEMPTED = "preempted"  # ended to make room for work of a higher priority; it starts again when there is room
     SLEEP = "sleep"  # nobody asks it anything
     WAKE = "wake"  # somebody asks a sleeping one
+    RESUMED = "resumed"  # the autoscaler that took its last replica away makes one again
     STOPPED = "stopped"  # no process of it is left
 
 
@@ -76,15 +77,18 @@ TRANSITIONS: Mapping[EndpointState, Mapping[Event, EndpointState]] = MappingProx
             Event.PREEMPTED: EndpointState.DEPLOYING,
             Event.SLEEP: EndpointState.SLEEPING,
         },
-        EndpointState.SLEEPING: {**_ANY, Event.WAKE: EndpointState.BUILDING},
+        EndpointState.SLEEPING: {**_ANY, Event.WAKE: EndpointState.BUILDING, Event.RESUMED: EndpointState.DEPLOYING},
         EndpointState.STOPPED: dict(_ANY),
         EndpointState.BUILDING_FAILED: dict(_ANY),
         EndpointState.DEPLOY_FAILED: dict(_ANY),
         EndpointState.RUNTIME_ERROR: dict(_ANY),
     }
 )
-# In these states an engine process may exist; in every other one there is none, or it is being ended.
-WITH_REPLICA = frozenset({EndpointState.DEPLOYING, EndpointState.STARTUP, EndpointState.RUNNING})
+# In these states an engine process may exist; in every other one there is none, or it is being ended. A sleeping
+# endpoint has something left only where an autoscaler wakes it.
+WITH_REPLICA = frozenset(
+    {EndpointState.DEPLOYING, EndpointState.STARTUP, EndpointState.RUNNING, EndpointState.SLEEPING}
+)
 
 
 def next_state(state: EndpointState, event: Event) -> EndpointState:
@@ -132,6 +136,7 @@ class Observation(Value):
     placed: bool = Field(default=True, description="its container runs, or has run")
     crashes: int = Field(default=0, description="times in a row that it ended and was started again where it is")
     asleep: bool = Field(default=False, description="an autoscaler took the last replica away")
+    resumes: bool = Field(default=False, description="and makes one again by itself")
     condition: Condition | None = None
     reason: FailureReason | None = None
     said: str = Field(default="", description="why it is not ready, or not all of it is, as a sentence")
@@ -180,6 +185,9 @@ def decide(facts: Facts, policy: RestartPolicy) -> Step:
         return Step(Action.END, Event.STOPPED if facts.desired == "Stopped" else None)
     if facts.desired == "Stopped":
         return Step(Action.WAIT, None if facts.state is EndpointState.STOPPED else Event.STOPPED)
+    if facts.state is EndpointState.SLEEPING and facts.has_replica:
+        rests = facts.seen is None or facts.seen.asleep
+        return Step(Action.WAIT, None if rests else Event.RESUMED)
     if facts.state is EndpointState.SLEEPING:
         return Step(Action.WAIT, Event.WAKE if facts.asked_for else None)
     if facts.state in FAILED_STATES:
@@ -206,8 +214,9 @@ def _watch(facts: Facts, seen: Observation, policy: RestartPolicy) -> Step:
     if facts.state is EndpointState.DEPLOYING:
         return _place(facts, seen, policy)
     if not seen.placed:
-        slept = seen.asleep and facts.state is EndpointState.RUNNING
-        return Step(Action.END, Event.SLEEP) if slept else Step(Action.WAIT, Event.LOST)
+        if not seen.asleep or facts.state is not EndpointState.RUNNING:
+            return Step(Action.WAIT, Event.LOST)
+        return Step(Action.WAIT if seen.resumes else Action.END, Event.SLEEP)
     if facts.state is EndpointState.RUNNING:
         return Step(Action.END, Event.SLEEP) if facts.idle else Step(Action.WAIT)
     if seen.port_taken_by is not None:

@@ -59,6 +59,10 @@ def test_an_engine_that_was_never_ready_is_not_tried_again():
 
 
 ALIVE = Observation(alive=True, ready=False)
+AT_ZERO = Observation(alive=True, ready=False, placed=False, asleep=True)
+AT_REST = AT_ZERO.model_copy(update={"resumes": True})
+RUNNING = {"desired": "Running", "state": EndpointState.RUNNING, "has_replica": True}
+RESTING = {**RUNNING, "state": EndpointState.SLEEPING}
 STARTUP = {"desired": "Running", "state": EndpointState.STARTUP, "has_replica": True}
 
 
@@ -71,6 +75,13 @@ STARTUP = {"desired": "Running", "state": EndpointState.STARTUP, "has_replica": 
             Step(Action.WAIT, Event.START),
         ),
         (Facts(**STARTUP, seen=ALIVE, since_launch_s=19), Step(Action.WAIT)),
+        (Facts(**RUNNING, seen=AT_ZERO), Step(Action.END, Event.SLEEP)),
+        (Facts(**RUNNING, seen=AT_REST), Step(Action.WAIT, Event.SLEEP)),
+        (Facts(**RESTING, seen=AT_REST, asked_for=True), Step(Action.WAIT)),
+        (Facts(**RESTING), Step(Action.WAIT)),
+        (Facts(**RESTING, seen=ALIVE), Step(Action.WAIT, Event.RESUMED)),
+        (Facts(**{**RESTING, "desired": "Stopped"}, seen=AT_REST), Step(Action.END, Event.STOPPED)),
+        (Facts(**RESTING, outdated=True), Step(Action.END)),
         (Facts(**STARTUP, seen=ALIVE, since_launch_s=21), Step(Action.END, Event.START_FAILED, timed_out=True)),
         (
             Facts(**STARTUP, seen=ALIVE, since_launch_s=21, ever_ready=True),
@@ -326,7 +337,7 @@ class Endpoint(RuleBasedStateMachine):
             assert self.state is EndpointState.RUNNING
             assert running == [self.recorded]
             assert self.launched_for == self.generation
-        if self.state not in WITH_REPLICA:
+        if self.state not in WITH_REPLICA - {EndpointState.SLEEPING}:  # nothing here wakes by itself
             assert self.recorded is None
 
 

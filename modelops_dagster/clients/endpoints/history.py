@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from modelops_dagster.clients.endpoints.records import EndpointRecord, RecordStore
+from modelops_dagster.domain.endpoints import EndpointState
 from modelops_dagster.domain.errors import DiskFull
 from modelops_dagster.domain.monitoring import Span, Stand, answering, expected
 
@@ -115,7 +116,7 @@ def stand_of(record: EndpointRecord, at: datetime) -> Stand:
         at=at,
         expected=expected(wanted=wanted, state=status.state, ever_ready=ever_ready),
         answering=answering(status.state, status.condition),
-        replicas=len(record.started),
+        replicas=0 if status.state is EndpointState.SLEEPING else len(record.started),
     )
 
 

@@ -39,6 +39,7 @@ KINDS: dict[str, Kind] = {
     "Deployment": Kind("apps/v1", "deployments"),
     "PodDisruptionBudget": Kind("policy/v1", "poddisruptionbudgets"),
     "ScaledObject": Kind("keda.sh/v1alpha1", "scaledobjects"),
+    "TriggerAuthentication": Kind("keda.sh/v1alpha1", "triggerauthentications"),
     "LeaderWorkerSet": Kind("leaderworkerset.x-k8s.io/v1", "leaderworkersets"),
 }
 

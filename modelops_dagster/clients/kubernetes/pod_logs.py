@@ -9,6 +9,7 @@ from typing import Any
 
 from modelops_dagster.clients.kubernetes.api import KubernetesApi
 from modelops_dagster.domain.endpoints import LogChunk
+from modelops_dagster.domain.kubernetes.facts import telling_status
 from modelops_dagster.domain.kubernetes.pods import CONTAINER
 
 Manifest = Mapping[str, Any]
@@ -17,7 +18,7 @@ _MAX_BYTES = 1 << 20
 
 
 class PodLogs:
-    """Logs of the engines' containers."""
+    """Logs of the engines' containers, or of what beside an engine keeps its pod from being ready."""
 
     def __init__(self, api: KubernetesApi) -> None:
         self._api = api
@@ -28,15 +29,16 @@ class PodLogs:
         name = pod["metadata"]["name"]
         status = _status(pod)
         if not status.get("ready") and (status.get("lastState") or {}).get("terminated"):
-            before = self._api.log(name, CONTAINER, query, previous=True)
+            before = self._api.log(name, _container(status), query, previous=True)
             if before:
                 return before
-        return self._api.log(name, CONTAINER, query)
+        return self._api.log(name, _container(status), query)
 
     def read(self, pod: Manifest, *, tail: int, launch_id: str | None, offset: int) -> LogChunk:
         """The last `tail` lines, or what followed `offset` while this container is still `launch_id`'s."""
         name = pod["metadata"]["name"]
-        this = f"{name}.{_status(pod).get('restartCount', 0)}"
+        status = _status(pod)
+        this = f"{name}.{status.get('restartCount', 0)}"
         query = {"timestamps": "true", "limitBytes": str(_MAX_BYTES)}
         if this == launch_id and offset:
             since = datetime.fromtimestamp(offset / 1e6, UTC)
@@ -44,15 +46,18 @@ class PodLogs:
         else:
             offset = 0
             query["tailLines"] = str(tail)
-        lines = [line.split(" ", 1) for line in self._api.log(name, CONTAINER, query).splitlines()]
+        lines = [line.split(" ", 1) for line in self._api.log(name, _container(status), query).splitlines()]
         new = [(at, text[0] if text else "") for stamp, *text in lines if (at := _microseconds(stamp)) > offset]
         end = new[-1][0] if new else offset
         return LogChunk(launch_id=this, text="".join(f"{text}\n" for _, text in new), offset=end)
 
 
 def _status(pod: Manifest) -> Manifest:
-    found = (pod.get("status") or {}).get("containerStatuses") or []
-    return next((s for s in found if s["name"] == CONTAINER), {})
+    return telling_status(pod) or {}
+
+
+def _container(status: Manifest) -> str:
+    return str(status.get("name", CONTAINER))
 
 
 def _microseconds(stamp: str) -> int:

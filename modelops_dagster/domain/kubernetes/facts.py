@@ -7,6 +7,7 @@ from typing import Any
 
 from modelops_dagster.domain.engines import FailureReason
 from modelops_dagster.domain.kubernetes.pods import CONTAINER
+from modelops_dagster.domain.kubernetes.queues import QUEUE_TRIGGERS
 from modelops_dagster.domain.kubernetes.render import LEADER, ROLE_LABEL
 from modelops_dagster.domain.lifecycle import Observation
 
@@ -55,7 +56,7 @@ def observe(seen: Seen) -> Observation:
         said = _degraded(len(ready), wanted, troubles) or _scaler_trouble(seen.scaler)
         return Observation(alive=True, ready=True, condition="Degraded" if said else None, said=said)
     if wanted == 0:
-        return Observation(alive=True, ready=False, asleep=True, placed=False)
+        return Observation(alive=True, ready=False, asleep=True, placed=False, resumes=_by_queue(seen.scaler))
     preempted = any(_disruption(p) == _PREEMPTED for p in seen.pods)
     worst = max(troubles, key=_severity, default=None) or _no_pod(workload)
     return Observation(
@@ -104,7 +105,7 @@ def look(pod: Manifest) -> Trouble | None:
     unplaced = _unplaced(pod)
     if unplaced is not None:
         return unplaced
-    status = next((s for s in (pod.get("status") or {}).get("containerStatuses") or [] if s["name"] == CONTAINER), None)
+    status = telling_status(pod)
     if status is None:
         return Trouble(3, f"Pod {name} is brought up: its image and volumes are fetched.")
     if status.get("ready"):
@@ -113,6 +114,18 @@ def look(pod: Manifest) -> Trouble | None:
         said = f"Its node {node} does not answer; after a while the cluster makes its pods anew elsewhere."
         return Trouble(6, said, placed=True)
     return _container(name, status)
+
+
+def telling_status(pod: Manifest) -> Manifest | None:
+    """The status of the container that keeps a pod from being ready: the engine, or once it is ready what is beside it.
+
+    None before any container is there.
+    """
+    statuses: Sequence[Manifest] = (pod.get("status") or {}).get("containerStatuses") or []
+    engine = next((s for s in statuses if s["name"] == CONTAINER), None)
+    if engine is None or not engine.get("ready"):
+        return engine
+    return next((s for s in statuses if not s.get("ready")), engine)
 
 
 def _answers(pod: Manifest) -> bool:
@@ -175,7 +188,7 @@ def _container(pod: str, status: Manifest) -> Trouble:
         said = f"{what} ({waiting['reason']}): {str(waiting.get('message', '')).rstrip('.')}."
         return Trouble(4, said, "no_image" if image else "bad_config", fatal=True)
     if last is not None:
-        return _crashed(pod, last, restarts + (ended is not None), waiting)
+        return _crashed(status["name"], last, restarts + (ended is not None), waiting)
     if waiting is not None:
         said = f"{waiting.get('reason', 'It waits')}: {waiting.get('message', '')}".rstrip(": ").rstrip(".")
         return Trouble(3, f"Pod {pod} is brought up ({said}).")
@@ -184,14 +197,14 @@ def _container(pod: str, status: Manifest) -> Trouble:
     return Trouble(5, "", placed=True)  # it loads, as it should
 
 
-def _crashed(pod: str, last: Manifest, crashes: int, waiting: Manifest | None) -> Trouble:
+def _crashed(name: str, last: Manifest, crashes: int, waiting: Manifest | None) -> Trouble:
     code = int(last.get("exitCode", 0))
     memory = last.get("reason") == _OUT_OF_MEMORY
     why = "was ended for using more memory than its limit" if memory else f"ended with exit code {code}"
     times = f", {crashes} times in a row" if crashes > 1 else ""
     back_off = f" ({waiting['reason']})" if waiting is not None and waiting.get("reason") else ""
     reason: FailureReason = "out_of_memory" if memory else "crash"
-    said = f"The engine {why}{times}{back_off}."
+    said = f"The {name} {why}{times}{back_off}."
     # exit codes above 128 are signals, as shells count them; here a signal is negative
     signed = 128 - code if code > 128 else code
     return Trouble(7, said, reason, placed=True, crashes=crashes, exit_code=signed)
@@ -202,6 +215,12 @@ def _degraded(ready: int, wanted: int, troubles: Sequence[Trouble]) -> str:
         return ""
     worst = max(troubles, key=lambda t: (t.fatal, t.crashes, -t.rank), default=None)
     return f"{ready} of {wanted} replicas answer. {worst.said if worst else ''}".rstrip()
+
+
+def _by_queue(scaler: Manifest | None) -> bool:
+    """Whether what it follows is there when no replica is."""
+    triggers = ((scaler or {}).get("spec") or {}).get("triggers") or []
+    return any(trigger["type"] in QUEUE_TRIGGERS for trigger in triggers)
 
 
 def _scaler_trouble(scaler: Manifest | None) -> str:

@@ -8,6 +8,7 @@ from modelops_dagster.domain.engines import EngineManifest
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.kubernetes.names import labels, object_name
 from modelops_dagster.domain.kubernetes.pods import is_vllm
+from modelops_dagster.domain.kubernetes.queues import is_queued
 from modelops_dagster.domain.kubernetes.render import render
 from modelops_dagster.domain.kubernetes.scaling import is_autoscaled
 from modelops_dagster.domain.kubernetes.site import Site
@@ -32,6 +33,11 @@ def kserve_service(
     if spec.nodes > 1:
         raise InvalidSpec(
             "KServe ships no preset that cuts one model over several nodes; use the plain objects.", field="nodes"
+        )
+    if is_queued(spec):
+        raise InvalidSpec(
+            "KServe knows no consumer of a queue beside an engine; use the plain objects.",
+            field="async_deployment_type",
         )
     objects = {item["kind"]: item for item in render(spec, site, engines, revision)}
     pod = objects["Deployment"]["spec"]["template"]["spec"]

@@ -48,6 +48,14 @@ REASONS: Mapping[tuple[str, str], str] = MappingProxyType(
         ("ScaledObject", "spec.fallback"): "metrics that cannot be read take no replica away",
         ("ScaledObject", "behavior.scaleUp"): "a replica takes minutes to load; count it before asking for the next",
         ("ScaledObject", "metadata.activationThreshold"): "wakes from zero; measured outside the pods, which have gone",
+        ("TriggerAuthentication", "spec.secretTargetRef"): "KEDA reads the Secret itself; no manifest holds a secret",
+        ("ScaledObject", "metadata.streamLength"): (
+            "requests for each replica; one is deleted when it is answered, so the length counts those under way too"
+        ),
+        ("ScaledObject", "metadata.mode"): "requests for each replica; what a lost replica held waits again",
+        ("ScaledObject", "triggers.authenticationRef"): "the credentials are those of the TriggerAuthentication above",
+        ("", "labels.modelops.dev/takes-from-queue"): "what the NetworkPolicy lets out to the queue",
+        ("", "consumer.image"): "takes requests from the queue, asks the engine beside it, stores the answers",
         ("Job", "spec.backoffLimit"): "retries after failures of its own",
         ("Job", "spec.podFailurePolicy"): "taken away for an endpoint is not a failure: the pod comes again",
         ("Job", "spec.podReplacementPolicy"): "the next pod waits until the old one gave its accelerators back",

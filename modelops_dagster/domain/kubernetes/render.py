@@ -21,11 +21,13 @@ from modelops_dagster.domain.kubernetes.pods import (
     quantity,
     start_timeout_s,
 )
+from modelops_dagster.domain.kubernetes.queues import QUEUE_LABEL, consumer, is_queued, trigger_authentication
 from modelops_dagster.domain.kubernetes.scaling import is_autoscaled, scaled_object
 from modelops_dagster.domain.kubernetes.site import Site
 
 Manifest = dict[str, Any]
-_MASTER_PORT = "29501"
+_RANKS = ("--distributed-executor-backend", "mp", "--nnodes", "$(LWS_GROUP_SIZE)")
+_MASTER = ("--master-addr", "$(LWS_LEADER_ADDRESS)", "--master-port", "29501")
 LEADER = "leader"
 ROLE_LABEL = "modelops.dev/role"
 
@@ -43,10 +45,12 @@ def render(spec: EndpointSpec, site: Site, engines: Mapping[str, EngineManifest]
         EngineMissing: there is no such engine.
     """
     engine = _engine(spec, engines)
-    _refuse(spec, site, engine)
+    _refuse(spec, engine)
     workload = _deployment(spec, site, engine, revision) if spec.nodes == 1 else _group(spec, site, engine, revision)
     rendered = [*_claims(spec, site), workload, _service(spec, revision), _budget(spec, revision)]
     if is_autoscaled(spec, site):
+        if is_queued(spec):
+            rendered.append(trigger_authentication(spec, site))
         target = {"apiVersion": workload["apiVersion"], "kind": workload["kind"]}
         rendered.append(scaled_object(spec, site, revision, target, start_timeout_s(spec, engine)))
     else:
@@ -65,12 +69,7 @@ def _engine(spec: EndpointSpec, engines: Mapping[str, EngineManifest]) -> Engine
     return found
 
 
-def _refuse(spec: EndpointSpec, site: Site, engine: EngineManifest | None) -> None:
-    if spec.async_deployment_type == "ASYNC":
-        raise InvalidSpec(
-            f"Endpoint {spec.name} is ASYNC, and this platform queues requests with `modelops batch`; leave it out.",
-            field="async_deployment_type",
-        )
+def _refuse(spec: EndpointSpec, engine: EngineManifest | None) -> None:
     if spec.nodes > 1 and (engine is None or not is_vllm(engine.name)):
         raise InvalidSpec(
             f"One replica over {spec.nodes} nodes is what vLLM does; {spec.engine or 'a container'} does not.",
@@ -117,6 +116,16 @@ def _queued(spec: EndpointSpec, site: Site) -> dict[str, str]:
     }
 
 
+def _answering(spec: EndpointSpec, site: Site, engine: EngineManifest | None, revision: int, **role: str) -> Manifest:
+    """The template of the pods that answer: the one of a replica, or the first of its nodes."""
+    ranks = () if spec.nodes == 1 else (*_RANKS, "--node-rank", "0", *_MASTER)
+    pod = pod_spec(spec, site, engine, ranks)
+    if not is_queued(spec):
+        return _template(spec, revision, pod, **role)
+    pod["containers"].append(consumer(spec, site, engine))
+    return _template(spec, revision, pod, **{QUEUE_LABEL: "true"}, **role)
+
+
 def _template(spec: EndpointSpec, revision: int, pod: Manifest, **more: str) -> Manifest:
     metadata = {"labels": labels(spec.name, revision) | more, "annotations": {NAME_ANNOTATION: spec.name}}
     return {"metadata": metadata, "spec": pod}
@@ -133,17 +142,15 @@ def _deployment(spec: EndpointSpec, site: Site, engine: EngineManifest | None, r
             "revisionHistoryLimit": 2,
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
             "selector": {"matchLabels": selector(spec.name, revision)},
-            "template": _template(spec, revision, pod_spec(spec, site, engine)),
+            "template": _answering(spec, site, engine, revision),
         },
     }
 
 
 def _group(spec: EndpointSpec, site: Site, engine: EngineManifest | None, revision: int) -> Manifest:
     """A replica over several nodes: a leader that answers and workers that compute, started and ended together."""
-    ranks = ("--distributed-executor-backend", "mp", "--nnodes", "$(LWS_GROUP_SIZE)")
-    master = ("--master-addr", "$(LWS_LEADER_ADDRESS)", "--master-port", _MASTER_PORT)
-    leader = pod_spec(spec, site, engine, (*ranks, "--node-rank", "0", *master))
-    worker = pod_spec(spec, site, engine, (*ranks, "--node-rank", "$(LWS_WORKER_INDEX)", *master, "--headless"))
+    rank = ("--node-rank", "$(LWS_WORKER_INDEX)")
+    worker = pod_spec(spec, site, engine, (*_RANKS, *rank, *_MASTER, "--headless"))
     for container in worker["containers"]:
         # it computes for its leader and answers nobody: no port, and nothing a probe could ask
         for field in ("ports", "startupProbe", "readinessProbe", "livenessProbe"):
@@ -161,7 +168,7 @@ def _group(spec: EndpointSpec, site: Site, engine: EngineManifest | None, revisi
             "leaderWorkerTemplate": {
                 "size": spec.nodes,
                 "restartPolicy": "RecreateGroupOnPodRestart",
-                "leaderTemplate": _template(spec, revision, leader, **{ROLE_LABEL: LEADER}),
+                "leaderTemplate": _answering(spec, site, engine, revision, **{ROLE_LABEL: LEADER}),
                 "workerTemplate": _template(spec, revision, worker, **{ROLE_LABEL: "worker"}),
             },
         },

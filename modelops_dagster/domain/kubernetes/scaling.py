@@ -7,11 +7,13 @@ from modelops_dagster.domain.endpoints import AutoscaleConfig, AutoscaleTarget, 
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.kubernetes.names import object_name, slug
 from modelops_dagster.domain.kubernetes.pods import CONTAINER, is_vllm
+from modelops_dagster.domain.kubernetes.queues import is_queued, queue_trigger
 from modelops_dagster.domain.kubernetes.site import KedaSite, Site
 
 Manifest = dict[str, Any]
 # What is kept per replica where a spec wants several and names no metric: calls at once, as vLLM batches them well.
 DEFAULT_TARGETS = AutoscaleConfig(targets=(AutoscaleTarget(metric="concurrency", target=32),))
+QUEUED_TARGETS = AutoscaleConfig(targets=(AutoscaleTarget(metric="queue_length", target=32),))
 _NEVER = "1000000000"  # a threshold that asks for no second replica: the trigger only wakes
 _OF_RESOURCES = {"cpu": "cpu", "ram": "memory"}
 
@@ -20,13 +22,17 @@ def is_autoscaled(spec: EndpointSpec, site: Site) -> bool:
     """Whether an autoscaler owns the number of replicas; then nobody else may set it."""
     if site.keda is None:
         return False
-    sleeps = spec.scale_to_zero and site.keda.demand_query is not None
-    return sleeps or spec.autoscale_config is not None or spec.max_replicas > max(1, spec.min_replicas)
+    return (
+        sleeps_by_itself(spec, site)
+        or spec.autoscale_config is not None
+        or spec.max_replicas > max(1, spec.min_replicas)
+    )
 
 
 def sleeps_by_itself(spec: EndpointSpec, site: Site) -> bool:
     """Whether KEDA takes the last replica away and brings it back; otherwise the controller does."""
-    return spec.scale_to_zero and site.keda is not None and site.keda.demand_query is not None
+    # a queue is there when no replica is, so its length wakes an endpoint
+    return spec.scale_to_zero and site.keda is not None and (site.keda.demand_query is not None or is_queued(spec))
 
 
 def scaled_object(spec: EndpointSpec, site: Site, revision: int, target: Manifest, start_s: float) -> Manifest:
@@ -41,7 +47,7 @@ def scaled_object(spec: EndpointSpec, site: Site, revision: int, target: Manifes
     """
     keda = site.keda or KedaSite()
     name = object_name(spec.name, revision)
-    config = spec.autoscale_config or DEFAULT_TARGETS
+    config = spec.autoscale_config or (QUEUED_TARGETS if is_queued(spec) else DEFAULT_TARGETS)
     one_at_a_time = [{"type": "Pods", "value": 1, "periodSeconds": keda.step_seconds}]
     scaled: Manifest = {
         "scaleTargetRef": {**target, "name": name},
@@ -61,7 +67,7 @@ def scaled_object(spec: EndpointSpec, site: Site, revision: int, target: Manifes
                 }
             }
         },
-        "triggers": list(_triggers(spec, site, keda, config, name)),
+        "triggers": list(_triggers(spec, site, keda, config, revision)),
     }
     if sleeps_by_itself(spec, site):
         scaled |= {
@@ -74,16 +80,23 @@ def scaled_object(spec: EndpointSpec, site: Site, revision: int, target: Manifes
     return {"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", "spec": scaled}
 
 
-def _triggers(spec: EndpointSpec, site: Site, keda: KedaSite, config: AutoscaleConfig, name: str) -> Iterator[Manifest]:
-    if sleeps_by_itself(spec, site):
-        query = (keda.demand_query or "").replace("{endpoint}", slug(spec.name))
+def _triggers(
+    spec: EndpointSpec, site: Site, keda: KedaSite, config: AutoscaleConfig, revision: int
+) -> Iterator[Manifest]:
+    if spec.scale_to_zero and keda.demand_query is not None:
+        query = keda.demand_query.replace("{endpoint}", slug(spec.name))
         yield _prometheus("demand", query, _NEVER, _url(keda, "scale_to_zero"), "AverageValue", activation="0")
+    if spec.scale_to_zero and is_queued(spec) and all(t.metric != "queue_length" for t in config.targets):
+        yield queue_trigger(spec, site, revision, float(_NEVER))
     for number, target in enumerate(config.targets):
+        if target.metric == "queue_length":
+            yield queue_trigger(spec, site, revision, target.target)
+            continue
         if target.metric in _OF_RESOURCES:
             metadata = {"value": f"{target.target:g}", "containerName": CONTAINER}
             yield {"type": _OF_RESOURCES[target.metric], "metricType": "Utilization", "metadata": metadata}
             continue
-        query, threshold, kind = _query(target, spec, site, name)
+        query, threshold, kind = _query(target, spec, site, object_name(spec.name, revision))
         title = target.metric if target.percentile is None else f"{target.metric}-p{target.percentile}"
         url = _url(keda, f"autoscale_config.targets.{number}")
         yield _prometheus(title, query, threshold, url, kind)

@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from modelops_dagster.domain.endpoints import Priority
 from modelops_dagster.domain.errors import InvalidSpec
+from modelops_dagster.domain.queues import QueueAddress
 from modelops_dagster.domain.values import Value
 
 NAMESPACE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -64,6 +65,19 @@ class KueueSite(Value):
     research_queue: str = "research"
 
 
+class QueueSite(QueueAddress):
+    """The Redis or RabbitMQ that the requests of ASYNC endpoints wait in."""
+
+    secret: str = Field(
+        default="modelops-queue", description="a Secret of the namespace with the keys username and password"
+    )
+    image: str = Field(description="of the consumer beside an engine: the platform's own, core")
+
+    @property
+    def address(self) -> QueueAddress:
+        return QueueAddress(url=self.url)
+
+
 class Site(Value):
     """A cluster. Every field has a default that fits `deploy/kubernetes`."""
 
@@ -94,6 +108,7 @@ class Site(Value):
     keda: KedaSite | None = Field(default=KedaSite(), description="None: replicas are a fixed number")
     gateway: GatewayApiSite | None = Field(default=None, description="None: no HTTPRoute")
     kueue: KueueSite | None = None
+    queue: QueueSite | None = Field(default=None, description="None: no ASYNC endpoints")
 
     @field_validator("namespace")
     @classmethod

@@ -38,6 +38,8 @@ class Idleness:
         """Whether nobody has used the endpoint for so long; False when this replica of it may not sleep."""
         if not record.spec.scale_to_zero or replica.state is not EndpointState.RUNNING:
             return False
+        if record.spec.async_deployment_type == "ASYNC":
+            return False  # its requests do not come through the gateway: the autoscaler looks at its queue
         last = self._demand.last(record.name)
         used = max(replica.since, self._opened, self._seen.get(record.name, self._opened), last or self._opened)
         return (datetime.now(UTC) - used).total_seconds() >= seconds

@@ -165,8 +165,9 @@ def running_replicas(record: EndpointRecord) -> tuple[Replica, ...]:
 
 def replica_counts(record: EndpointRecord) -> tuple[int, int]:
     """(engines that answer, engines that should be there or are)."""
-    awake = record.desired == "Running" and record.status().state is not EndpointState.SLEEPING
-    return len(record.urls()), max(len(record.started), record.wanted if awake else 0)
+    if record.status().state is EndpointState.SLEEPING:
+        return 0, 0
+    return len(record.urls()), max(len(record.started), record.wanted if record.desired == "Running" else 0)
 
 
 def _source(

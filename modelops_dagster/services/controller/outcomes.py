@@ -33,7 +33,7 @@ def after(record: ReplicaRecord, event: Event) -> dict[str, Any]:
         changes |= {**_CLEAN, "restarts": 0, "failures": 0, "ever_ready": False, "start_seconds": None}
     elif event is Event.STOPPED:
         changes |= {**_CLEAN, "failures": 0, "ever_ready": False}
-    elif event in (Event.SLEEP, Event.WAKE):
+    elif event in (Event.SLEEP, Event.WAKE, Event.RESUMED):
         # it has been ready before: a start that fails after this is tried again, and how long one takes stays known
         changes |= {**_CLEAN, "failures": 0}
     elif event is Event.PREPARED:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from modelops_dagster.domain.kubernetes.facts import Seen, no_room, observe, telling_pod
+from modelops_dagster.domain.kubernetes.facts import Seen, no_room, observe, telling_pod, telling_status
 from modelops_dagster.domain.lifecycle import Observation
 
 IMAGE = "ghcr.io/acme/vllm:1"
@@ -173,3 +173,34 @@ def test_scheduler_message_names_the_resource_first():
     assert no_room(message).startswith("No node has room: too little cpu (2 nodes), nvidia.com/gpu (3 nodes);")
     assert no_room("0/1 nodes are available: 1 node(s) had untolerated taint.").startswith("No node takes it;")
     assert no_room("1 Insufficient cpu").startswith("No node has room: too little cpu (1 node);")
+
+
+def test_consumer_that_keeps_ending_beside_a_good_engine_is_what_is_told():
+    one = pod(ready=False, state={"running": {}})
+    engine = {
+        "name": "engine",
+        "image": IMAGE,
+        "restartCount": 0,
+        "ready": True,
+        "started": True,
+        "state": {"running": {}},
+    }
+    back_off = {"reason": "CrashLoopBackOff", "message": "back-off"}
+    consumer = {
+        "name": "consumer", "image": "core:1", "restartCount": 2, "ready": False,
+        "state": {"waiting": back_off}, "lastState": {"terminated": {"exitCode": 2, "reason": "Error"}},
+    }  # fmt: skip
+    one["status"]["containerStatuses"] = [engine, consumer]
+    seen = see(one)
+    assert (seen.ready, seen.crashes) == (False, 2)
+    assert seen.said == "The consumer ended with exit code 2, 2 times in a row (CrashLoopBackOff)."
+    assert telling_status(one) == consumer
+    one["status"]["containerStatuses"] = [{**engine, "ready": False}, consumer]
+    assert telling_status(one)["name"] == "engine", "without an engine there is nothing to ask"
+
+
+@pytest.mark.parametrize(("kind", "resumes"), [("redis-streams", True), ("rabbitmq", True), ("prometheus", False)])
+def test_autoscaler_that_follows_a_queue_wakes_what_it_put_to_sleep(kind: str, resumes: bool):
+    scaler = {"spec": {"triggers": [{"type": "cpu"}, {"type": kind}]}}
+    seen = observe(Seen(workload(0), (), scaler))
+    assert (seen.asleep, seen.resumes) == (True, resumes)

@@ -24,7 +24,7 @@ from modelops_dagster.domain.kubernetes import (
     research_job,
     service_url,
 )
-from modelops_dagster.domain.kubernetes.site import GatewayApiSite, KedaSite, KueueSite
+from modelops_dagster.domain.kubernetes.site import GatewayApiSite, KedaSite, KueueSite, QueueSite
 from modelops_dagster.domain.kubernetes.text import as_yaml
 from modelops_dagster.domain.kubernetes.unseen import unseen_spec
 from tests.fakes.cluster.schemas import problems
@@ -37,7 +37,11 @@ SITE = Site(
     keda=KedaSite(
         prometheus_url="http://prometheus.monitoring.svc:9090",
         demand_query='sum(increase(gateway_requests_total{endpoint="{endpoint}"}[5m])) or vector(0)',
-    )
+    ),
+    queue=QueueSite(url="redis://redis.queues.svc:6379", image="ghcr.io/modelops-dagster/core:1.0.0"),
+)
+RABBITMQ = SITE.model_copy(
+    update={"queue": QueueSite(url="amqps://rabbitmq.queues.svc/models", secret="rabbit", image="core:1")}
 )
 ENGINES = {
     path.parent.name: EngineManifest.model_validate(yaml.safe_load(path.read_text()))
@@ -65,7 +69,7 @@ def container(objects: list[dict[str, Any]], kind: str = "Deployment") -> dict[s
     return found
 
 
-def the_eight() -> dict[str, list[dict[str, Any]]]:
+def the_goldens() -> dict[str, list[dict[str, Any]]]:
     job = yaml.safe_load((EXAMPLES / "research_job.yaml").read_text())
     del job["kind"]
     queued = SITE.model_copy(update={"kueue": KueueSite()})
@@ -75,20 +79,21 @@ def the_eight() -> dict[str, list[dict[str, Any]]]:
         "tensor_parallel": rendered("tensor_parallel"),
         "two_nodes": rendered("two_nodes", queued),
         "scale_to_zero": rendered("scale_to_zero"),
+        "async": rendered("async"),
         "imported_container": rendered("imported_container"),
         "research_job": [research_job(ResearchJob.model_validate(job), queued)],
         "platform": platform_objects(queued),
     }
 
 
-EIGHT = the_eight()
+GOLDENS = the_goldens()
 
 
-@pytest.mark.parametrize("name", EIGHT)
+@pytest.mark.parametrize("name", GOLDENS)
 def test_manifests_are_those_of_the_golden_files_and_strictly_valid(name: str):
-    assert [said for item in EIGHT[name] for said in problems(item)] == []
-    text = as_yaml(EIGHT[name])
-    assert list(yaml.safe_load_all(text)) == EIGHT[name], "a comment never changes what is applied"
+    assert [said for item in GOLDENS[name] for said in problems(item)] == []
+    text = as_yaml(GOLDENS[name])
+    assert list(yaml.safe_load_all(text)) == GOLDENS[name], "a comment never changes what is applied"
     golden = GOLDEN / f"{name}.yaml"
     if os.environ.get("MODELOPS_UPDATE_GOLDEN"):
         golden.write_text(text)
@@ -160,8 +165,74 @@ def test_without_a_demand_query_keda_never_goes_to_zero():
     assert "demand" not in [t["name"] for t in spec["triggers"]]
 
 
+def test_asynchronous_endpoint_is_an_engine_and_a_consumer_that_both_scale_by_the_queue():
+    objects = GOLDENS["async"]
+    engine, consumer = of_kind(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert (engine["name"], consumer["name"], consumer["image"]) == ("engine", "consumer", SITE.queue.image)
+    given = dict(zip(consumer["args"][::2], consumer["args"][1::2], strict=True))
+    assert given["--endpoint"] == "nightly-summaries"
+    assert (given["--at-once"], given["--drain-s"]) == ("3", "45"), "the spec's runtime_overrides"
+    assert given["--model"] == engine["args"][engine["args"].index("--served-model-name") + 1]
+    env = {item["name"]: item for item in consumer["env"]}
+    assert env["MODELOPS_QUEUE_URL"]["value"] == "redis://redis.queues.svc:6379"
+    assert env["MODELOPS_QUEUE_PASSWORD"]["valueFrom"]["secretKeyRef"] == {"name": "modelops-queue", "key": "password"}
+    assert "MODELOPS_QUEUE" not in str(engine), "the engine runs what others made, and knows no queue"
+
+    scaled, named = of_kind(objects, "ScaledObject"), of_kind(objects, "TriggerAuthentication")
+    assert (scaled["spec"]["idleReplicaCount"], scaled["spec"]["cooldownPeriod"]) == (0, 900)
+    demand, queue = scaled["spec"]["triggers"]
+    assert demand["type"] == "prometheus", "a call through the gateway wakes it too"
+    assert queue["metadata"]["stream"] == "modelops:nightly-summaries:requests"
+    assert queue["metadata"]["streamLength"] == "20"
+    assert queue["authenticationRef"]["name"] == named["metadata"]["name"]
+    assert {ref["name"] for ref in named["spec"]["secretTargetRef"]} == {"modelops-queue"}
+
+
+def test_queue_may_be_a_rabbitmq():
+    objects = rendered("async", RABBITMQ)
+    assert [said for item in objects for said in problems(item)] == []
+    queue = of_kind(objects, "ScaledObject")["spec"]["triggers"][-1]
+    assert (queue["type"], queue["metadata"]["host"]) == ("rabbitmq", "amqps://rabbitmq.queues.svc/models")
+    assert queue["metadata"]["queueName"] == "modelops:nightly-summaries:requests"
+    assert "# requests for each replica; what a lost replica held waits again" in as_yaml(objects)
+
+
+def test_queue_wakes_an_endpoint_that_scales_by_something_else():
+    config = {"targets": [{"metric": "gpu", "target": 80}], "cooldown_period": 900}
+    spec = of_kind(rendered("async", autoscale_config=config), "ScaledObject")["spec"]
+    assert [t["name"] for t in spec["triggers"]] == ["demand", "queue", "gpu"]
+    assert spec["triggers"][1]["metadata"]["streamLength"] == "1000000000", "it asks for no second replica"
+    blind = SITE.model_copy(update={"keda": KedaSite()})
+    spec = of_kind(rendered("async", blind), "ScaledObject")["spec"]
+    assert [t["name"] for t in spec["triggers"]] == ["queue"], "neither Prometheus nor the gateway is needed"
+    assert spec["idleReplicaCount"] == 0
+
+
+def test_only_the_leader_of_several_nodes_takes_requests():
+    objects = rendered("two_nodes", async_deployment_type="ASYNC")
+    group = of_kind(objects, "LeaderWorkerSet")["spec"]["leaderWorkerTemplate"]
+    names = {
+        which: [c["name"] for c in group[which]["spec"]["containers"]] for which in ("leaderTemplate", "workerTemplate")
+    }
+    assert names == {"leaderTemplate": ["engine", "consumer"], "workerTemplate": ["engine"]}
+    assert [said for item in objects for said in problems(item)] == []
+
+
+def test_asynchronous_endpoint_needs_a_queue_and_somebody_who_looks_at_it():
+    with pytest.raises(InvalidSpec, match="this site names no Redis or RabbitMQ") as caught:
+        rendered("async", SITE.model_copy(update={"queue": None}))
+    assert caught.value.field == "async_deployment_type"
+    with pytest.raises(InvalidSpec, match="only KEDA would see the request that wakes it"):
+        rendered("async", SITE.model_copy(update={"keda": None}))
+    fixed = rendered(
+        "async", SITE.model_copy(update={"keda": None}), scale_to_zero=False, min_replicas=2, autoscale_config=None
+    )
+    assert of_kind(fixed, "Deployment")["spec"]["replicas"] == 2
+    assert "TriggerAuthentication" not in {item["kind"] for item in fixed}
+
+
 def test_engine_of_a_multi_node_replica_is_told_its_rank_by_the_group():
-    group = of_kind(EIGHT["two_nodes"], "LeaderWorkerSet")["spec"]["leaderWorkerTemplate"]
+    group = of_kind(GOLDENS["two_nodes"], "LeaderWorkerSet")["spec"]["leaderWorkerTemplate"]
     leader = group["leaderTemplate"]["spec"]["containers"][0]
     worker = group["workerTemplate"]["spec"]["containers"][0]
     assert group["size"] == 2
@@ -173,7 +244,7 @@ def test_engine_of_a_multi_node_replica_is_told_its_rank_by_the_group():
     assert "--headless" not in leader["args"]
     assert "readinessProbe" not in worker
     assert leader["resources"]["limits"]["nvidia.com/gpu"] == "8", "of one node, not of the replica"
-    assert of_kind(EIGHT["two_nodes"], "Service")["spec"]["selector"]["modelops.dev/role"] == "leader"
+    assert of_kind(GOLDENS["two_nodes"], "Service")["spec"]["selector"]["modelops.dev/role"] == "leader"
     cut = example("two_nodes", engine_args=[])
     args = of_kind(render(cut, SITE, ENGINES), "LeaderWorkerSet")["spec"]["leaderWorkerTemplate"]["leaderTemplate"]
     assert [
@@ -186,7 +257,7 @@ def test_engine_of_a_multi_node_replica_is_told_its_rank_by_the_group():
 
 
 def test_secrets_are_references_and_the_rest_is_in_clear():
-    env = {item["name"]: item for item in container(EIGHT["imported_container"])["env"]}
+    env = {item["name"]: item for item in container(GOLDENS["imported_container"])["env"]}
     assert env["LOG_LEVEL"]["value"] == "info"
     assert env["LICENSE_KEY"]["valueFrom"]["secretKeyRef"] == {
         "name": "my-imported-container-env",
@@ -195,8 +266,8 @@ def test_secrets_are_references_and_the_rest_is_in_clear():
 
 
 def test_nothing_runs_as_root_or_writes_to_its_image():
-    for name in ("cpu", "gpu", "tensor_parallel", "scale_to_zero", "imported_container", "research_job"):
-        workload = EIGHT[name][0] if name == "research_job" else of_kind(EIGHT[name], "Deployment")
+    for name in ("cpu", "gpu", "tensor_parallel", "scale_to_zero", "async", "imported_container", "research_job"):
+        workload = GOLDENS[name][0] if name == "research_job" else of_kind(GOLDENS[name], "Deployment")
         pod = workload["spec"]["template"]["spec"]
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -215,7 +286,7 @@ def test_probes_give_an_engine_the_time_its_spec_says():
     asked = container(render(spec, SITE, {**ENGINES, spec.engine: odd}))
     paths = {asked[name]["httpGet"]["path"] for name in ("startupProbe", "readinessProbe", "livenessProbe")}
     assert paths == {"/health_generate"}
-    own = container(EIGHT["imported_container"])
+    own = container(GOLDENS["imported_container"])
     assert own["readinessProbe"]["httpGet"] == {"path": "/health", "port": 8200}
     assert own["startupProbe"]["initialDelaySeconds"] == 30
     assert "livenessProbe" not in own, "its owner said when it is ready, not when it is dead"
@@ -228,7 +299,6 @@ def test_probes_give_an_engine_the_time_its_spec_says():
         ("gpu", {"variant": "odd"}, InvalidSpec, "has no variant 'odd'"),
         ("gpu", {"checkpoint": "/elsewhere/model"}, InvalidSpec, "is not under /var/lib/modelops/checkpoints"),
         ("gpu", {"checkpoint": "/var/lib/modelops/checkpoints/../secrets"}, InvalidSpec, "is not under"),
-        ("async", {}, InvalidSpec, "is ASYNC"),
         ("bring_your_own", {}, InvalidSpec, "is served elsewhere"),
     ],
 )
@@ -256,7 +326,7 @@ def test_site_decides_images_node_labels_and_where_specs_have_the_store():
     each = container(rendered("gpu", site, checkpoint="/home/me/checkpoints/org/name/abc"))
     assert each["image"] == "registry.local/vllm@sha256:" + "0" * 64
     assert each["args"][1] == "/var/lib/modelops/checkpoints/org/name/abc"
-    terms = of_kind(EIGHT["imported_container"], "Deployment")["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]
+    terms = of_kind(GOLDENS["imported_container"], "Deployment")["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]
     assert "l4-spot" in str(terms)
 
 
@@ -284,6 +354,8 @@ def test_kserve_says_the_same_in_one_object():
     assert fixed["spec"]["replicas"] == 1
     with pytest.raises(InvalidSpec, match="starts vLLM itself"):
         kserve_service(example("cpu"), SITE, ENGINES)
+    with pytest.raises(InvalidSpec, match="KServe knows no consumer"):
+        kserve_service(example("async"), SITE, ENGINES)
 
 
 def test_research_yields_and_endpoints_do_not():
@@ -295,7 +367,7 @@ def test_research_yields_and_endpoints_do_not():
     }
     order = [classes[f"modelops-{p}"]["value"] for p in ("research", "preview", "production")]
     assert order == sorted(order)
-    job = EIGHT["research_job"][0]["spec"]
+    job = GOLDENS["research_job"][0]["spec"]
     assert job["podFailurePolicy"]["rules"][0] == {
         "action": "Ignore",
         "onPodConditions": [{"type": "DisruptionTarget"}],

@@ -25,7 +25,7 @@ class _Running:
 
 
 class Containers:
-    """The first container of each pod.
+    """The first container of each pod does what it is told; what is beside it only runs.
 
     Args:
         has_secret: whether there is a Secret, by namespace and name.
@@ -51,9 +51,16 @@ class Containers:
             return _evicted(pod)
         container = pod["spec"]["containers"][0]
         trouble = self._trouble(pod, container)
+        beside = [self._beside(pod, each) for each in pod["spec"]["containers"][1:]]
         if trouble is not None:
-            return _told(pod, {"waiting": trouble}, ready=False)
-        return self._run(pod, container)
+            return _told(pod, {"waiting": trouble}, beside, ready=False)
+        return self._run(pod, container, beside)
+
+    def _beside(self, pod: Manifest, container: Manifest) -> Manifest:
+        """A container that runs as soon as it can, and has no probe."""
+        trouble = self._trouble(pod, container)
+        state: Manifest = {"running": {"startedAt": time_of_now()}} if trouble is None else {"waiting": trouble}
+        return _status(container, state, ready=trouble is None, started=trouble is None)
 
     def _trouble(self, pod: Manifest, container: Manifest) -> Manifest | None:
         """Why the container cannot be started, as the kubelet says it."""
@@ -70,30 +77,30 @@ class Containers:
                 return {"reason": "CreateContainerConfigError", "message": said}
         return None
 
-    def _run(self, pod: Manifest, container: Manifest) -> Manifest | None:
+    def _run(self, pod: Manifest, container: Manifest, beside: list[Manifest]) -> Manifest | None:
         uid, name, now = pod["metadata"]["uid"], pod["metadata"]["name"], time.monotonic()
         run = self._running.setdefault(uid, _Running(now))
         options = _options(container.get("args") or [])
         if run.ended is not None:
             if now - run.ended < BACK_OFF_S:
-                return _crashed(pod, run, {"reason": "CrashLoopBackOff", "message": "back-off restarting container"})
+                waiting = {"reason": "CrashLoopBackOff", "message": "back-off restarting container"}
+                return _crashed(pod, run, beside, waiting)
             self._running[uid] = run = _Running(now, run.restarts)
         if options.fail_line is not None or (options.die_after_s is not None and now - run.started > options.lives_s):
-            return self._ended(pod, run, options)
+            return self._ended(pod, run, options, beside)
         started = not options.hang and now - run.started >= options.load_s
         ready = started and name not in self.muted
         if ready and (name, False) not in self._logs:
             self._logs[(name, False)] = f"{time_of_now()} INFO: listening\n"
-        return _told(
-            pod, {"running": {"startedAt": time_of_now()}}, ready=ready, started=started, restarts=run.restarts
-        )
+        state = {"running": {"startedAt": time_of_now()}}
+        return _told(pod, state, beside, ready=ready, started=started, restarts=run.restarts)
 
-    def _ended(self, pod: Manifest, run: _Running, options: "_Options") -> Manifest | None:
+    def _ended(self, pod: Manifest, run: _Running, options: "_Options", beside: list[Manifest]) -> Manifest | None:
         line = options.fail_line or "ERROR: it died"
         name = pod["metadata"]["name"]
         self._logs[(name, True)] = self._logs[(name, False)] = f"{time_of_now()} {line}\n"
         run.ended, run.restarts = time.monotonic(), run.restarts + 1
-        return _crashed(pod, run, None)
+        return _crashed(pod, run, beside, None)
 
 
 def has_failed(pod: Manifest) -> bool:
@@ -109,21 +116,22 @@ def is_ready(pod: Manifest) -> bool:
 def _evicted(pod: Manifest) -> Manifest:
     """As a kubelet tells of a pod that it ended because its node ran short of something."""
     ended = {"terminated": {"exitCode": 137, "reason": "Error"}}
-    told = _told(pod, ended, ready=False) or {}
+    told = _told(pod, ended, [], ready=False) or {}
     said = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}
     why = {"reason": "Evicted", "message": "The node was low on resource: memory. "}
     return {**told, **why, "phase": "Failed", "conditions": [*told["conditions"], said]}
 
 
-def _crashed(pod: Manifest, run: _Running, waiting: Manifest | None) -> Manifest | None:
+def _crashed(pod: Manifest, run: _Running, beside: list[Manifest], waiting: Manifest | None) -> Manifest | None:
     ended = {"terminated": {"exitCode": 1, "reason": "Error"}}
     state = {"waiting": waiting} if waiting else ended
-    return _told(pod, state, ready=False, restarts=run.restarts - (waiting is None), last=ended)
+    return _told(pod, state, beside, ready=False, restarts=run.restarts - (waiting is None), last=ended)
 
 
 def _told(
     pod: Manifest,
     state: Manifest,
+    beside: list[Manifest],
     *,
     ready: bool,
     started: bool = False,
@@ -131,7 +139,29 @@ def _told(
     last: Manifest | None = None,
 ) -> Manifest | None:
     container = pod["spec"]["containers"][0]
-    said = {
+    statuses = [_status(container, state, ready=ready, started=started, restarts=restarts, last=last), *beside]
+    ready = all(status["ready"] for status in statuses)
+    same = _without_times(statuses) == _without_times(pod["status"].get("containerStatuses") or [])
+    if same and "running" in state and ready == is_ready(pod):
+        return None
+    conditions = [
+        {"type": "PodScheduled", "status": "True"},
+        {"type": "Ready", "status": "True" if ready else "False"},
+    ]
+    phase = "Pending" if "waiting" in state and not last else "Running"
+    return {"phase": phase, "containerStatuses": statuses, "conditions": conditions}
+
+
+def _status(
+    container: Manifest,
+    state: Manifest,
+    *,
+    ready: bool,
+    started: bool,
+    restarts: int = 0,
+    last: Manifest | None = None,
+) -> Manifest:
+    return {
         "name": container["name"],
         "image": container["image"],
         "ready": ready,
@@ -140,16 +170,11 @@ def _told(
         "state": state,
         "lastState": last or {},
     }
-    before = (pod["status"].get("containerStatuses") or [{}])[0]
-    same = {**said, "state": set(state)} == {**before, "state": set(before.get("state") or {})}
-    if same and "running" in state and ready == is_ready(pod):
-        return None
-    conditions = [
-        {"type": "PodScheduled", "status": "True"},
-        {"type": "Ready", "status": "True" if ready else "False"},
-    ]
-    phase = "Pending" if "waiting" in state and not last else "Running"
-    return {"phase": phase, "containerStatuses": [said], "conditions": conditions}
+
+
+def _without_times(statuses: list[Manifest]) -> list[Manifest]:
+    """Statuses with what is compared of them. An API server may leave out what is empty."""
+    return [{"lastState": {}, **status, "state": set(status.get("state") or {})} for status in statuses]
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ KINDS = {
     "poddisruptionbudgets": "PodDisruptionBudget",
     "priorityclasses": "PriorityClass",
     "scaledobjects": "ScaledObject",
+    "triggerauthentications": "TriggerAuthentication",
     "leaderworkersets": "LeaderWorkerSet",
     "httproutes": "HTTPRoute",
 }
