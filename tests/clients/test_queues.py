@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
@@ -223,3 +224,10 @@ def test_wrong_password_and_silent_server_are_told_apart(queue_server: QueueServ
         await nobody.close()
 
     asyncio.run(work())
+
+
+def test_client_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "aio_pika", None)
+    monkeypatch.delitem(sys.modules, "modelops_dagster.clients.queues.rabbitmq", raising=False)
+    with pytest.raises(UserError, match=r"aio_pika is not installed.*pip install 'modelops-dagster\[async\]'"):
+        open_broker(QueueAddress(url="amqp://rabbitmq"), None, None)

@@ -4,12 +4,15 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from modelops_dagster.clients.processes import free_port
 from modelops_dagster.clients.queues import Broker, open_broker
@@ -119,3 +122,50 @@ def _wait_for(server: QueueServer) -> None:
     while not asyncio.run(answers()):
         assert time.monotonic() < deadline, f"{server.url} does not answer"
         time.sleep(0.2)
+
+
+class Cable:
+    """What lies between a program and a server: `cut()` breaks every connection and lets none begin until `mend()`."""
+
+    def __init__(self, server: QueueServer) -> None:
+        parts = urlsplit(server.url)
+        self._target = (parts.hostname or "", parts.port or 0)
+        self._listener = socket.create_server((LOOPBACK, 0))
+        port = self._listener.getsockname()[1]
+        self.server = replace(server, url=f"{parts.scheme}://{LOOPBACK}:{port}")
+        self._ends: list[socket.socket] = []
+        self._whole = True
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        self._whole = False
+        for end in self._ends:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        self._ends.clear()
+
+    def mend(self) -> None:
+        self._whole = True
+
+    def remove(self) -> None:
+        self.cut()
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                if not self._whole:
+                    near.close()
+                    continue
+                far = socket.create_connection(self._target)
+                self._ends += [near, far]
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=(source, sink), daemon=True).start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket) -> None:
+        with source, sink, suppress(OSError):
+            while data := source.recv(1 << 16):
+                sink.sendall(data)

@@ -17,7 +17,7 @@ from modelops_dagster.clients.processes import free_port
 from modelops_dagster.clients.queues import follow_answers
 from modelops_dagster.domain.batch import BatchRequest
 from modelops_dagster.domain.queues import QueueNames, new_submission
-from tests.fakes.brokers import QueueServer
+from tests.fakes.brokers import Cable, QueueServer
 from tests.fakes.openai_server import MODEL, OpenAIServer
 from tests.fakes.stack import ROOT, wait_until
 
@@ -124,6 +124,22 @@ def test_consumer_that_is_killed_in_the_middle_loses_nothing(scene: Scene):
     answers = scene.all_answered(*ids(8))
     assert all(a["error"] is None for a in answers)
     assert len(scene.engine.bodies) > 8, "what was under way was asked again"
+
+
+def test_queue_that_is_away_for_a_while_is_waited_for(scene: Scene):
+    cable = Cable(scene.server)
+    scene.engine.latency_s = 0.5
+    scene.submit(*ids(8))
+    program = scene.start("--at-once", "2", **cable.server.environ())
+    wait_until(lambda: len(scene.engine.bodies), lambda asked: asked >= 3)
+    cable.cut()
+    wait_until(lambda: scene.log.read_text(), lambda text: "does not answer" in text, 60)
+    assert scene.log.read_text().count("does not answer") <= 2, "an outage is said, and not at every try"
+    assert program.poll() is None
+    cable.mend()
+    answers = scene.all_answered(*ids(8))
+    assert all(a["error"] is None for a in answers)
+    cable.remove()
 
 
 def test_sigterm_lets_what_is_under_way_end_and_takes_no_more(scene: Scene):

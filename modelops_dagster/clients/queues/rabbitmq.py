@@ -103,7 +103,8 @@ class RabbitBroker:
 
     async def _connected(self) -> AbstractConnection:
         async with self._lock:
-            if self._connection is None or self._connection.is_closed:
+            # one that broke is not `connected`; `is_closed` is only one that was closed from here
+            if self._connection is None or not self._connection.connected.is_set():
                 path = urlsplit(self._address.url).path
                 self._connection = await aio_pika.connect(
                     host=self._address.host,
