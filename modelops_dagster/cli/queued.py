@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from modelops_dagster.cli.output import emit, json_option, progress_bar
+from modelops_dagster.cli.output import emit, json_option, progress_bar, table
 
 if TYPE_CHECKING:
     from modelops_dagster.clients.queues import Broker
-    from modelops_dagster.domain.queues import QueueAddress
+    from modelops_dagster.domain.queues import QueueAddress, QueueState
 
 _output = click.option(
     "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the answers here, one a line."
@@ -73,7 +73,31 @@ def answers(ctx: click.Context, name: str, submission: str, output: Path | None,
     _tell(ctx, submission, None, asyncio.run(work()), output, as_json)
 
 
-COMMANDS = (submit, answers)
+@click.command(name="queue")
+@click.argument("name")
+@json_option
+def queue(name: str, as_json: bool) -> None:
+    """What is in the queue of the ASYNC endpoint NAME: requests, and the dead letters, each with its reason."""
+    from modelops_dagster.domain.queues import QueueNames
+
+    address = _queue_of(name)
+
+    async def work() -> "QueueState":
+        async with _broker(address) as broker:
+            return await broker.look(QueueNames(name))
+
+    state = asyncio.run(work())
+
+    def render() -> None:
+        click.echo(f"{name}: requests {state.requests}, dead letters {len(state.dead_letters)}")
+        if state.dead_letters:
+            rows = [(letter.submission, letter.custom_id, letter.reason) for letter in state.dead_letters]
+            table("", ("submission", "custom_id", "reason"), rows)
+
+    emit(state, as_json, render)
+
+
+COMMANDS = (submit, answers, queue)
 
 
 def _queue_of(name: str) -> "QueueAddress":

@@ -107,6 +107,22 @@ class QueueNames(NamedTuple):
         return f"modelops:{self.endpoint}:answered:{submission}"
 
 
+class DeadLetter(Value):
+    """A request that was given up."""
+
+    submission: str
+    custom_id: str | None = Field(description="None: it could not be read")
+    reason: str
+    request: str = Field(description="the message as it was")
+
+
+class QueueState(Value):
+    """What is in an endpoint's queue."""
+
+    requests: int = Field(ge=0, description="that wait; on Redis with those that are being answered")
+    dead_letters: tuple[DeadLetter, ...] = Field(description="oldest first")
+
+
 def new_submission() -> str:
     """The id of a submission: under it, its answers are found."""
     return f"sub-{secrets.token_hex(12)}"
@@ -149,6 +165,11 @@ def refusal_line(custom_id: str, code: str, message: str) -> str:
     """The answer line of a request that gets no other."""
     addressed = BatchRequest(custom_id=custom_id, url="", body={})
     return error_line(addressed, answer_id=new_answer_id(), code=code, message=message)
+
+
+def dead_letter(text: str, submission: str, reason: str) -> DeadLetter:
+    """A dead letter of a message that may hold anything."""
+    return DeadLetter(submission=submission, custom_id=custom_id_of(text), reason=reason, request=text)
 
 
 def new_answer_id() -> str:

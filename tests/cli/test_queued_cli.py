@@ -1,5 +1,6 @@
 """`modelops endpoints submit` and `answers`, with a real queue, the real consumer and the real controller."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -9,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from modelops_dagster.domain.queues import QueueNames
 from tests.fakes.brokers import QueueServer
 from tests.fakes.cluster.kubelet import FakeCluster
 from tests.fakes.cluster.stack import ClusterStack
 from tests.fakes.openai_server import MODEL, OpenAIServer
-from tests.fakes.stack import ROOT
+from tests.fakes.stack import ROOT, wait_until
 
 QUEUED = {"async_deployment_type": "ASYNC", "scale_to_zero": True, "min_replicas": 0}
 
@@ -81,6 +83,23 @@ def test_file_may_be_left_and_its_answers_read_later(stack: ClusterStack, queue_
     assert "3 requests are in the queue of nightly" in done.stderr
     later = modelops(stack, queue_server, "answers", "nightly", told["submission"], "--json")
     assert (later.returncode, json.loads(later.stdout)["answered"]) == (0, 0)
+    state = json.loads(modelops(stack, queue_server, "queue", "nightly", "--json").stdout)
+    assert (state["requests"], state["dead_letters"]) == (3, [])
+
+
+@pytest.mark.usefixtures("consumer")
+def test_dead_letters_are_shown_with_their_reasons(stack: ClusterStack, queue_server: QueueServer):
+    async def put() -> None:
+        broker = queue_server.broker()
+        await broker.put(QueueNames("nightly"), "by-hand", ['{"custom_id": "odd", "url": "/metrics"}'])
+        await broker.close()
+
+    asyncio.run(put())
+    shown = wait_until(
+        lambda: modelops(stack, queue_server, "queue", "nightly").stdout, lambda text: "by-hand" in text, 60
+    )
+    assert "dead letters 1\n" in shown
+    assert "line 1: body" in shown
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from modelops_dagster.domain.queues import QueueNames
+from modelops_dagster.domain.queues import QueueNames, QueueState
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,9 @@ class Broker(Protocol):
 
     def answers(self, names: QueueNames, submission: str, *, wait: bool) -> AsyncGenerator[str, None]:
         """The answer lines of a submission from the first one on, also those read before; `wait`: and those to come."""
+
+    async def look(self, names: QueueNames) -> QueueState:
+        """What is in the queue now; nothing is taken out."""
 
     async def close(self) -> None:
         """End every connection."""

@@ -32,6 +32,8 @@ from modelops_dagster.domain.queues import (
     USERNAME_VARIABLE,
     QueueAddress,
     QueueNames,
+    QueueState,
+    dead_letter,
 )
 
 logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # what it writes is raised as well
@@ -39,8 +41,8 @@ _TIMEOUT_S = 10.0
 _LOOK_S = 1.0
 _AT_ONCE = 200  # messages on their way to the server
 _QUORUM = {"x-queue-type": "quorum"}
-_DEAD = {**_QUORUM, "x-max-length": DEAD_LETTERS_KEPT}
-# a classic one: it may be read again and again without an end, which quorum queues count and forbid
+# classic ones: they may be read again and again without an end, which quorum queues count and forbid
+_DEAD = {"x-max-length": DEAD_LETTERS_KEPT}
 _ANSWERS = {"x-expires": 1000 * ANSWERS_KEPT_S}
 
 
@@ -80,12 +82,32 @@ class RabbitBroker:
                     await asyncio.gather(*sent)
 
     async def answers(self, names: QueueNames, submission: str, *, wait: bool) -> AsyncGenerator[str, None]:
+        async with contextlib.aclosing(self._peek(names.answers(submission), _ANSWERS, wait=wait)) as messages:
+            async for message in messages:
+                yield message.body.decode()
+
+    async def look(self, names: QueueNames) -> QueueState:
+        with told(self._address):
+            connection = await self._connected()
+            async with connection.channel() as channel:
+                queue = await _declare(channel, names.requests, _QUORUM)
+                requests = queue.declaration_result.message_count or 0
+        letters = []
+        async with contextlib.aclosing(self._peek(names.dead, _DEAD, wait=False)) as messages:
+            async for message in messages:
+                text, reason = message.body.decode(errors="replace"), str(message.headers.get("reason", ""))
+                letters.append(dead_letter(text, message.correlation_id or "", reason))
+        return QueueState(requests=requests, dead_letters=tuple(letters))
+
+    async def _peek(
+        self, name: str, arguments: dict[str, Any], *, wait: bool
+    ) -> AsyncGenerator[AbstractIncomingMessage, None]:
         """Nothing is acknowledged, so everything is there again for the next reader; one reads at a time."""
         inbox: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
         with told(self._address):
             connection = await self._connected()
             async with connection.channel() as channel:
-                queue = await _declare(channel, names.answers(submission), _ANSWERS)
+                queue = await _declare(channel, name, arguments)
                 ready = queue.declaration_result.message_count or 0
                 await queue.consume(inbox.put, exclusive=True)
                 while wait or ready > 0:
@@ -95,7 +117,7 @@ class RabbitBroker:
                         _still_open(channel)
                         continue
                     ready -= 1
-                    yield message.body.decode()
+                    yield message
 
     async def close(self) -> None:
         if self._connection is not None:

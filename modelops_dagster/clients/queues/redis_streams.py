@@ -26,6 +26,8 @@ from modelops_dagster.domain.queues import (
     USERNAME_VARIABLE,
     QueueAddress,
     QueueNames,
+    QueueState,
+    dead_letter,
 )
 
 log = logging.getLogger("modelops.queues")
@@ -130,6 +132,13 @@ class RedisBroker:
                 return
             for last, fields in entries:  # noqa: B007 - the last id is where the next read begins
                 yield str(fields["answer"])
+
+    async def look(self, names: QueueNames) -> QueueState:
+        with told(self._address):
+            requests = await self._redis.xlen(names.requests)
+            dead = await self._redis.xrange(names.dead)
+        letters = tuple(dead_letter(f["request"], f["submission"], f["reason"]) for _, f in dead)
+        return QueueState(requests=requests, dead_letters=letters)
 
     async def close(self) -> None:
         await self._redis.aclose()
