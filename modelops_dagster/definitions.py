@@ -7,7 +7,7 @@ from modelops_dagster.assets.batch import answer_batch
 from modelops_dagster.assets.describing import owned_by
 from modelops_dagster.assets.eval_datasets import dataset_asset
 from modelops_dagster.assets.lanes import lane_assets
-from modelops_dagster.assets.operations import OPERATIONS
+from modelops_dagster.assets.operations import OPERATIONS, decide_again
 from modelops_dagster.assets.partitions import models
 from modelops_dagster.assets.quantized import lane_plan, quantized_weights
 from modelops_dagster.assets.release import release
@@ -63,6 +63,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         report,
         watcher_asset(settings.hub_poll_interval_s),
     ]
+    clicked = (*OPERATIONS, prune_checkpoints, answer_batch)
     return dg.Definitions(
         assets=owned_by([*weights, *lanes, *datasets, *derived], settings.asset_owners),
         asset_checks=[
@@ -70,7 +71,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
             *(recovery_check(lane) for lane in QUANTIZED_LANES),
             *(check for lane in LANES for check in lane_checks(lane)),
         ],
-        jobs=[onboard, *quantized.values(), backfill_job(suites), *OPERATIONS, prune_checkpoints, answer_batch],
+        jobs=[onboard, *quantized.values(), backfill_job(suites), *decide_again, *clicked],
         schedules=[prune_nightly],
         sensors=[
             hub_sensor(onboard.name, settings.hub_poll_interval_s),

@@ -20,6 +20,7 @@ from modelops_dagster.assets.metadata import (
 )
 from modelops_dagster.assets.partitions import models
 from modelops_dagster.assets.progress import log_changes, log_tenths
+from modelops_dagster.clients.gauntlet.regrading import Regrading
 from modelops_dagster.clients.gauntlet.runner import not_asked, run_suite
 from modelops_dagster.clients.incumbents import FoundIncumbent, find_incumbent, gather_arms
 from modelops_dagster.clients.ladder import climb
@@ -247,6 +248,11 @@ def _verdict(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
                 for r in reports.values()
                 if r.endpoint.checkpoint.digest == endpoint.checkpoint.digest and r.was_asked
             ]
+            about = (revision.repo_id, revision.commit_hash, lane.name)
+            closes_at = store.first_decision(*about, now) + DEADLINE
+            held = store.held_before(*about)
+            if held is not None and now < closes_at:
+                own = Regrading(store, suites, gauntlet.graders(), lane.name, context.run_id).all(own)
             target = incumbent_target(gateway.routes().get(revision.repo_id), endpoint.name)
             arms, note = gather_arms(store, policy, own, target, now)
             found = judge(
@@ -259,7 +265,8 @@ def _verdict(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
                 decided_at=now,
                 arms=arms,
                 incumbent_note=note,
-                closes_at=store.first_decision(revision.repo_id, revision.commit_hash, lane.name, now) + DEADLINE,
+                closes_at=closes_at,
+                reopens=held.verdict_id if held is not None else None,
             )
             store.land_verdict(found, run_id=context.run_id)
             compared = previous_comparison(store, revision.repo_id, lane.name, revision.commit_hash)

@@ -12,6 +12,7 @@ from modelops_dagster.clients.moves import Moves
 from modelops_dagster.clients.rollout import Change, Rollout
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.gateway import Grant
+from modelops_dagster.domain.lanes import LANES, decide_job
 from modelops_dagster.resources.lineage import LineageResource
 from modelops_dagster.resources.platform import ControllerResource, GatewayResource
 
@@ -121,6 +122,17 @@ re_evaluate = dg.define_asset_job(
     description="Ask every suite again of the endpoint that serves a model, and decide and register anew.",
     tags={"modelops/chain": "re-evaluate"},
 )
+decide_again = [
+    dg.define_asset_job(
+        decide_job(lane.name),
+        selection=dg.AssetSelection.assets([lane.name, "verdict"], [lane.name, "gateway_registration"]),
+        partitions_def=models,
+        description=f"Decide and register a held model of the lane {lane.name} anew, from its stored answers and "
+        "people's labels: the same as `modelops verdict reopen`. Nothing is asked.",
+        tags={"modelops/chain": "decide-again"},
+    )
+    for lane in LANES
+]
 OPERATIONS = (promote, roll_back, start_endpoint, stop_endpoint, re_evaluate)
 
 

@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from modelops_dagster.cli.graders import panel_for, render_grading
+from modelops_dagster.cli.inspect_tasks import inspect_options, require_task_alone, run_task
+from modelops_dagster.cli.metric_tables import metric_table
 from modelops_dagster.cli.named_endpoints import Named, find_named
-from modelops_dagster.cli.output import emit, json_option, progress_bar, table
+from modelops_dagster.cli.output import emit, json_option, progress_bar
 
 if TYPE_CHECKING:
+    from modelops_dagster.clients.gauntlet.eval_file import Asked
     from modelops_dagster.clients.gauntlet.panel import Panel
     from modelops_dagster.domain.endpoints import Endpoint
     from modelops_dagster.domain.errors import ModelOpsError
     from modelops_dagster.domain.gauntlet.eval_config import EvalPlan
-    from modelops_dagster.domain.gauntlet.report import Metric, SuiteReport
+    from modelops_dagster.domain.gauntlet.report import SuiteReport
     from modelops_dagster.domain.gauntlet.suite import Suite
     from modelops_dagster.domain.openai_urls import Api
 
@@ -38,10 +41,12 @@ MAX_UNSCORED_SHARE = 0.02
 @click.option("--limit", type=click.IntRange(min=1), help="Ask at most so many samples of each dataset suite.")
 @click.option("--budget", type=click.FloatRange(min=0.05), default=30.0, show_default=True, help="Minutes, in all.")
 @click.option("--api-key-env", metavar="NAME", help="Environment variable that holds the API key.")
+@inspect_options
 @json_option
 @click.pass_context
 def command(
     ctx: click.Context,
+    /,
     url: str | None,
     model_id: str | None,
     config: str | None,
@@ -53,31 +58,30 @@ def command(
     budget: float,
     api_key_env: str | None,
     as_json: bool,
+    **task: Any,
 ) -> None:
     """Evaluate any OpenAI-compatible endpoint; deploys nothing.
 
     Exits 1 when a contract check fails or a suite could not be scored, 2 when the address, key or model id is wrong.
     """
-    from modelops_dagster.clients.gauntlet.eval_file import Asked, asked_suites
-    from modelops_dagster.clients.gauntlet.loading import load_suites
     from modelops_dagster.domain.gauntlet.redaction import redacted
     from modelops_dagster.settings import Settings
 
     settings = Settings.load()
     named = find_named(name) if name else None
     plan = _plan(url, model_id, config, overrides, api_key_env, named)
-    every = load_suites(settings.eval_datasets, suites)
-    asked = tuple(Asked(s) for s in every) if suites else asked_suites(plan, every)
-    chosen = _for_route([_chosen(a.suite, subset, limit) for a in asked], plan, is_named=bool(suites))
-    for notice in (a for a in asked if a.stands_in_for):
-        click.echo(
-            f"{notice.stands_in_for}: public benchmarks are not shipped; the suite {notice.suite.name!r} is asked "
-            "instead. It measures the same kind of skill with other questions; published scores are no comparison.",
-            err=True,
-        )
-    panel, chosen = panel_for(chosen, settings, is_named=bool(suites))
     api_key = named.key if named else _api_key(plan.api_key_name, is_optional=bool(config) and not api_key_env)
     deadline = time.monotonic() + budget * 60
+    if task["inspect"]:
+        require_task_alone(plan, _api(plan), suites, subset)
+        endpoint = _reach(plan, api_key, min(REACH_TIMEOUT_S, budget * 60))
+        is_whole = run_task(
+            endpoint, api_key, settings, task, limit=limit, minutes=budget, max_lost=MAX_UNSCORED_SHARE, as_json=as_json
+        )
+        ctx.exit(0 if is_whole else 1)
+    asked = _asked(plan, settings.eval_datasets, suites)
+    chosen = _for_route([_chosen(a.suite, subset, limit) for a in asked], plan, is_named=bool(suites))
+    panel, chosen = panel_for(chosen, settings, is_named=bool(suites))
     endpoint = _reach(plan, api_key, min(REACH_TIMEOUT_S, budget * 60))
     if panel is not None:
         panel.require_others(endpoint)
@@ -135,6 +139,24 @@ def _plan(
     plan = load_plan(Path(config), overrides, os.environ)
     given = {"url": url, "model_id": model_id, "api_key_name": api_key_env}
     return plan.model_copy(update={k: v for k, v in given.items() if v is not None})
+
+
+def _asked(plan: "EvalPlan", folder: Path, suites: Sequence[str]) -> "Sequence[Asked]":
+    """The suites that were named, or those of the plan with a word about each that stands in for a benchmark."""
+    from modelops_dagster.clients.gauntlet.eval_file import Asked, asked_suites
+    from modelops_dagster.clients.gauntlet.loading import load_suites
+
+    every = load_suites(folder, suites)
+    if suites:
+        return [Asked(suite) for suite in every]
+    asked = asked_suites(plan, every)
+    for notice in (a for a in asked if a.stands_in_for):
+        click.echo(
+            f"{notice.stands_in_for}: public benchmarks are not shipped; the suite {notice.suite.name!r} is asked "
+            "instead. It measures the same kind of skill with other questions; published scores are no comparison.",
+            err=True,
+        )
+    return asked
 
 
 def _api(plan: "EvalPlan") -> "Api":
@@ -361,17 +383,7 @@ def _render(reports: "Sequence[SuiteReport]") -> None:
     for report in reports:
         seconds = (report.ended_at - report.started_at).total_seconds()
         title = f"{report.suite}: {report.n_samples} asked, {report.n_unscored} unscored, {seconds:.1f} s"
-        rows = [_cells(m) for m in report.metrics if not m.name.startswith("check/")]
-        table(title, ("metric", "value", "95 % interval", "n", "unit"), rows)
+        metric_table(title, report.metrics)
         for sentence in report.failing:
             click.echo(f"  {sentence}")
         render_grading(report)
-
-
-def _cells(metric: "Metric") -> tuple[object, ...]:
-    def number(value: float | None) -> str:
-        return "-" if value is None else f"{value:.3f}" if metric.unit == "share" else f"{value:.4g}"
-
-    known = metric.ci_low is not None or metric.ci_high is not None
-    interval = f"{number(metric.ci_low)} to {number(metric.ci_high)}" if known else None
-    return metric.name, number(metric.value), interval, metric.n, metric.unit

@@ -52,7 +52,9 @@ def export_run(run_id: str, suites: tuple[str, ...], output: str, form: str, as_
 
 @click.command("import")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@click.option("--format", "tool", type=click.Choice(("lm-eval", "nemo")), required=True, help="Which tool wrote them.")
+@click.option(
+    "--format", "tool", type=click.Choice(("lm-eval", "nemo", "inspect")), required=True, help="Which tool wrote them."
+)
 @click.option("--repo-id", required=True, metavar="ORG/NAME", help="The model that was scored.")
 @click.option("--commit", "commit_hash", metavar="HASH", help="Its commit. Default: what the tool says, if it does.")
 @click.option("--lane", default="raw", show_default=True, help="The lane whose scores they are.")
@@ -63,18 +65,18 @@ def import_files(
     """Take another tool's scores into the history, beside ours: no policy can name them, and nothing compares them.
 
     lm-eval: results_TIME.json, or samples_TASK_TIME.jsonl of one task. NeMo Evaluator: results.yml (0.2), or
-    eval-*.json or results.jsonl (0.3). The same file twice lands once.
+    eval-*.json or results.jsonl (0.3). Inspect: a log as JSON. The same file twice lands once.
     """
     from modelops_dagster.clients.scores import ScoreStore
     from modelops_dagster.clients.scores.importing import land_imported, read_files
     from modelops_dagster.domain.errors import InvalidSpec
-    from modelops_dagster.domain.hub import COMMIT_HASH, require_repo_id
+    from modelops_dagster.domain.hub import require_commit, require_repo_id
     from modelops_dagster.domain.lanes import LANES
     from modelops_dagster.settings import Settings
 
     require_repo_id(repo_id)
-    if commit_hash is not None and not COMMIT_HASH.fullmatch(commit_hash):
-        raise InvalidSpec(f"{commit_hash!r} is not a commit hash; give all 40 hex digits.", field="commit")
+    if commit_hash is not None:
+        require_commit(commit_hash)
     if lane not in (known := [one.name for one in LANES]):
         raise InvalidSpec(f"there is no lane {lane!r}; the lanes are {', '.join(known)}.", field="lane")
     found = read_files(tool, [Path(file) for file in files])

@@ -57,6 +57,7 @@ def _render(verdict: "Verdict") -> None:
     click.echo(
         f"{verdict.repo_id}@{verdict.commit_hash[:12]}, lane {verdict.lane}, policy {verdict.policy}, "
         f"decided {verdict.decided_at:%Y-%m-%d %H:%M} UTC, verdict {verdict.verdict_id}"
+        + (f", after the hold {verdict.reopens}" if verdict.reopens else "")
     )
     table("", list(criteria[0]), [list(row.values()) for row in criteria])
     for result in verdict.comparisons:
@@ -115,6 +116,40 @@ def replay(ctx: click.Context, verdict_id: str, as_json: bool) -> None:
     emit(shown, as_json, render)
     if found:
         ctx.exit(1)
+
+
+@command.command("reopen")
+@click.argument("repo_id")
+@click.option("--lane", default="raw", show_default=True, help="The lane that is held.")
+@click.option("--wait/--no-wait", default=True, help="Follow the run until its verdict.")
+@json_option
+@click.pass_context
+def reopen(ctx: click.Context, repo_id: str, lane: str, wait: bool, as_json: bool) -> None:
+    """Decide about a held model again, now that people have labelled its answers; nothing is asked.
+
+    The new decision is a row of its own that names the hold, and both can be replayed. Exit code 0 when the model
+    passes now (or, without --wait, when the run was queued), 1 when it does not, 2 when nothing can be reopened.
+    """
+    from modelops_dagster.cli.onboard import follow_run
+    from modelops_dagster.clients.dagster_api import DagsterClient
+    from modelops_dagster.clients.reopening import require_reopenable
+    from modelops_dagster.clients.scores import ScoreStore
+    from modelops_dagster.settings import Settings
+
+    settings = Settings.load()
+    store = ScoreStore(settings.home / "scores")
+    held = require_reopenable(store, repo_id, lane)
+    dagster = DagsterClient(settings.dagster_url)
+    run_id = dagster.launch_decision(repo_id, lane)
+    page = f"{settings.dagster_url}/runs/{run_id}"
+    if not wait:
+        shown = {"reopens": held.verdict_id, "run_id": run_id, "url": page}
+        emit(shown, as_json, lambda: click.echo(f"queued: {page}"))
+        return
+    follow_run(dagster, run_id)
+    found = next((v for v in store.latest_verdicts(repo_id) if v.lane == lane), held)
+    emit(found, as_json, lambda: _render(found))
+    ctx.exit(0 if found.outcome == "pass" else 1)
 
 
 @command.command("policy")

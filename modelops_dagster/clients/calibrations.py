@@ -1,13 +1,14 @@
 """Every grader against people, category by category, from the score store."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from modelops_dagster.clients.gauntlet.graders import Known, present_graders
 from modelops_dagster.clients.gauntlet.panel import Panel
 from modelops_dagster.clients.labels import Graded, Verdicts, answers_to_label, read_labels, verdicts
 from modelops_dagster.clients.scores.store import ScoreStore
 from modelops_dagster.domain.gauntlet.admission import Calibration, Judged, calibrate
+from modelops_dagster.domain.gauntlet.drift import Anchor, chosen
 from modelops_dagster.domain.gauntlet.grading import Admission, GradersFile
 from modelops_dagster.domain.gauntlet.suite import Suite
 from modelops_dagster.domain.labels import Answer, people_say
@@ -16,8 +17,12 @@ from modelops_dagster.domain.labels import Answer, people_say
 def open_panel(file: GradersFile, known: Known, store: ScoreStore, suites: Sequence[Suite]) -> Panel:
     """The panel of an installation, as its graders answer and are admitted now."""
     graders, notes = present_graders(file, known)
-    found = calibrations(store, Graded(suites), file.admission) if graders else ()
-    return Panel(graders, found, notes)
+    if not graders:
+        return Panel(notes=notes)
+    graded, rule = Graded(suites), file.admission
+    people = _People(store, graded)
+    found = people.calibrations(rule)
+    return Panel(graders, found, notes, anchors=people.anchors(found, graded, rule), drift=rule.drift)
 
 
 def calibrations(store: ScoreStore, graded: Graded, rule: Admission) -> tuple[Calibration, ...]:
@@ -26,16 +31,48 @@ def calibrations(store: ScoreStore, graded: Graded, rule: Admission) -> tuple[Ca
     Only answers of runs with labels enter: a run that nobody labelled says nothing about a grader. The same answer in
     several runs is one answer.
     """
-    said = {key[0]: value for key, value in people_say(read_labels(store)).items() if key[1] is None}
-    found = verdicts(store)
-    answers = answers_to_label(store, graded, found)
-    labelled = {a.run_id for a in answers if a.answer_uid in said}
-    unique = {a.answer_uid: a for a in answers if a.run_id in labelled}
-    by_pair: dict[tuple[str, str], list[Answer]] = defaultdict(list)
-    for answer in answers:
-        for grader in found.get(answer.answer_uid, {}):
-            by_pair[grader, answer.group] += [answer] if unique.get(answer.answer_uid) is answer else []
-    return tuple(_calibrated(pair, mine, found, said, rule) for pair, mine in sorted(by_pair.items()))
+    return _People(store, graded).calibrations(rule)
+
+
+class _People:
+    """What people and graders said of the same answers, by grader and category group."""
+
+    def __init__(self, store: ScoreStore, graded: Graded) -> None:
+        self._said = {key[0]: value for key, value in people_say(read_labels(store)).items() if key[1] is None}
+        self._found = verdicts(store)
+        answers = answers_to_label(store, graded, self._found)
+        labelled = {a.run_id for a in answers if a.answer_uid in self._said}
+        unique = {a.answer_uid: a for a in answers if a.run_id in labelled}
+        self._by_pair: dict[tuple[str, str], list[Answer]] = defaultdict(list)
+        for answer in answers:
+            for grader in self._found.get(answer.answer_uid, {}):
+                self._by_pair[grader, answer.group] += [answer] if unique.get(answer.answer_uid) is answer else []
+
+    def calibrations(self, rule: Admission) -> tuple[Calibration, ...]:
+        """Of every grader and category group that it ever judged."""
+        pairs = sorted(self._by_pair.items())
+        return tuple(_calibrated(pair, mine, self._found, self._said, rule) for pair, mine in pairs)
+
+    def anchors(self, found: Sequence[Calibration], graded: Graded, rule: Admission) -> tuple[Anchor, ...]:
+        """Of every admission, the labelled answers that its grader is held to in each run."""
+        split = [uid for uid, (sample, _) in graded.samples.items() if sample.metadata.split == "anchor"]
+        admitted = [(c.grader, c.category) for c in found if c.admitted]
+        return tuple(a for pair in admitted for a in chosen(list(self._labelled(*pair)), split, rule.anchors))
+
+    def _labelled(self, grader: str, category: str) -> Iterator[Anchor]:
+        for answer in self._by_pair[grader, category]:
+            then, human = self._found[answer.answer_uid][grader].verdict, self._said.get(answer.answer_uid, 0.5)
+            if then is not None and human != 0.5:
+                yield Anchor(
+                    grader=grader,
+                    category=category,
+                    item_uid=answer.item_uid,
+                    sample_id=answer.sample_id,
+                    answer_uid=answer.answer_uid,
+                    answer=answer.text,
+                    good=human > 0.5,
+                    then=then,
+                )
 
 
 def _calibrated(

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import httpx
 
 from modelops_dagster.domain.errors import InvalidSpec, ModelOpsError, NotRunning
-from modelops_dagster.domain.lanes import lane_job
+from modelops_dagster.domain.lanes import decide_job, lane_job
 
 LOCATION = "modelops_dagster"
 REPOSITORY = {"repositoryName": "__repository__", "repositoryLocationName": LOCATION}
@@ -170,6 +170,10 @@ class DagsterClient:
     def launch_lane(self, repo_id: str, lane: str) -> str:
         """Queue the run of a quantized lane, on the weights that are there, and return its run id."""
         return self._launch(repo_id, lane_job(lane), {})
+
+    def launch_decision(self, repo_id: str, lane: str) -> str:
+        """Queue the run that decides about a model again from what is stored, and return its run id."""
+        return self._launch(repo_id, decide_job(lane), {})
 
     def launch_job(self, job: str, config: dict[str, Any]) -> str:
         """Queue a run of a job that is about no single model, and return its run id."""

@@ -21,7 +21,8 @@ ANSWERS = """
     order by started_at, run_id, endpoint, sample_id, epoch
 """
 CALLS = """
-    select answer_uid, grader, placement, repeat, verdict from judgements where other_uid is null
+    select answer_uid, grader, placement, repeat, verdict from judgements
+    where other_uid is null and coalesce(arm, '') <> 'anchor'
     qualify row_number() over (partition by answer_uid, grader, placement, repeat order by judged_at desc) = 1
     order by all
 """

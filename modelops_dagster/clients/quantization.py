@@ -1,36 +1,24 @@
 """The quantizer's worker as a process: started, watched, ended, and its result read back. No Dagster here."""
 
-import contextlib
 import json
-import os
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
-
-from modelops_dagster.clients import processes
 from modelops_dagster.clients.checkpoints import CheckpointStore
 from modelops_dagster.clients.checkpoints.derived import ensure_derived
 from modelops_dagster.clients.engines import EngineRegistry
-from modelops_dagster.clients.machine import out_of_memory_kills
 from modelops_dagster.clients.quantization_recipes import RecipeFolder
+from modelops_dagster.clients.worker_tasks import Say, TaskLimits, TaskRunner
 from modelops_dagster.domain.checkpoints import Checkpoint, Derivation
 from modelops_dagster.domain.errors import EngineMissing, InvalidSpec, QuantizationFailed, UserError
 from modelops_dagster.domain.model_config import ModelConfig
-from modelops_dagster.domain.quantization import Recipe, derived_name, gib
+from modelops_dagster.domain.quantization import Recipe, derived_name
 from modelops_dagster.domain.recovery import Findings, Recovery, RecoveryPolicy, judge_recovery
 
 ENGINE = "llmcompressor"
-POLL_S = 0.25
-GRACE_S = 2.0
-LAST_LINES = 15
-SIGKILLED = -9
-Say = Callable[[str], None]
 
 
 class Quantizer:
@@ -193,101 +181,21 @@ class Quantizer:
 
     def _run(self, what: str, request: dict[str, Any], say: Say, environ: Mapping[str, str]) -> dict[str, Any]:
         """One task in a process with a session of its own; returns its result. No process is left, however it ends."""
-        self._work.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix="task-", dir=self._work))
-        progress, result, log = folder / "progress.jsonl", folder / "result.json", folder / "log"
-        body = {**request, "parent_pid": os.getpid(), "progress": str(progress), "result": str(result)}
-        (folder / "request.json").write_text(json.dumps(body, indent=1))
-        launch = self._registry.program(self.engine, str(folder / "request.json"))
+        limits = TaskLimits(self._timeout_s, self._memory_limit_bytes)
         # in a Pipes session the worker tells the step itself
         tell: Say = _nothing if "DAGSTER_PIPES_CONTEXT" in environ else say
-        kills = out_of_memory_kills()
-        worker = processes.spawn(launch.argv, {**launch.environ, **environ}, log, folder)
-        watch = _Watch(self._memory_limit_bytes, time.monotonic() + self._timeout_s)
-        try:
-            code = watch.wait(worker, log, _new_lines(progress), tell)
-        finally:
-            processes.stop_group(worker, GRACE_S, log)
-        answer = json.loads(result.read_text()) if result.is_file() else None
-        if answer is not None and answer["ok"] and watch.ended is None:
-            shutil.rmtree(folder, ignore_errors=True)
-            return dict(answer)
-        log_tail = "\n".join(log.read_text(errors="replace").splitlines()[-LAST_LINES:])
-        reason, sentence = watch.why(code, answer, out_of_memory_kills() - kills, self._timeout_s)
-        raise QuantizationFailed(f"{what}: {sentence}; the whole log is {log}.", reason=reason, log_tail=log_tail)
-
-
-class _Watch:
-    """Waits for the worker, within a limit of memory and time. `ended` says which of them was reached."""
-
-    def __init__(self, memory_limit_bytes: int | None, deadline: float) -> None:
-        self._limit, self._deadline = memory_limit_bytes, deadline
-        self._peak = 0
-        self.ended: str | None = None
-
-    def wait(self, worker: processes.ProcessIdentity, log: Path, lines: Iterator[list[str]], say: Say) -> int | None:
-        """Return the exit code, None when we ended it; pass its progress on."""
-        while True:
-            code = processes.exit_code(worker)
-            for line in next(lines):
-                say(line)
-            if code is not None:
-                return code
-            self._peak = max(self._peak, _resident(processes.session_members(worker)))
-            if self._limit is not None and self._peak > self._limit:
-                self.ended = "out_of_memory"
-            elif time.monotonic() > self._deadline:
-                self.ended = "timeout"
-            if self.ended is not None:
-                processes.stop_group(worker, 0.0, log)
-                return None
-            time.sleep(POLL_S)
-
-    def why(
-        self, code: int | None, answer: dict[str, Any] | None, kernel_kills: int, timeout_s: float
-    ) -> tuple[str, str]:
-        """The classified reason, and a sentence without its full stop."""
-        if self.ended == "out_of_memory":
-            return (
-                "out_of_memory",
-                f"killed for memory at {gib(self._peak)}, above the limit of {gib(self._limit or 0)}",
-            )
-        if self.ended == "timeout":
-            return "timeout", f"not done after {timeout_s:.0f} s, and ended; raise MODELOPS_QUANTIZE_TIMEOUT_S"
-        if answer is not None and not answer["ok"]:
-            detail = " ".join(str(answer["detail"]).split()).rstrip(".")
-            if answer["reason"] == "out_of_memory":
-                detail = f"out of memory at {gib(self._peak)} ({detail})"
-            return str(answer["reason"]), detail[:600]
-        if code == SIGKILLED:
-            by = "by the kernel" if kernel_kills > 0 else "by the kernel, or by somebody,"
-            return "out_of_memory", f"killed for memory at {gib(self._peak)} {by} with SIGKILL"
-        how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        return "crash", f"the worker ended with {how} and no result"
+        end = TaskRunner(self._registry, self.engine, self._work, limits, environ).run(request, tell)
+        if end.result is not None:
+            end.remove()
+            return end.result
+        hint = "; raise MODELOPS_QUANTIZE_TIMEOUT_S" if end.reason == "timeout" else ""
+        raise QuantizationFailed(
+            f"{what}: {end.why}{hint}; the whole log is {end.log}.", reason=end.reason, log_tail=end.log_tail
+        )
 
 
 def _nothing(line: str) -> None:
     del line
-
-
-def _resident(pids: frozenset[int]) -> int:
-    """Resident memory of these processes together, in bytes; what has ended counts as none."""
-    total = 0
-    for pid in pids:
-        with contextlib.suppress(psutil.Error):
-            total += psutil.Process(pid).memory_info().rss
-    return total
-
-
-def _new_lines(path: Path) -> Iterator[list[str]]:
-    """For each `next`, the progress lines that were written since the last one."""
-    offset = 0
-    while True:
-        text = path.read_bytes()[offset:] if path.is_file() else b""
-        whole = text[: text.rfind(b"\n") + 1]
-        offset += len(whole)
-        found = [json.loads(line) for line in whole.splitlines()]
-        yield [f"{f['text']} {f['done']}/{f['total']}" if f["total"] else str(f["text"]) for f in found]
 
 
 def _require_unquantized(source: Checkpoint) -> None:

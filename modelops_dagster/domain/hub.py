@@ -27,6 +27,17 @@ def require_repo_id(repo_id: str) -> str:
     return repo_id
 
 
+def require_commit(commit_hash: str) -> str:
+    """Return `commit_hash` when it is a whole one.
+
+    Raises:
+        InvalidSpec: the string is no commit hash.
+    """
+    if not COMMIT_HASH.fullmatch(commit_hash):
+        raise InvalidSpec(f"{commit_hash!r} is not a commit hash; give all 40 hex digits.", field="commit")
+    return commit_hash
+
+
 class ModelRevision(Value):
     """One commit of one repository: the root of every lineage."""
 

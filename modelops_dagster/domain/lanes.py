@@ -37,6 +37,11 @@ def lane_alias(repo_id: str, lane: str) -> str:
     return repo_id if lane == RAW.name else f"{repo_id}:{lane}"
 
 
+def decide_job(lane: str) -> str:
+    """Name of the job that decides and registers again from what is stored."""
+    return f"decide_{lane}"
+
+
 def lane_job(lane: str) -> str:
     """The job that takes a model down a lane."""
     return "onboard" if lane == RAW.name else f"{lane}_lane"

@@ -88,6 +88,7 @@ COLUMNS: dict[str, str] = {
     "criteria": "every criterion with its numbers, as JSON",
     "decided_at": "when it was decided, UTC",
     "closes_at": "when a hold is closed, UTC",
+    "reopens": "the hold before it on the same revision and lane",
     "incumbent_note": "why there was no incumbent to compare with",
     "comparisons": "the comparisons with the incumbent, as JSON",
     "evidence": "the runs that the decision rests on, as JSON",

@@ -167,6 +167,7 @@ TABLES: dict[str, tuple[tuple[str, ColumnType], ...]] = {
         ("criteria", "text"),
         ("decided_at", "timestamp"),
         ("closes_at", "timestamp"),
+        ("reopens", "text"),
         ("incumbent_note", "text"),
         ("comparisons", "text"),
         ("evidence", "text"),

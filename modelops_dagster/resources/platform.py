@@ -30,6 +30,7 @@ from modelops_dagster.clients.scores import ScoreStore
 from modelops_dagster.domain.capacity import Placement
 from modelops_dagster.domain.engines import Rung, StartOverlay
 from modelops_dagster.domain.gateway import Route
+from modelops_dagster.domain.gauntlet.grading import GradersFile
 from modelops_dagster.domain.gauntlet.suite import Suite
 from modelops_dagster.domain.preflight import Preflight
 from modelops_dagster.domain.rehearsal import Wish
@@ -171,8 +172,11 @@ class GauntletResource(dg.ConfigurableResource[Policy]):
 
     def panel(self, known: Known, store: ScoreStore, suites: Sequence[Suite]) -> Panel:
         """The graders of `graders.yaml` in the home, else beside the suites, as they answer and are admitted now."""
-        folders = [Path(folder) for folder in (self.home, self.eval_datasets) if folder]
-        return open_panel(load_graders(*folders), known, store, suites)
+        return open_panel(self.graders(), known, store, suites)
+
+    def graders(self) -> GradersFile:
+        """What `graders.yaml` says."""
+        return load_graders(*(Path(folder) for folder in (self.home, self.eval_datasets) if folder))
 
 
 class ScoreResource(dg.ConfigurableResource[ScoreStore]):

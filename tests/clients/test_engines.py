@@ -341,7 +341,8 @@ def test_every_engine_of_the_repository_holds():
             continue
         lines = pinned(folder / "requirements.lock")
         assert all("==" in line and "://" not in line and not line.startswith("-") for line in lines), name
-        assert f"{name}=={manifest.version}" in lines
+        distribution = "inspect-ai" if name == "inspect" else name
+        assert f"{distribution}=={manifest.version}" in lines
         assert (folder / "requirements.in").is_file()
 
 

@@ -1,17 +1,19 @@
 """Stored runs as Inspect's eval logs: the document as recorded, and read back by Inspect where it is installed."""
 
-import importlib
 import json
+import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from modelops_dagster.clients.engines import EngineRegistry
 from modelops_dagster.clients.scores import ScoreStore
 from modelops_dagster.clients.scores.exporting import inspect_logs, write_logs
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.gauntlet.samples import Sample
+from modelops_dagster.settings import Settings
 from tests.clients.score_rows import score
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "inspect_log.json"
@@ -71,34 +73,52 @@ def test_the_log_is_as_recorded(store: ScoreStore) -> None:
     assert log == json.loads(GOLDEN.read_text())
 
 
+READ = """
+import json, sys
+from inspect_ai.log import list_eval_logs, read_eval_log
+found = {}
+for info in list_eval_logs(sys.argv[1]):
+    log = read_eval_log(info)
+    found[log.eval.task] = log.model_dump(mode="json")
+print(json.dumps(found))
+"""
+
+
 def test_inspect_reads_counts_scores_and_metrics(store: ScoreStore, tmp_path: Path) -> None:
-    try:
-        inspect = importlib.import_module("inspect_ai.log")
-    except ImportError:
-        pytest.skip("Inspect's own reader is not installed: `pip install inspect_ai` makes this test run")
+    settings = Settings.load()
+    environment = EngineRegistry(settings.engines, settings.cache).environment("inspect")
+    if environment is None:
+        pytest.skip("Inspect's own reader is not here: `modelops engines install inspect` makes this test run")
     write_logs(inspect_logs(store, "run-1", [], {KNOWN.uid: KNOWN}), tmp_path / "logs")
-    found = {inspect.read_eval_log(info).eval.task: inspect.read_eval_log(info)
-             for info in inspect.list_eval_logs(str(tmp_path / "logs"))}  # fmt: skip
+    done = subprocess.run(
+        [environment / "bin" / "python", "-I", "-c", READ, tmp_path / "logs"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
     assert sorted(found) == ["compliance", "quality"]
     log = found["quality"]
-    assert (log.status, log.eval.model, log.eval.dataset.samples, log.eval.config.epochs) == (
+    spec, results = log["eval"], log["results"]
+    assert (log["status"], spec["model"], spec["dataset"]["samples"], spec["config"]["epochs"]) == (
         "success", "org/model", 4, 2,
     )  # fmt: skip
-    assert (log.results.total_samples, log.results.completed_samples) == (5, 4)
-    (scores,) = log.results.scores
-    assert (scores.scored_samples, scores.unscored_samples) == (3, 2)
-    assert {name: (m.value, m.metadata["ci_low"]) for name, m in scores.metrics.items()} == {"accuracy": (0.5, 0.3)}
-    by_id = {(s.id, s.epoch): s for s in log.samples}
-    assert {key: s.scores["modelops"].value for key, s in by_id.items() if s.scores} == {
+    assert (results["total_samples"], results["completed_samples"]) == (5, 4)
+    (scores,) = results["scores"]
+    assert (scores["scored_samples"], scores["unscored_samples"]) == (3, 2)
+    assert {name: (m["value"], m["metadata"]["ci_low"]) for name, m in scores["metrics"].items()} == {
+        "accuracy": (0.5, 0.3)
+    }
+    by_id = {(s["id"], s["epoch"]): s for s in log["samples"]}
+    assert {key: s["scores"]["modelops"]["value"] for key, s in by_id.items() if s["scores"]} == {
         ("q1", 1): 1.0, ("q1", 2): 0.5, ("q2", 1): 0.0,
     }  # fmt: skip
-    assert by_id["q1", 1].target == "A"
-    assert by_id["q1", 1].choices == ["7", "8"]
-    assert by_id["q3", 1].error.message == "timed out"
-    assert by_id["q2", 1].output.stop_reason == "max_tokens"
-    assert by_id["q2", 1].output.completion == "answer 2"
-    assert [m.role for m in by_id["q2", 1].messages] == ["system", "user", "assistant"]
-    assert log.stats.model_usage["org/model"].total_tokens == 70
+    assert by_id["q1", 1]["target"] == "A"
+    assert by_id["q1", 1]["choices"] == ["7", "8"]
+    assert by_id["q3", 1]["error"]["message"] == "timed out"
+    cut = by_id["q2", 1]
+    assert (cut["output"]["choices"][0]["stop_reason"], cut["output"]["completion"]) == ("max_tokens", "answer 2")
+    assert [m["role"] for m in cut["messages"]] == ["system", "user", "assistant"]
+    assert log["stats"]["model_usage"]["org/model"]["total_tokens"] == 70
 
 
 def test_a_folder_takes_every_log_and_a_file_one(store: ScoreStore, tmp_path: Path) -> None:

@@ -63,6 +63,23 @@ def test_lm_eval_results_bring_every_task_with_its_answers(store: ScoreStore, fi
     ]
 
 
+def test_an_inspect_log_lands_like_any_other_tools(store: ScoreStore, files: Path) -> None:
+    log = files / "inspect" / "say.json"
+    assert _take(store, "inspect", log, commit="c" * 40) == [True]
+    assert _take(store, "inspect", log, commit="c" * 40) == [False]
+    assert _scores(store)["inspect:say", "exact"][0] == 0.5
+    _, rows = store.query("select sample_id, score, outcome_class from samples order by sample_id")
+    assert rows == [
+        ("w0", 1.0, "correct"),
+        ("w10", None, "unscored"),
+        ("w2", None, "unscored"),
+        ("w3", 0.0, "wrong"),
+        ("w5", None, "unscored"),
+    ]
+    with pytest.raises(InvalidSpec, match="inspect log convert --to json"):
+        read_files("inspect", [log.with_suffix(".eval")])
+
+
 def test_nemo_bundle_brings_its_answers_and_categories(store: ScoreStore, files: Path) -> None:
     assert _take(store, "nemo", files / "nemo-0.3" / "results.jsonl", commit="c" * 40) == [True]
     assert _scores(store) == {

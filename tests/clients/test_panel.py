@@ -1,6 +1,10 @@
 """Graders at work, end to end: the contract, both orders, who sits out, and what counts nowhere."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -196,3 +200,49 @@ def test_a_grader_is_not_asked_beyond_the_end_of_the_budget(tmp_path: Path) -> N
         report, store = asked(written(4), late, tmp_path)
     assert report.n_samples == 0
     assert rows(store, "select distinct status from judgements where status = 'ok'") == []
+
+
+KILLED_WHILE_GRADING = """
+import sys
+from pathlib import Path
+from modelops_dagster.clients.gauntlet.runner import run_suite
+from modelops_dagster.domain.gauntlet.grading import Grader
+from tests.clients.gauntlet_parts import endpoint
+from tests.clients.grading_parts import written
+from tests.clients.test_panel import admitted
+from tests.fakes.openai_server import OpenAIServer
+candidate, work, judge = sys.argv[1:]
+panel = admitted(Grader.model_validate_json(judge))
+run_suite(written(8), endpoint(OpenAIServer(url=candidate)), lane="raw", run_id="first", work=Path(work), panel=panel)
+"""
+
+
+def test_a_run_killed_while_grading_asks_no_grader_twice(tmp_path: Path) -> None:
+    judging, candidate = GraderModel().server(latency_s=0.1), OpenAIServer(answer=by_number)
+    with judging.in_thread(), candidate.in_thread():
+        g = grader(judging, concurrency=1)
+        program = [sys.executable, "-c", KILLED_WHILE_GRADING, candidate.url, str(tmp_path), g.model_dump_json()]
+        child = subprocess.Popen(program)
+        while len(judging.bodies) < 6:
+            time.sleep(0.01)
+            assert child.poll() is None
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+        (journal,) = tmp_path.glob("writing-*-graders.jsonl")
+        kept = len(journal.read_text().splitlines()) - 1
+        assert 4 <= kept <= 6
+        with journal.open("a") as half:
+            half.write('{"call": "sha')
+        time.sleep(0.3)
+        candidate.bodies.clear()
+        judging.bodies.clear()
+        store = ScoreStore(tmp_path / "scores")
+        report = run_suite(
+            written(8), endpoint(candidate), lane="raw", run_id="second", work=tmp_path, land=store.land,
+            panel=admitted(g),
+        )  # fmt: skip
+    assert (len(candidate.bodies), len(judging.bodies)) == (0, 16 - kept)
+    assert report.metric("accuracy").value == 0.5
+    assert rows(store, "select count(*), count(distinct (sample_id, placement)), count(*) filter (status = 'ok'), "
+                "min(run_id) from judgements") == [(16, 16, 16, "second")]  # fmt: skip
+    assert not list(tmp_path.glob("writing-*.jsonl"))

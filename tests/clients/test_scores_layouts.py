@@ -14,7 +14,10 @@ from modelops_dagster.domain.scores import TABLES
 from tests.clients.score_rows import NOW, score, verdict
 
 # one folder for each set of columns that was ever written, oldest first; a change of columns adds one
-PAST = sorted((Path(__file__).parents[1] / "golden" / "landing").iterdir())
+PAST = sorted(
+    (Path(__file__).parents[1] / "golden" / "landing").iterdir(),
+    key=lambda version: int(version.name.removeprefix("v")),
+)
 
 
 @pytest.fixture

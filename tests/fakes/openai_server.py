@@ -196,6 +196,7 @@ class OpenAIServer:
     async def _answer(self, request: web.Request, body: Mapping[str, Any]) -> web.StreamResponse:
         pieces, reason = self._text(body)
         usage = {"prompt_tokens": prompt_tokens(body, "system" in self.ignores), "completion_tokens": len(pieces)}
+        usage["total_tokens"] = sum(usage.values())
         if body.get("stream"):
             return await self._stream(request, body, pieces, reason, usage)
         await asyncio.sleep(self.latency_s)
@@ -210,7 +211,8 @@ class OpenAIServer:
         choice: dict[str, Any] = {"index": 0, "message": message, "text": "".join(pieces), "finish_reason": reason}
         if body.get("logprobs"):
             choice["logprobs"] = {"content": [{"token": p, "logprob": -0.5} for p in pieces]}
-        return web.json_response({"choices": [choice], "usage": usage})
+        named = {"id": "fake-1", "object": "chat.completion", "created": 0, "model": body["model"]}
+        return web.json_response({**named, "choices": [choice], "usage": usage})
 
     async def _stream(
         self,

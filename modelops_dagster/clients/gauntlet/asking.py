@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from modelops_dagster.clients.gauntlet.inference import InferenceClient, RetryBudget
+from modelops_dagster.clients.gauntlet.journal import GradingJournal
 from modelops_dagster.domain.gauntlet.grading import (
     MOST_RAW,
     Grader,
@@ -29,6 +30,8 @@ from modelops_dagster.domain.gauntlet.samples import Sample, canonical
 GIVE_UP_AFTER = 8  # requests in a row that fail: the grader is not there
 LEAST_RETRIES = 20
 MOST_REASON = 500
+REPLIED = ("ok", "malformed")
+"""How a call stands that the grader replied to, well or not."""
 COPIED = (
     "run_id", "repo_id", "commit_hash", "lane", "endpoint", "suite", "instrument", "arm", "item_uid", "sample_id",
     "category", "epoch",
@@ -95,9 +98,10 @@ class Asking:
     """One grader and its connection pool, for the answers of one suite, until `ends_at` (`time.monotonic`) at the
     latest."""
 
-    def __init__(self, grader: Grader, ends_at: float = math.inf) -> None:
+    def __init__(self, grader: Grader, ends_at: float = math.inf, journal: GradingJournal | None = None) -> None:
         self.grader = grader
         self._ends_at = ends_at
+        self._journal = journal
         self._failed_in_a_row = 0
         self._given_up = ""
 
@@ -122,7 +126,7 @@ class Asking:
             for number, (order, placement, repeat) in queue:
                 if self._given_up:
                     return
-                out[number] = await self._one(client, order, placement, repeat)
+                out[number] = await self._call(client, order, placement, repeat)
                 told(len(out))
 
         try:
@@ -142,12 +146,33 @@ class Asking:
             grader=self.grader.uid, placement=placement, repeat=repeat, reason=why, status="not_asked", attempts=0
         )
 
-    async def _one(self, client: InferenceClient, order: Order, placement: Placement, repeat: int) -> Judgement:
+    async def _call(self, client: InferenceClient, order: Order, placement: Placement, repeat: int) -> Judgement:
+        """What a run that was killed got by this call, or the call."""
+        messages = order.messages(placement)
+        if self._journal is None:
+            return await self._one(client, order, messages, placement, repeat)
+        call = self._journal.call(self.grader.uid, placement, repeat, messages)
+        known = self._journal.take(call)
+        if known is not None:
+            return known
+        made = await self._one(client, order, messages, placement, repeat)
+        if made.status in REPLIED:
+            self._journal.append(call, made)
+        return made
+
+    async def _one(
+        self,
+        client: InferenceClient,
+        order: Order,
+        messages: list[dict[str, str]],
+        placement: Placement,
+        repeat: int,
+    ) -> Judgement:
         """One call; a reply that breaks the contract is asked for again, with another seed."""
         spec = self.grader.spec
         body = {
             "model": self.grader.model,
-            "messages": order.messages(placement),
+            "messages": messages,
             "max_tokens": spec.max_tokens,
             "temperature": spec.temperature,
         }

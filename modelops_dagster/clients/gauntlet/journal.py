@@ -1,32 +1,35 @@
-"""Rows of an unfinished suite run, one JSON line each, so that a killed run goes on where it stopped."""
+"""What an unfinished suite run has got so far, one JSON line each, so that a killed run goes on where it stopped."""
 
 import errno
 import fcntl
 import hashlib
 import json
 import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import orjson
 
 from modelops_dagster.domain.errors import DiskFull, EvaluationFailed
+from modelops_dagster.domain.gauntlet.grading import Judgement
 from modelops_dagster.domain.gauntlet.rows import Row, RunContext
+from modelops_dagster.domain.gauntlet.samples import digest
 
 
-class Journal:
+class _Lines:
     """An append-only file named after what is asked of whom; opened by one process at a time.
 
     The first line holds the full key. A last line without a newline is what a kill left: it is cut off.
     """
 
-    def __init__(self, folder: Path, context: RunContext) -> None:
-        self._key = context.journal_key
+    def __init__(self, folder: Path, context: RunContext, key: str, what: str) -> None:
+        self._key = key
         self._context = context
-        name = hashlib.sha256(self._key.encode()).hexdigest()[:16]
-        self.path = folder / f"{context.suite}-{name}.jsonl"
-        self.rows: dict[tuple[str, int], Row] = {}
+        name = hashlib.sha256(key.encode()).hexdigest()[:16]
+        self.path = folder / f"{context.suite}-{name}{what}.jsonl"
         self._file = -1
 
     def __enter__(self) -> Self:
@@ -61,12 +64,13 @@ class Journal:
             return
         os.ftruncate(self._file, len(whole))
         for line in lines[1:]:
-            row = json.loads(line)
-            row |= {"run_id": self._context.run_id, "started_at": datetime.fromisoformat(row["started_at"])}
-            row |= {"endpoint": self._context.endpoint.name}
-            self.rows[row["sample_id"], row["epoch"]] = row
+            self._take(json.loads(line))
 
-    def _write(self, value: Row) -> None:
+    def _take(self, line: dict[str, Any]) -> None:
+        """Account for a line that was there."""
+        raise NotImplementedError
+
+    def _write(self, value: Mapping[str, Any]) -> None:
         line = orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
         try:
             written = os.write(self._file, line)
@@ -77,11 +81,54 @@ class Journal:
         if written < len(line):
             raise DiskFull(f"No space is left to write {self.path}: free some and start again; what is there is kept.")
 
+    def remove(self) -> None:
+        """Forget the run: what it got has landed."""
+        self.path.unlink(missing_ok=True)
+
+
+class Journal(_Lines):
+    """The rows of one endpoint's answers."""
+
+    def __init__(self, folder: Path, context: RunContext) -> None:
+        super().__init__(folder, context, context.journal_key, "")
+        self.rows: dict[tuple[str, int], Row] = {}
+
+    def _take(self, line: dict[str, Any]) -> None:
+        line |= {"run_id": self._context.run_id, "started_at": datetime.fromisoformat(line["started_at"])}
+        line |= {"endpoint": self._context.endpoint.name}
+        self.rows[line["sample_id"], line["epoch"]] = line
+
     def append(self, row: Row) -> None:
         """Keep one row. Rows whose machinery failed are not kept: a resumed run asks them again."""
         self.rows[row["sample_id"], row["epoch"]] = row
         self._write(row)
 
-    def remove(self) -> None:
-        """Forget the run: its rows have landed."""
-        self.path.unlink(missing_ok=True)
+
+class GradingJournal(_Lines):
+    """What graders said of the answers of one run, both arms': calls that ended in a reply.
+
+    A call is known by its grader, its order and repeat, and every word the grader was told; as often as the same call
+    was made before, it is not made again.
+    """
+
+    def __init__(self, folder: Path, contexts: Iterable[RunContext]) -> None:
+        arms = tuple(contexts)
+        super().__init__(folder, arms[0], digest([arm.journal_key for arm in arms]), "-graders")
+        self._known: dict[str, list[Judgement]] = defaultdict(list)
+
+    def _take(self, line: dict[str, Any]) -> None:
+        self._known[line["call"]].append(Judgement.model_validate(line["judgement"]))
+
+    @staticmethod
+    def call(grader: str, placement: str, repeat: int, messages: Sequence[Mapping[str, str]]) -> str:
+        """What tells a call from any other."""
+        return digest([grader, placement, repeat, list(messages)])
+
+    def take(self, call: str) -> Judgement | None:
+        """A judgement that an earlier process got by this call, each once."""
+        known = self._known.get(call)
+        return known.pop() if known else None
+
+    def append(self, call: str, judgement: Judgement) -> None:
+        """Keep what a call came to."""
+        self._write({"call": call, "judgement": judgement.model_dump(mode="json")})

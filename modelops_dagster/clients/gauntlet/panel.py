@@ -6,10 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from modelops_dagster.clients.gauntlet.anchoring import judged_again
 from modelops_dagster.clients.gauntlet.asking import Asking, Order, PairOrder, judgement_row
+from modelops_dagster.clients.gauntlet.journal import GradingJournal
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.errors import UserError
 from modelops_dagster.domain.gauntlet.admission import Calibration
+from modelops_dagster.domain.gauntlet.drift import Anchor
 from modelops_dagster.domain.gauntlet.grader_summary import GraderSummary, summarized
 from modelops_dagster.domain.gauntlet.grading import Grader, Judgement, answer_of, settle
 from modelops_dagster.domain.gauntlet.preferring import compared, preferences
@@ -29,11 +32,13 @@ class Graded:
     summaries: tuple[GraderSummary, ...] = ()
     calibrations: tuple[Calibration, ...] = ()
     notes: tuple[str, ...] = ()
+    withdrawn: tuple[str, ...] = ()
 
     @property
     def told(self) -> dict[str, Any]:
         """What a report says of it."""
-        return {"graders": self.summaries, "calibrations": self.calibrations, "notes": self.notes}
+        told = {"graders": self.summaries, "calibrations": self.calibrations, "notes": self.notes}
+        return told | {"withdrawn": self.withdrawn}
 
 
 @dataclass(frozen=True)
@@ -41,13 +46,17 @@ class Panel:
     """The graders that can be asked, and what each is admitted for.
 
     `calibrations` are of any graders; one that is not admitted is as good as none. `notes` are sentences about graders
-    that cannot be asked. No grader is asked any more after `ends_at` (`time.monotonic`).
+    that cannot be asked. No grader is asked any more after `ends_at` (`time.monotonic`). A grader whose verdicts are to
+    be scores is asked about its `anchors` first, and where it is newly wrong about more than a share of `drift` of them
+    its admission is withdrawn for the run.
     """
 
     graders: tuple[Grader, ...] = ()
     calibrations: tuple[Calibration, ...] = ()
     notes: tuple[str, ...] = ()
     ends_at: float = math.inf
+    anchors: tuple[Anchor, ...] = ()
+    drift: float = 0.10
 
     def able(self, judged: Sequence[Endpoint]) -> tuple[tuple[Grader, ...], tuple[str, ...]]:
         """The graders that are none of these models, and a sentence about every other one."""
@@ -85,9 +94,16 @@ class Panel:
         return tuple(c for c in self.calibrations if scoring.get(c.category) == c.grader)
 
     async def grade(
-        self, suite: Suite, rows: Sequence[Row], judged: Sequence[Endpoint], progress: Progress | None = None
+        self,
+        suite: Suite,
+        rows: Sequence[Row],
+        judged: Sequence[Endpoint],
+        progress: Progress | None = None,
+        journal: GradingJournal | None = None,
     ) -> Graded:
         """Let every grader that may judge the ungraded answers among `rows`, which may be of both arms.
+
+        With a `journal`, calls that it holds are not made again, and those that are made are kept there.
 
         An answer of a category without an admitted grader stays ungraded; so does one that the grader gave no verdict
         on. An empty answer is shown to nobody: where a grader is admitted, it is wrong.
@@ -97,17 +113,23 @@ class Panel:
             return Graded(list(rows))
         able, notes = self.able(judged)
         scoring = self.scoring(suite, judged)
+        drifts, landed = await judged_again(suite, able, scoring, self.anchors, waiting[0], self.ends_at, journal)
+        gone = [drift for drift in drifts if drift.is_beyond(self.drift)]
+        for drift in gone:
+            del scoring[drift.category]
+        lost = [f"Its admission does not hold in this run: {drift.said}." for drift in gone]
         orders = _orders(suite, waiting)
         pairs = _pairs(orders)
         work = [(g, [*orders, *(pairs if g.spec.pairs else ())]) for g in able]
         tell = progress or (lambda done, total, text: None)
         total = sum(len(o.placements(g.spec)) * g.spec.repeats for g, asked in work for o in asked)
         found: dict[int, dict[str, list[Judgement]]] = defaultdict(dict)
-        landed: list[Row] = []
         told: list[str] = []
+        asked_before = len(landed)
         for grader, asked in work:
-            before = len(landed)
-            replies = await Asking(grader, self.ends_at).all(asked, lambda n, b=before: tell(b + n, total, "graded"))  # type: ignore[misc]
+            before = len(landed) - asked_before
+            asking = Asking(grader, self.ends_at, journal)
+            replies = await asking.all(asked, lambda n, b=before: tell(b + n, total, "graded"))  # type: ignore[misc]
             for order, judgements in zip(asked, replies, strict=True):
                 landed += [judgement_row(order, grader, one) for one in judgements]
                 if not isinstance(order, PairOrder):
@@ -118,7 +140,9 @@ class Panel:
                 if isinstance(order, PairOrder)
             ]
             told += [preference.shown for preference in preferences(grader.uid, both)]
-        scored = [_scored(row, found[id(row)], scoring) if row["outcome_class"] == "ungraded" else row for row in rows]
+        scored = [
+            graded_row(row, found[id(row)], scoring) if row["outcome_class"] == "ungraded" else row for row in rows
+        ]
         said = [(_group(order.row), found[id(order.row)]) for order in orders]
         shown = summarized(said, scoring, [g.uid for g in able]) if able else ()
         return Graded(
@@ -126,7 +150,8 @@ class Panel:
             landed,
             shown,
             self.calibrations_of(scoring),
-            (*self.notes, *notes, *_counting_nowhere(scored, scoring, bool(able)), *told),
+            (*self.notes, *notes, *lost, *counting_nowhere(scored, scoring, bool(able)), *told),
+            tuple(drift.said for drift in gone),
         )
 
 
@@ -147,18 +172,19 @@ def _pairs(orders: Sequence[Order]) -> list[PairOrder]:
     return found
 
 
-def _scored(row: Row, found: Mapping[str, Sequence[Judgement]], scoring: Mapping[str, str]) -> Row:
+def graded_row(row: Row, found: Mapping[str, Sequence[Judgement]], scoring: Mapping[str, str]) -> Row:
     """The row with the verdict of the grader that is admitted for its category."""
     uid = scoring.get(_group(row))
     if uid is None:
         return {**row, "explanation": "no grader is admitted for its category"}
     if not answer_of(row["completion"]):
         return {**row, "score": 0.0, "outcome_class": "empty", "explanation": "the completion is empty"}
-    settled = settle(found[uid])
+    calls = found.get(uid, ())
+    settled = settle(calls)
     if settled.verdict is None:
-        why = next(j.reason for j in found[uid] if j.verdict is None)
+        why = next((j.reason for j in calls if j.verdict is None), "it was not asked")
         return {**row, "explanation": f"{uid} gave no verdict: {why}"}
-    said = next(j.reason for j in found[uid] if j.verdict == settled.verdict)
+    said = next(j.reason for j in calls if j.verdict == settled.verdict)
     outcome = "correct" if settled.verdict else "wrong"
     return {**row, "score": float(settled.verdict), "outcome_class": outcome, "explanation": f"{uid}: {said}"}
 
@@ -167,7 +193,7 @@ def _group(row: Row) -> str:
     return str(row["category"]).split("/")[0]
 
 
-def _counting_nowhere(rows: Sequence[Row], scoring: Mapping[str, str], is_graded: bool) -> tuple[str, ...]:
+def counting_nowhere(rows: Sequence[Row], scoring: Mapping[str, str], is_graded: bool) -> tuple[str, ...]:
     """A sentence about the answers that stay ungraded."""
     waiting = [row for row in rows if row["outcome_class"] == "ungraded"]
     groups = sorted({_group(row) for row in waiting})

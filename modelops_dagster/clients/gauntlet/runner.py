@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from modelops_dagster.clients.gauntlet.beside import Beside, BothArms
 from modelops_dagster.clients.gauntlet.contract import ContractRun
 from modelops_dagster.clients.gauntlet.dataset import DatasetRun, Progress
-from modelops_dagster.clients.gauntlet.journal import Journal
+from modelops_dagster.clients.gauntlet.journal import GradingJournal, Journal
 from modelops_dagster.clients.gauntlet.panel import Graded, Panel
 from modelops_dagster.clients.gauntlet.performance import measure_load
 from modelops_dagster.domain.endpoints import Endpoint
@@ -177,7 +177,10 @@ class _Run:
                 both = BothArms(asking, beside, self.progress)
                 others = stack.enter_context(Journal(self.work, both.context))
                 rows = await both.ask(journal, others, self.api_key)
-            graded = await self._graded(panel, rows, both, land)
+            calls = None
+            if panel.graders and self.suite.groups_to_grade:
+                calls = stack.enter_context(GradingJournal(self.work, self._contexts(both)))
+            graded = await self._graded(panel, rows, both, land, calls)
             rows = graded.rows[: len(rows)]
             known = counted(rows)
             metrics = dataset_metrics(self.suite.spec.metrics, rows, graded.calibrations)
@@ -187,16 +190,22 @@ class _Run:
             if both is not None:
                 report = self._with_incumbent(report, both, land)
             report = await self._land(report, rows, land)
-            journal.remove()
-            if others is not None:
-                others.remove()
+            for kept in (journal, others, calls):
+                if kept is not None:
+                    kept.remove()
         return report, rows
 
-    async def _graded(self, panel: Panel, rows: list[Row], both: BothArms | None, land: Land | None) -> Graded:
+    def _contexts(self, both: BothArms | None) -> list[RunContext]:
+        return [self.context, *([both.context] if both else ())]
+
+    async def _graded(
+        self, panel: Panel, rows: list[Row], both: BothArms | None, land: Land | None, calls: GradingJournal | None
+    ) -> Graded:
         """The candidate's rows with their verdicts, then the incumbent's: both are judged by the same graders."""
-        contexts = [self.context, *([both.context] if both else ())]
+        contexts = self._contexts(both)
         others = both.rows if both else []
-        graded = await panel.grade(self.suite, [*rows, *others], [c.endpoint for c in contexts], self.progress)
+        judged = [c.endpoint for c in contexts]
+        graded = await panel.grade(self.suite, [*rows, *others], judged, self.progress, calls)
         if both is not None:
             both.rows = graded.rows[len(rows) :]
         for context in contexts if land is not None else ():

@@ -16,6 +16,7 @@ import yaml
 from modelops_dagster.clients.scores.store import ScoreStore
 from modelops_dagster.domain.errors import InvalidSpec, ModelOpsError
 from modelops_dagster.domain.gauntlet.imported import ImportedTask, Tool, imported_samples, imported_scores
+from modelops_dagster.domain.gauntlet.inspect_results import ended_badly, inspect_task
 from modelops_dagster.domain.gauntlet.lm_eval import lm_eval_tasks
 from modelops_dagster.domain.gauntlet.nemo_results import nemo_bundle, nemo_results
 from modelops_dagster.domain.gauntlet.rows import Row
@@ -53,7 +54,7 @@ def read_files(tool: Tool, paths: Sequence[Path]) -> list[Found]:
     Raises:
         InvalidSpec: a file cannot be read, is another tool's, or lacks what belongs to it.
     """
-    read = _lm_eval if tool == "lm-eval" else _nemo
+    read = {"lm-eval": _lm_eval, "nemo": _nemo, "inspect": _inspect}[tool]
     found: dict[tuple[str, str], Found] = {}
     for path in paths:
         try:
@@ -147,6 +148,31 @@ def _nemo(path: Path) -> list[Found]:
     lines = path if path.suffix == ".jsonl" else path.with_name("results.jsonl")
     document, source = _document(bundles[0], json.loads)
     return [Found(nemo_bundle(document, bundles[0].name, source, _lines(lines) if lines.is_file() else []))]
+
+
+def _inspect(path: Path) -> list[Found]:
+    if path.suffix != ".json":
+        raise InvalidSpec(
+            f"{path.name} is not a log as JSON; `inspect log convert --to json --output-dir DIR {path.name}` makes one."
+        )
+    task, _ = read_log(path)
+    if all(answer.score is None for answer in task.answers):
+        raise InvalidSpec(f"{path.name} holds no sample with a score; give the log of a run that ended.")
+    return [Found(task)]
+
+
+def read_log(path: Path, code: str = "") -> tuple[ImportedTask, str]:
+    """One eval log of Inspect, and why its run did not come to its end ('' when it did).
+
+    Args:
+        path: of the log, as JSON.
+        code: digest of the task's file, where it is known.
+
+    Raises:
+        InvalidSpec: it cannot be read, or is another tool's.
+    """
+    document, source = _document(path, json.loads)
+    return inspect_task(document, path.name, source, code), ended_badly(document)
 
 
 def _yaml(text: str) -> Any:

@@ -48,6 +48,7 @@ def replay(store: ScoreStore, verdict_id: str) -> tuple[Verdict, Verdict, list[M
             arms=arms,
             incumbent_note=stored.incumbent_note,
             closes_at=stored.closes_at,
+            reopens=stored.reopens,
         )
     )
     return stored, again, mismatches(stored, again)

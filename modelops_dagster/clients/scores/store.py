@@ -142,6 +142,11 @@ class ScoreStore:
         columns, rows = self.query("select * from verdicts where verdict_id = ?", [verdict_id])
         return verdict_from_row(dict(zip(columns, rows[0], strict=True))) if rows else None
 
+    def held_before(self, repo_id: str, commit_hash: str, lane: str) -> Verdict | None:
+        """The last decision on a revision in a lane, if it was a hold."""
+        found = [v for v in self.latest_verdicts(repo_id) if (v.commit_hash, v.lane) == (commit_hash, lane)]
+        return found[0] if found and found[0].outcome == "hold" else None
+
     def first_decision(self, repo_id: str, commit_hash: str, lane: str, now: datetime) -> datetime:
         """When a revision was first decided about in a lane, UTC; `now` when it never was."""
         sql = "select min(decided_at) from verdicts where repo_id = ? and commit_hash = ? and lane = ?"

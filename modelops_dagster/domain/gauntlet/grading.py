@@ -68,6 +68,8 @@ class Admission(Value):
     kappa: float = Field(default=0.6, ge=0, le=1, description="least lower end of kappa's 95 % interval")
     skill: float = Field(default=0.6, gt=0, le=1, description="the same of sensitivity + specificity - 1")
     flips: float = Field(default=0.10, ge=0, le=1, description="largest share of verdicts that turn with the order")
+    anchors: int = Field(default=20, ge=0, description="labelled answers of the category, judged again in every run")
+    drift: float = Field(default=0.10, ge=0, le=1, description="share of these that may newly be judged wrong")
 
 
 class GradersFile(Value):
@@ -110,7 +112,7 @@ class Grader(Value):
             spec.prompt,
             spec.repeats,
             spec.both_orders,
-            spec.temperature,
+            spec.temperature or 0,  # written or left out, none is none
             spec.max_tokens,
         ]
         return f"{spec.name}-{hashlib.sha256(canonical(what).encode()).hexdigest()[:10]}"

@@ -19,7 +19,7 @@ from modelops_dagster.domain.gauntlet.samples import canonical, digest
 from modelops_dagster.domain.hub import ModelRevision
 from modelops_dagster.domain.values import Value
 
-Tool = Literal["lm-eval", "nemo"]
+Tool = Literal["lm-eval", "nemo", "inspect"]
 IMPORTED = "imported"
 # two-sided 95 % of a normal distribution
 Z_95 = 1.959964
@@ -146,6 +146,21 @@ def share(value: Any) -> float | None:
     """A score from 0 to 1, or None: a log-likelihood is no score of an answer."""
     found = number(value)
     return found if found is not None and 0 <= found <= 1 else None
+
+
+def moment(text: str, where: str) -> datetime:
+    """A time with its offset.
+
+    Raises:
+        InvalidSpec: it is none.
+    """
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        at = None
+    if at is None or at.tzinfo is None:
+        raise InvalidSpec(f"{where} has the time {text!r}, which is no time with an offset; check the file.")
+    return at
 
 
 def with_stderr(name: str, value: float, stderr: float | None, n: int) -> Metric:

@@ -6,7 +6,15 @@ from datetime import datetime
 from typing import Any
 
 from modelops_dagster.domain.errors import InvalidSpec
-from modelops_dagster.domain.gauntlet.imported import ImportedAnswer, ImportedTask, field, number, share, with_stderr
+from modelops_dagster.domain.gauntlet.imported import (
+    ImportedAnswer,
+    ImportedTask,
+    field,
+    moment,
+    number,
+    share,
+    with_stderr,
+)
 from modelops_dagster.domain.gauntlet.report import Metric
 from modelops_dagster.domain.gauntlet.samples import canonical, digest
 
@@ -27,7 +35,7 @@ def nemo_bundle(
     name = field(benchmark, "name", str, where, TOOL)
     scores = field(benchmark, "scores", dict, where, TOOL)
     config = field(bundle, "config", dict, where, TOOL)
-    scored_at = _time(field(bundle, "timestamp", str, where, TOOL), where)
+    scored_at = moment(field(bundle, "timestamp", str, where, TOOL), where)
     answers = tuple(_answer(name, line, place) for place, line in lines)
     twice = [key for key, n in Counter((a.sample_id, a.epoch) for a in answers).items() if n > 1]
     if twice:
@@ -137,13 +145,3 @@ def _answer(task: str, line: Mapping[str, Any], where: str) -> ImportedAnswer:
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in config.items() if k not in NO_SETTINGS}
-
-
-def _time(text: str, where: str) -> datetime:
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        at = None
-    if at is None or at.tzinfo is None:
-        raise InvalidSpec(f"{where} has the timestamp {text!r}, which is no time with an offset; check the file.")
-    return at

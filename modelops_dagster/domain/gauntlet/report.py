@@ -67,6 +67,9 @@ class SuiteReport(Value):
     calibrations: tuple[Calibration, ...] = Field(
         default=(), description="of the graders whose verdicts are scores: what corrected metrics are computed with"
     )
+    withdrawn: tuple[str, ...] = Field(
+        default=(), description="admissions that the run withdrew, because the grader drifted, as clauses"
+    )
     notes: tuple[str, ...] = Field(
         default=(),
         description="what a reader has to know of the grading, as sentences: who sat out, what counts nowhere",

@@ -45,6 +45,7 @@ class SuiteEvidence(Value):
     n_reserve: int = Field(default=0, description="samples the suite keeps back")
     failing: tuple[str, ...] = ()
     calibrations: tuple[Calibration, ...] = Field(default=(), description="of the graders whose verdicts are scores")
+    withdrawn: tuple[str, ...] = Field(default=(), description="admissions that the run withdrew, as clauses")
 
     @classmethod
     def of(cls, report: SuiteReport) -> "SuiteEvidence":
@@ -121,6 +122,7 @@ class Verdict(Value):
     closes_at: datetime | None = Field(
         default=None, description="until then more evidence may close a hold; afterwards it stays under shadow"
     )
+    reopens: str | None = Field(default=None, description="id of the hold on the same revision and lane before it")
     comparisons: tuple[PairedResult, ...] = ()
     incumbent_note: str = Field(default="", description="why no incumbent was compared with, as a clause")
     evidence: tuple[SuiteEvidence, ...] = ()

@@ -37,7 +37,7 @@ class Case:
 
     `arms` are the rows of both arms by suite, empty when there is nothing to compare with, and `incumbent_note` says
     why then. `decided_at` (UTC) decides which waivers still hold, so a replay passes the stored time. A hold may be
-    closed until `closes_at` (UTC).
+    closed until `closes_at` (UTC). `reopens` is the id of the hold that this decision comes after.
     """
 
     policy: Policy
@@ -50,6 +50,7 @@ class Case:
     arms: Mapping[str, Arms] = field(default_factory=dict)
     incumbent_note: str = NO_INCUMBENT
     closes_at: datetime | None = None
+    reopens: str | None = None
 
 
 def judge(policy: Policy, reports: Sequence[SuiteReport], *, repo_id: str, commit_hash: str, **details: Any) -> Verdict:
@@ -117,6 +118,7 @@ def decide(case: Case) -> Verdict:
         endpoint=case.endpoint,
         decided_at=case.decided_at,
         closes_at=case.closes_at,
+        reopens=case.reopens,
         comparisons=results,
         incumbent_note=case.incumbent_note if policy.against_incumbent and not results else "",
         evidence=tuple(case.evidence),
@@ -234,8 +236,13 @@ def _coverage(policy: Policy, suite: str, report: SuiteEvidence | None) -> Findi
 
 
 def _silence(report: SuiteEvidence, limit: float) -> str:
-    """Answers on which the admitted grader gave no verdict. They count nowhere, so a model that talks its grader into
-    replies that are none must not win by that."""
+    """Answers on which the admitted grader gave no verdict that counts. They count nowhere, so a model that talks its
+    grader into replies that are none must not win by that, nor one whose grader is no longer what was admitted."""
+    if report.withdrawn:
+        return (
+            f"what {report.suite} says is not trusted, because {'; '.join(report.withdrawn)}; name another grader, or "
+            "this one by another name, and label what it says"
+        )
     for metric in report.metrics:
         if metric.name.startswith(GRADED) and metric.value is not None and 1 - metric.value > limit:
             return (
@@ -357,6 +364,7 @@ def _verdict_id(
             r.n_unscored,
             sorted(m.model_dump_json() for m in r.metrics),
             r.failing,
+            *((r.withdrawn,) if r.withdrawn else ()),
         )
         for _, r in sorted(by_suite.items())
     ]
