@@ -19,21 +19,25 @@ LAST = "acme/model-00000"  # its events are written last, so it leads every list
 
 
 class Opened(NamedTuple):
-    """A page, and what a person waits for on it."""
+    """A page, what a person waits for on it, and the buttons that are pressed before the last of it shows."""
 
     name: str
     path: str
     shows: tuple[str, ...]
+    press: tuple[str, ...] = ()
 
 
 PAGES = (
+    Opened("lineage", "/asset-groups", ("eval_datasets", "scores")),
     Opened("asset_graph", "/locations/modelops_dagster/asset-groups/raw/lineage", ("verdict", "endpoint", "% filled")),
     Opened("asset_page", "/assets/raw/verdict?view=overview", ("required_held", "Latest materialization")),
     Opened("partitions_page", "/assets/raw/verdict?view=partitions", (LAST, "Missing")),
     Opened("model_page", "/assets/raw/verdict?view=partitions&partition=acme%2Fmodel-00000", ("required_held",)),
+    Opened("plots", "/assets/raw/gauntlet/quality?view=overview", ("Metadata", "accuracy"), ("Plots", "Events")),
     Opened("checks_page", "/assets/raw/verdict?view=checks", ("promotion",)),
     Opened("catalog", "/assets", ("leaderboard",)),
     Opened("job_page", "/locations/modelops_dagster/jobs/onboard", ("modelops/chain",)),
+    Opened("job_partitions_page", "/locations/modelops_dagster/jobs/onboard/partitions", ("Total partitions",)),
     Opened("runs_page", "/runs", (LAST,)),
 )
 
@@ -92,6 +96,10 @@ def open_page(page: Page, base_url: str, opened: Opened) -> float:
     """
     begun = time.monotonic()
     page.goto(f"{base_url}{opened.path}", wait_until="commit")
-    for text in opened.shows:
+    *first, last = opened.shows
+    for text in first:
         page.get_by_text(text).first.wait_for(timeout=LOAD_TIMEOUT_MS)
+    for name in opened.press:
+        page.get_by_role("button", name=name, exact=True).click()
+    page.get_by_text(last).first.wait_for(timeout=LOAD_TIMEOUT_MS)
     return time.monotonic() - begun
