@@ -237,13 +237,13 @@ class ScriptedKubelet:
                     {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name, "labels": node.labels}}
                 )
                 self._bind_volumes()
-            if self._known.get(node.name) != node.ready:
+            if node.ready and not self._known.get(node.name):
                 self._say_of(node)
-                self._known[node.name] = node.ready
+            self._known[node.name] = node.ready  # one that is not ready says nothing: the cluster finds out
 
     def _say_of(self, node: Node) -> None:
         size = {"cpu": "64", "memory": "512Gi", "pods": "110", "ephemeral-storage": "1Ti", GPU: str(node.gpus)}
-        ready = {"type": "Ready", "status": "True" if node.ready else "False", "reason": "KubeletReady"}
+        ready = {"type": "Ready", "status": "True", "reason": "KubeletReady"}
         status = {
             "capacity": size,
             "allocatable": size,
