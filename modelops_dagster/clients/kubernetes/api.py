@@ -19,6 +19,8 @@ Manifest = dict[str, Any]
 APPLY = "application/apply-patch+yaml"
 _TIMEOUT_S = 15.0
 _CONNECT_S = 5.0
+# how an API server says, with a 500, that an applied object has fields it does not know or of another type
+_UNREAD = ("failed to create typed patch object", "failed to convert new object")
 
 
 class Kind(NamedTuple):
@@ -231,7 +233,7 @@ def _error(error: client.ApiException, method: str, path: str) -> Exception:
             f"The API server does not let this program {method} {path} ({said}); grant it what "
             "deploy/kubernetes/base/controller.yaml grants."
         )
-    if error.status in (400, 422):
+    if error.status in (400, 422) or (error.status == 500 and said.startswith(_UNREAD)):
         return InvalidSpec(f"The API server does not take {path}: {said}.")
     return ClusterUnavailable(f"The API server answered {error.status} to {method} {path}: {said}.")
 

@@ -109,6 +109,16 @@ def test_manifests_are_those_of_the_golden_files_and_strictly_valid(name: str):
         (("spec", "template", "spec", "containers", 0, "imagee"), "x", "no such field"),
         (("spec", "template", "spec", "containers", 0, "name"), None, "not of type str"),
         (("spec", "template", "spec", "volumes"), [], "has no volume"),
+        (("spec", "replicas"), -1, "spec.replicas: Invalid value: -1"),
+        (("spec", "selector"), {}, "empty selector is invalid"),
+        (("spec", "strategy", "rollingUpdate", "maxUnavailable"), 0, "may not be 0 when `maxSurge` is 0"),
+        (("spec", "template", "spec", "containers"), [], "containers: Required value"),
+        (("spec", "template", "spec", "containers", 0, "name"), "Not_A_Name", "Invalid value: 'Not_A_Name'"),
+        (("spec", "template", "spec", "containers", 0, "startupProbe"), {}, "startupProbe: Invalid value"),
+        (("spec", "template", "spec", "containers", 0, "env"), [{"name": "A"}, {"name": "A"}], "duplicate entries"),
+        (("spec", "template", "spec", "terminationGracePeriodSeconds"), 1, "longer than the pod's grace period"),
+        (("spec", "template", "spec", "tolerations", 0, "effect"), "Never", "Invalid value: 'Never'"),
+        (("spec", "template", "metadata", "labels", "x"), "a b", "Invalid value"),
     ],
 )
 def test_validation_finds_what_an_api_server_would_refuse(path: tuple[Any, ...], value: Any, said: str):

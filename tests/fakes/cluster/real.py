@@ -237,13 +237,13 @@ class ScriptedKubelet:
                     {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name, "labels": node.labels}}
                 )
                 self._bind_volumes()
-            if self._known.get(node.name) != node.ready:
+            if node.ready and not self._known.get(node.name):
                 self._say_of(node)
-                self._known[node.name] = node.ready
+            self._known[node.name] = node.ready  # one that is not ready says nothing: the cluster finds out
 
     def _say_of(self, node: Node) -> None:
         size = {"cpu": "64", "memory": "512Gi", "pods": "110", "ephemeral-storage": "1Ti", GPU: str(node.gpus)}
-        ready = {"type": "Ready", "status": "True" if node.ready else "False", "reason": "KubeletReady"}
+        ready = {"type": "Ready", "status": "True", "reason": "KubeletReady"}
         status = {
             "capacity": size,
             "allocatable": size,
@@ -254,12 +254,13 @@ class ScriptedKubelet:
         self._api("Node").status.patch(body={"status": status}, name=node.name, content_type=_STRATEGIC)
 
     def _beat(self) -> None:
-        """Say that the nodes live; one that does not is Unknown after a while."""
+        """Say that the nodes live, and how they are: what the cluster made of their silence is taken back by that."""
         for node in [n for n in self.nodes.values() if n.ready and n.name in self._known]:
             at = time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime())
             spec = {"holderIdentity": node.name, "leaseDurationSeconds": 40, "renewTime": at}
             metadata = {"name": node.name, "namespace": "kube-node-lease"}
             self._apply({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec})
+            self._say_of(node)
         self._bind_volumes()
 
     def _bind_volumes(self) -> None:

@@ -15,6 +15,8 @@ import jsonschema
 import yaml
 from kubernetes.client import ApiClient, models
 
+from tests.fakes.cluster.rules import broken_rules
+
 CRD_SCHEMAS = Path(__file__).with_name("crd_schemas.yaml")
 MODEL_OF = {
     ("v1", "Service"): "V1Service",
@@ -40,16 +42,38 @@ _CLIENT = ApiClient()
 
 def problems(item: dict[str, Any]) -> list[str]:
     """Everything that is wrong with an object, each with its path; empty when the API server would take it."""
-    key = (str(item.get("apiVersion")), str(item.get("kind")))
+    return untyped(item) or _invalid(item) or broken_rules(item)
+
+
+def untyped(item: dict[str, Any]) -> list[str]:
+    """Fields that there are not, and values of the wrong type: the server does not even read such an object."""
+    model = MODEL_OF.get(_key(item))
+    if model is not None:
+        return list(_unknown(item, model, _key(item)[1]))
+    return [said for rule, said in _schema_errors(item) if rule in ("additionalProperties", "type")]
+
+
+def _invalid(item: dict[str, Any]) -> list[str]:
+    key = _key(item)
     if key in MODEL_OF:
-        found = list(_unknown(item, MODEL_OF[key], key[1]))
-        return found or [*_missing(item, MODEL_OF[key]), *_cross_field(item)]
-    schema = _crd_schemas().get("/".join(key))
-    if schema is None:
+        return _missing(item, MODEL_OF[key]) or _cross_field(item)
+    if "/".join(key) not in _crd_schemas():
         return [f"there is no kind {key[1]} in {key[0]}"]
-    checker = jsonschema.Draft202012Validator(schema)
-    found = [f"{key[1]}.{'.'.join(str(p) for p in e.absolute_path)}: {e.message}" for e in checker.iter_errors(item)]
-    return found or list(_pod_templates(item, key[1]))
+    return [said for _, said in _schema_errors(item)] or list(_pod_templates(item, key[1]))
+
+
+def _key(item: dict[str, Any]) -> tuple[str, str]:
+    return str(item.get("apiVersion")), str(item.get("kind"))
+
+
+def _schema_errors(item: dict[str, Any]) -> list[tuple[str, str]]:
+    """(the rule that a custom object breaks, with its path)."""
+    checker = jsonschema.Draft202012Validator(_crd_schemas().get("/".join(_key(item)), {}))
+    kind = _key(item)[1]
+    return [
+        (str(e.validator), f"{kind}.{'.'.join(str(p) for p in e.absolute_path)}: {e.message}")
+        for e in checker.iter_errors(item)
+    ]
 
 
 @cache
@@ -138,7 +162,9 @@ def _of_template(kind: str, spec: dict[str, Any], template: dict[str, Any]) -> l
     wanted = (spec.get("selector") or {}).get("matchLabels") or {}
     if not wanted.items() <= carried.items():
         found.append("spec.selector does not match spec.template.metadata.labels")
-    pod = template["spec"]
+    pod = template.get("spec") or {}
+    if not pod.get("containers"):
+        return [*found, "spec.template.spec.containers: Required value"]
     if kind == "Job" and pod.get("restartPolicy") not in ("Never", "OnFailure"):
         found.append("spec.template.spec.restartPolicy must be Never or OnFailure")
     volumes = {volume["name"] for volume in pod.get("volumes") or []}

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import yaml
 
 from tests.fakes.cluster.containers import Logs, lines_of
-from tests.fakes.cluster.schemas import problems
+from tests.fakes.cluster.schemas import problems, untyped
 from tests.fakes.cluster.store import Key, Manifest, Refused, Store, matches
 
 TOKEN = "token-of-the-tests"
@@ -46,7 +46,7 @@ class FakeApiServer:
     """
 
     def __init__(self) -> None:
-        self.store = Store(problems)
+        self.store = Store(untyped, problems)
         self.absent: set[str] = set()
         self.forbidden: set[tuple[str, str]] = set()
         self.failing: int | None = None

@@ -91,18 +91,21 @@ def without(value: Any, path: Path) -> Any:
 class Store:
     """Every object. All methods are called with `lock` held by the caller or take it themselves."""
 
-    def __init__(self, refuse: Callable[[Manifest], list[str]]) -> None:
+    def __init__(self, untyped: Callable[[Manifest], list[str]], refuse: Callable[[Manifest], list[str]]) -> None:
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         self.version = 1
         self.oldest = 0
         self.happenings: list[Happening] = []
         self.objects: dict[Key, Stored] = {}
-        self._refuse = refuse
+        self._untyped, self._refuse = untyped, refuse
 
     def apply(self, key: Key, wanted: Manifest, manager: str, *, force: bool) -> tuple[Manifest, bool]:
         """Server-side apply; returns the object and whether it is new."""
         with self.lock:
+            unread = self._untyped(wanted)
+            if unread:  # the code is the real one's
+                raise Refused(500, "InternalError", f"failed to create typed patch object: {'; '.join(unread)}")
             stored = self.objects.get(key)
             created = stored is None
             stored = stored or Stored(self._born(wanted, key))
