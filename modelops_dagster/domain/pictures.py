@@ -10,6 +10,7 @@ from modelops_dagster.domain.policies import shown
 from modelops_dagster.domain.values import Value
 
 Point = tuple[float, float]
+LABEL_HEIGHT = 13
 
 
 class Span(Value):
@@ -39,7 +40,7 @@ def intervals(spans: Sequence[Span], *, low: float = 0.0, high: float = 1.0, zer
     """
     ends = [e for s in spans for e in (s.value, s.low, s.high, s.bar) if e is not None]
     low, high = min([low, *ends]), max([high, *ends])
-    left, width, row = 190, 300, 22
+    left, width, row = 220, 300, 22
     height = row * len(spans) + 20
 
     def at(value: float) -> float:
@@ -87,19 +88,17 @@ def curves(lines: Sequence[Curve], *, x_label: str, y_label: str) -> str:
         )
     parts.append(f'<text class="tick" x="{left + width / 2}" y="{top + height + 31}" text-anchor="middle">')
     parts.append(f"{escape(x_label)}</text>")
-    ends: list[float] = []
     for i, line in enumerate(lines):
         path = " ".join(at(p) for p in line.points)
         parts.append(f'<polyline class="curve c{i % 4}" points="{path}"/>')
         parts.extend(
             f'<circle class="c{i % 4}" cx="{p.split(",")[0]}" cy="{p.split(",")[1]}" r="3"/>' for p in path.split()
         )
-        if line.points:
-            end = top + height * (1 - line.points[-1][1] / y_high)
-            while any(abs(end - other) < 13 for other in ends):
-                end += 13
-            ends.append(end)
-            parts.append(f'<text x="{left + width + 8}" y="{end + 4:.1f}">{escape(_short(line.label))}</text>')
+    # the lowest label stands at its line's end, those above it where there is room
+    below = math.inf
+    for line in sorted((line for line in lines if line.points), key=lambda line: line.points[-1][1]):
+        below = min(top + height * (1 - line.points[-1][1] / y_high), below - LABEL_HEIGHT)
+        parts.append(f'<text x="{left + width + 8}" y="{below + 4:.1f}">{escape(_short(line.label))}</text>')
     return "".join([*parts, "</svg>"])
 
 

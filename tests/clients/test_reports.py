@@ -110,5 +110,13 @@ def test_a_browser_shows_it_in_light_and_dark(folder: Path, page: Page, name: st
 @pytest.mark.browser
 def test_it_prints(folder: Path, page: Page, tmp_path: Path):
     page.goto(f"file://{folder / 'acme@tiny'}.html")
+    folded = "[...document.querySelectorAll('details td')].map(cell => cell.checkVisibility())"
+    assert set(page.evaluate(folded)) == {False}
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 718, "height": 1000})  # A4 less its margins, in CSS pixels
+    assert set(page.evaluate(folded)) == {True}, "paper cannot be unfolded"
+    assert page.evaluate("document.documentElement.scrollWidth") <= 718
+    ARTIFACTS.mkdir(exist_ok=True)
+    page.screenshot(path=ARTIFACTS / "report-acme@tiny-print.png", full_page=True)
     printed = page.pdf(path=tmp_path / "report.pdf", format="A4", print_background=True)
     assert printed.startswith(b"%PDF")

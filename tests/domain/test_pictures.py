@@ -15,13 +15,13 @@ def test_a_span_lies_where_its_numbers_say():
     drawn = read(intervals([Span(label="a", value=0.5, low=0.25, high=0.75, bar=0.4, tone="pass")]))
     (dot,) = drawn.iter("circle")
     span = next(e for e in drawn.iter("line") if e.get("class") == "span pass")
-    assert [float(span.get("x1", 0)), float(dot.get("cx", 0)), float(span.get("x2", 0))] == [265.0, 340.0, 415.0]
+    assert [float(span.get("x1", 0)), float(dot.get("cx", 0)), float(span.get("x2", 0))] == [295.0, 370.0, 445.0]
 
 
 def test_an_axis_is_widened_to_hold_everything():
     drawn = read(intervals([Span(label="a", value=-3.0)], low=-0.1, high=0.1, zero=True))
     (dot,) = drawn.iter("circle")
-    assert float(dot.get("cx", 0)) == 190.0
+    assert float(dot.get("cx", 0)) == 220.0
 
 
 @pytest.mark.parametrize("label", ["<b>&\"'", "x" * 100])
@@ -38,6 +38,15 @@ def test_curves_start_at_zero_and_end_at_the_highest():
     drawn = read(curves([Curve(label="a", points=((0, 0), (4, 10)))], x_label="x", y_label="y"))
     (line,) = drawn.iter("polyline")
     assert line.get("points") == "56.0,162.0 356.0,12.0"
+
+
+def test_labels_of_lines_that_end_together_stand_apart_and_above_the_axis():
+    lines = [Curve(label=name, points=((0, 0), (4, y))) for name, y in (("low", 1), ("high", 100), ("lower", 0))]
+    drawn = read(curves(lines, x_label="x", y_label="y"))
+    at = {text.text: float(text.get("y", 0)) for text in drawn.iter("text")}
+    assert at["lower"] == 162.0 + 4
+    assert at["low"] <= at["lower"] - 13
+    assert at["high"] == 12.0 + 4
 
 
 def test_nothing_to_draw_is_an_empty_picture():

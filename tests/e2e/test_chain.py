@@ -78,6 +78,9 @@ def test_a_publication_leads_to_a_preview_route_with_no_other_action(platform: P
     client = OpenAI(base_url=f"{platform.settings.gateway_url}/v1", api_key=key[0])
     answer = client.chat.completions.create(model=repo_id, messages=[{"role": "user", "content": "well?"}])
     assert "42" in (answer.choices[0].message.content or "")
+    sql = "select first_seen_at <= requested_at as seen, hours >= hours_from_request as longer from time_to_preview"
+    (told,) = json.loads(platform.modelops("scores", "--json", "--sql", sql).stdout)
+    assert told == {"seen": True, "longer": True}, "counted from when the Watcher saw the commit"
 
 
 def test_a_suite_is_asked_of_every_model_by_one_command(platform: Platform):

@@ -20,7 +20,7 @@ from modelops_dagster.domain.pictures import Curve, Span, curves, intervals
 from modelops_dagster.domain.policies import shown
 from modelops_dagster.domain.summary import interval, verdict_table
 
-MAX_SAID = 400
+MAX_SAID, MAX_NAME, MAX_FLIPS_SEEN = 400, 24, 8
 MAX_GROUPS, MAX_BARS, MAX_LINES = 14, 25, 8
 LATENCIES = (("ttft_p50_ms", "TTFT p50"), ("ttft_p95_ms", "TTFT p95"), ("e2el_p95_ms", "end to end p95"))
 
@@ -117,6 +117,7 @@ def _page(template: str, **values: Any) -> str:
         number=lambda value: "–" if value is None else shown(value),
         span=lambda low, high: interval(low, high) or "–",
         cut=_cut,
+        flips_seen=MAX_FLIPS_SEEN,
         asked=_asked,
         **values,
     )
@@ -157,7 +158,10 @@ def _pictures(lane: LaneReport) -> dict[str, Any]:
 def _group_pictures(groups: Sequence[Row], kind: str) -> Iterator[tuple[str, str]]:
     for suite, own in groupby(groups, key=lambda g: g["suite"]):
         worst = list(own)
-        spans = [Span(label=f"{g['name']} ({g['n']})", value=g["mean"], low=g["low"], high=g["high"]) for g in worst]
+        spans = [
+            Span(label=f"{_cut(g['name'], MAX_NAME)} ({g['n']})", value=g["mean"], low=g["low"], high=g["high"])
+            for g in worst
+        ]
         more = f", the worst {MAX_GROUPS} of {len(spans)}" if len(spans) > MAX_GROUPS else ""
         if len(spans) > 1:
             yield f"{suite} by {kind}{more}; samples in parentheses", intervals(spans[:MAX_GROUPS])
@@ -206,8 +210,8 @@ def _bar(rule: str) -> float | None:
     return float(found[0]) if found else None
 
 
-def _cut(text: str | None) -> str:
-    return "" if text is None else text if len(text) <= MAX_SAID else f"{text[:MAX_SAID]}…"
+def _cut(text: str | None, room: int = MAX_SAID) -> str:
+    return "" if text is None else text if len(text) <= room else f"{text[:room]}…"
 
 
 def _asked(text: str | None) -> str:

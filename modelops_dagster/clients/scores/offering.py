@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import duckdb
 
-from modelops_dagster.clients.scores.snapshot import ALL_TABLES, create_views, literals, named, nothing, once
+from modelops_dagster.clients.scores.snapshot import ALL_TABLES, create_views, literals, macro_name, named, once
 from modelops_dagster.clients.scores.views import LATEST, MACROS, VIEWS
 
 WORD = re.compile(r"\w+")
@@ -13,57 +13,65 @@ WORD = re.compile(r"\w+")
 HIDING = {"query", "query_table", "u"}
 
 
-def _uses() -> Mapping[str, frozenset[str]]:
-    """Which tables each name of a table, view or macro stands for."""
-    bodies = {name: table for name, (table, _) in LATEST.items()} | VIEWS
-    bodies |= {name.partition("(")[0]: body for name, body in MACROS.items()}
-    uses = {table: frozenset({table}) for table in ALL_TABLES}
+def _rests_on() -> Mapping[str, frozenset[str]]:
+    """Each table, view and macro with every name that it rests on, its own among them."""
+    bodies = dict.fromkeys(ALL_TABLES, "") | {name: table for name, (table, _) in LATEST.items()} | VIEWS
+    bodies |= {macro_name(macro): body for macro, body in MACROS.items()}
+    found: dict[str, frozenset[str]] = {}
     # a view comes after those it is made of
     for name, body in bodies.items():
-        uses[name] = frozenset().union(*(uses[word] for word in WORD.findall(body) if word in uses))
-    return uses
+        found[name] = frozenset({name}).union(*(found[word] for word in WORD.findall(body) if word in found))
+    return found
 
 
-USES = _uses()
+RESTS_ON = _rests_on()
 
 
-def tables_of(sql: str) -> set[str]:
-    """The tables that a statement may read: every one whose name, or a view's that rests on it, is a word of it."""
+def names_of(sql: str) -> frozenset[str]:
+    """The tables, views and macros that a statement may read: those whose names are words of it, and what they rest on.
+
+    Every one, where it names none, e.g. because it wants to know which there are.
+    """
     words = set(WORD.findall(sql.lower()))
-    if words & HIDING:
-        return set(ALL_TABLES)
-    return {table for word in words & USES.keys() for table in USES[word]}
+    named_there = words & RESTS_ON.keys()
+    if words & HIDING or not named_there:
+        return frozenset(RESTS_ON)
+    return frozenset().union(*(RESTS_ON[name] for name in named_there))
 
 
 def offer(
-    connection: duckdb.DuckDBPyConnection, past: str | None, asked: Collection[str], stale: Sequence[int]
+    connection: duckdb.DuckDBPyConnection, past: str | None, names: Collection[str], stale: Sequence[int]
 ) -> None:
-    """Make the tables and views. Of tables that are not asked for, what landed since the snapshot is left out.
+    """Make the tables and views that a statement reads.
 
     Args:
-        connection: has the snapshot's tables in `past`, and what landed since in `fresh`.
+        connection: has the snapshot's tables in `past`, and those of `names` as they landed since in `fresh`.
         past: None when there is no snapshot.
-        asked: the tables in `fresh`.
+        names: as of `names_of`.
         stale: numbers of the files whose rows in the snapshot do not count.
     """
     gone = f"file in ({', '.join(map(str, stale))})" if stale else "false"
     for table, columns in ALL_TABLES.items():
-        parts = [f"select {named(columns)} from {past}.{table} where not {gone}"] if past is not None else []  # noqa: S608
-        parts += [f"select {named(columns)} from fresh.{table}"] if table in asked else []  # noqa: S608
-        rows = " union all ".join(parts) or nothing(table)
+        if table not in names:
+            continue
+        rows = f"select {named(columns)} from fresh.{table}"  # noqa: S608
+        if past is not None:
+            rows = f"select {named(columns)} from {past}.{table} where not {gone} union all {rows}"  # noqa: S608
         connection.execute(f"create view {table} as {once(table, rows)}")
     for name, (table, keep) in LATEST.items():
+        if name not in names:
+            continue
         latest = f"select * from {table} {keep}"  # noqa: S608
         if past is not None:
             # the snapshot has worked it out for the models that nothing happened to since
-            touched = _touched(connection, past, table, gone) if table in asked else set()
+            touched = _touched(connection, past, table, gone)
             theirs = f"repo_id in ({literals(touched)})"
             latest = f"select * from {past}.{name}"  # noqa: S608
             if touched:
                 again = f"select * from (select * from {table} where {theirs} {keep})"  # noqa: S608
                 latest = f"{latest} where not {theirs} union all {again}"
         connection.execute(f"create view {name} as {latest}")
-    create_views(connection)
+    create_views(connection, names)
 
 
 def _touched(connection: duckdb.DuckDBPyConnection, past: str, table: str, gone: str) -> set[str]:

@@ -197,12 +197,19 @@ def _create(connection: duckdb.DuckDBPyConnection) -> None:
     create_views(connection)
 
 
-def create_views(connection: duckdb.DuckDBPyConnection) -> None:
-    """Everything that is worked out from the tables and the latest rows."""
+def create_views(connection: duckdb.DuckDBPyConnection, names: Collection[str] | None = None) -> None:
+    """What is worked out from the tables and the latest rows: of these names, or all of it."""
     for name, view in VIEWS.items():
-        connection.execute(f"create view {name} as {view}")
-    for name, body in MACROS.items():
-        connection.execute(f"create macro {name} as table {body}")
+        if names is None or name in names:
+            connection.execute(f"create view {name} as {view}")
+    for macro, body in MACROS.items():
+        if names is None or macro_name(macro) in names:
+            connection.execute(f"create macro {macro} as table {body}")
+
+
+def macro_name(macro: str) -> str:
+    """Of a macro with its arguments."""
+    return macro.partition("(")[0]
 
 
 def _drop_stale(connection: duckdb.DuckDBPyConnection, stale: Sequence[int]) -> set[str]:

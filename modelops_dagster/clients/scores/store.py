@@ -17,8 +17,9 @@ import duckdb
 from modelops_dagster.clients.scores.calls import CallLog
 from modelops_dagster.clients.scores.landing import Landing
 from modelops_dagster.clients.scores.news import news
-from modelops_dagster.clients.scores.offering import offer, tables_of
+from modelops_dagster.clients.scores.offering import names_of, offer
 from modelops_dagster.clients.scores.snapshot import (
+    ALL_TABLES,
     ATTEMPTS,
     CALLS,
     Changing,
@@ -155,17 +156,18 @@ class ScoreStore:
 
     def _gather(self, connection: duckdb.DuckDBPyConnection, sql: str) -> None:
         """Attach the snapshot, load what the statement asks for and landed since, and offer both as one."""
-        asked = tables_of(sql)
+        names = names_of(sql)
+        tables = names & ALL_TABLES.keys()
         for _ in range(ATTEMPTS):
             first = attach_past(connection, self.published)
             past = "past.landing" if first is not None else None
-            since = news(connection, past, self.landing, first or "", asked - {CALLS})
-            calls = self._calls_since(connection, first) if CALLS in asked else []
+            since = news(connection, past, self.landing, first or "", tables - {CALLS})
+            calls = self._calls_since(connection, first) if CALLS in tables else []
             if past is not None and since.is_none and not calls:
                 connection.execute("use past")
                 return
             connection.execute("attach ':memory:' as fresh")
-            create_tables(connection, "fresh", asked)
+            create_tables(connection, "fresh", tables)
             try:
                 load(connection, "fresh", self.landing, since.files)
                 break
@@ -176,7 +178,7 @@ class ScoreStore:
             raise IntegrityError(f"files under {self.landing.root} keep changing while they are read; try again.")
         if calls:
             self.calls.load(connection, f"fresh.{CALLS}", None, calls)
-        offer(connection, past, asked, since.stale)
+        offer(connection, past, names, since.stale)
 
     def _calls_since(self, connection: duckdb.DuckDBPyConnection, first: str | None) -> list[str]:
         known = connection.execute("select path from past.landing.calls").fetchall() if first is not None else []
