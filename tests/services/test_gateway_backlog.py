@@ -6,15 +6,17 @@ import signal
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
 import httpx
 
-from modelops_dagster.services.gateway.backlog import TICK_S, Backlog
+from modelops_dagster.services.gateway.admission import Refusal
+from modelops_dagster.services.gateway.backlog import AT_ONCE, TICK_S, Backlog
 from tests.fakes.backend import FakeBackend
 from tests.services.gateway_process import ALIAS, PROMPT, Gateway, target
 
@@ -29,8 +31,9 @@ class Queue:
         self.complaints: list[str] = []
         self.backlog = Backlog(TARGET_S, complain=self.complaints.append, now=lambda: self.now_s)
         self.waits: list[float] = []
-        self.refused = self.idle = 0
-        self._queued: deque[tuple[str, float]] = deque()
+        self.refused: list[Refusal] = []
+        self.idle = 0
+        self._queued: deque[tuple[str, float, asyncio.Future[Refusal | None] | None]] = deque()
         self._made = 0
 
     def run(self, seconds: float, *, come_per_s: int, go_per_s: int, late_s: float = 0.0) -> None:
@@ -42,20 +45,25 @@ class Queue:
             for _ in range(self._in_tick(number, go_per_s)):
                 self._go()
             self.backlog.look(late_s)
+            told = [turn.result() for _, _, turn in self._queued if turn is not None and turn.done()]
+            self.refused += [refusal for refusal in told if refusal is not None]
+            self._queued = deque(q for q in self._queued if q[2] is None or not q[2].done() or q[2].result() is None)
 
-    def come(self) -> None:
-        if self.backlog.refusal(batch=False) is not None:
-            self.refused += 1
+    def come(self, *, batch: bool = False) -> None:
+        refusal = self.backlog.refusal(batch=batch)
+        if refusal is not None:
+            self.refused.append(refusal)
             return
         self._made += 1
-        self.backlog.enter(str(self._made))
-        self._queued.append((str(self._made), self.now_s))
+        turn = self.backlog.enter(str(self._made), batch=batch)
+        self._queued.append((str(self._made), self.now_s, turn))
 
     def _go(self) -> None:
         if not self._queued:
             self.idle += 1
             return
-        call_id, entered_s = self._queued.popleft()
+        call_id, entered_s, turn = self._queued.popleft()
+        assert turn is None or turn.done(), "who came first goes first"
         self.backlog.leave(call_id)
         self.waits.append(self.now_s - entered_s)
 
@@ -64,26 +72,56 @@ class Queue:
         return int((number + 1) * TICK_S * per_s) - int(number * TICK_S * per_s)
 
 
+def on_a_loop(test: Callable[[], None]) -> Callable[[], None]:
+    """The test on an event loop, which turns are promises of."""
+
+    @wraps(test)
+    def run() -> None:
+        async def body() -> None:
+            test()
+
+        asyncio.run(body())
+
+    return run
+
+
+@on_a_loop
 def test_what_comes_through_is_let_in() -> None:
     queue = Queue()
     queue.run(30, come_per_s=80, go_per_s=100)
-    assert (queue.refused, queue.backlog.limit, queue.complaints) == (0, None, [])
+    assert (queue.refused, queue.backlog.limit, queue.complaints) == ([], None, [])
 
 
+@on_a_loop
 def test_of_too_many_calls_as_many_are_let_in_as_come_through_in_time() -> None:
     queue = Queue()
     queue.run(60, come_per_s=400, go_per_s=100)
     assert max(queue.waits[-2000:]) < 2 * TARGET_S, "a call that was let in waits as long as the target says"
     assert queue.idle == 0, "no call is refused that could have been sent on"
-    assert queue.refused > 60 * 250
+    assert len(queue.refused) > 60 * 250
     assert len(queue.complaints) == 1
     queue.run(5, come_per_s=50, go_per_s=100)
-    refused = queue.refused
+    refused = len(queue.refused)
     queue.run(20, come_per_s=50, go_per_s=100)
-    assert queue.refused == refused, "when it is over everybody is let in again"
+    assert len(queue.refused) == refused, "when it is over everybody is let in again"
     assert queue.backlog.limit is None
 
 
+@on_a_loop
+def test_of_those_that_wait_already_batches_are_turned_away_first_and_then_who_came_last() -> None:
+    queue = Queue()
+    for number in range(1000):
+        queue.come(batch=number % 10 == 0)
+    queue.run(3, come_per_s=0, go_per_s=100)
+    told = Counter(r.code for r in queue.refused)
+    assert told["batch_waits"] > 50, "those that were not sent on yet"
+    assert told["overloaded"] > 500
+    assert len(queue.waits) + len(queue.refused) == 1000
+    assert len(queue.waits) > 150, "who came first is sent on as before"
+    assert max(queue.waits) < 2.5, "nobody waits to the end of a queue that is ten seconds long"
+
+
+@on_a_loop
 def test_a_pause_is_no_queue() -> None:
     queue = Queue()
     queue.run(10, come_per_s=50, go_per_s=100)
@@ -92,16 +130,25 @@ def test_a_pause_is_no_queue() -> None:
         queue.come()
     queue.backlog.look(5.0)
     queue.run(10, come_per_s=50, go_per_s=100)
-    assert queue.refused == 0
+    assert queue.refused == []
 
 
-def test_a_call_that_hangs_stops_no_other() -> None:
+@on_a_loop
+def test_calls_that_hang_stop_no_other() -> None:
     queue = Queue()
-    queue.backlog.enter("hangs")
+    for number in range(AT_ONCE):
+        assert queue.backlog.enter(f"hangs {number}", batch=False) is None
+    held = queue.backlog.enter("held up", batch=False)
+    assert held is not None
+    assert not held.done()
+    queue.run(2, come_per_s=0, go_per_s=0)
+    assert held.result() is None, "its turn comes when those before it have been at it for too long"
+    queue.backlog.leave("held up")
     queue.run(30, come_per_s=1, go_per_s=100)
-    assert queue.refused == 0
+    assert queue.refused == []
 
 
+@on_a_loop
 def test_a_loop_that_is_late_lets_in_one_call_after_the_other_until_it_is_in_time() -> None:
     queue = Queue()
     queue.run(10, come_per_s=0, go_per_s=0, late_s=2 * TARGET_S)
@@ -115,6 +162,7 @@ def test_a_loop_that_is_late_lets_in_one_call_after_the_other_until_it_is_in_tim
     assert queue.backlog.refusal(batch=False) is None
 
 
+@on_a_loop
 def test_batches_wait_before_anybody_is_refused() -> None:
     queue = Queue()
     assert queue.backlog.refusal(batch=True) is None
@@ -163,18 +211,19 @@ async def crowd(gateway: Gateway, key: str, clients: int, seconds: float) -> lis
     stop_s = time.monotonic() + seconds
     body = {"model": "acme/quick", "messages": [{"role": "user", "content": PROMPT}]}
 
-    async def work() -> None:
-        async with httpx.AsyncClient(timeout=120, headers={"authorization": f"Bearer {key}"}) as client:
-            while time.monotonic() < stop_s:
-                began_s = time.monotonic()
-                answer = await client.post(f"{gateway.url}/v1/chat/completions", json=body)
-                took_s = time.monotonic() - began_s
-                code = answer.json()["error"]["code"] if answer.status_code != 200 else None
-                again = answer.headers.get("retry-after")
-                found.append(Asked(took_s, answer.status_code, code, float(again) if again else None))
-                await asyncio.sleep(float(again or 0))
+    async def work(client: httpx.AsyncClient) -> None:
+        while time.monotonic() < stop_s:
+            began_s = time.monotonic()
+            answer = await client.post(f"{gateway.url}/v1/chat/completions", json=body)
+            took_s = time.monotonic() - began_s
+            code = answer.json()["error"]["code"] if answer.status_code != 200 else None
+            again = answer.headers.get("retry-after")
+            found.append(Asked(took_s, answer.status_code, code, float(again) if again else None))
+            await asyncio.sleep(float(again or 0))
 
-    await asyncio.gather(*(work() for _ in range(clients)))
+    many = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
+    async with httpx.AsyncClient(timeout=120, limits=many, headers={"authorization": f"Bearer {key}"}) as client:
+        await asyncio.gather(*(work(client) for _ in range(clients)))
     return found
 
 

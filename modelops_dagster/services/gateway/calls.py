@@ -15,6 +15,7 @@ from modelops_dagster.clients.calls import CLIENT_LEFT, CLIENTS_FAULT, UNFINISHE
 from modelops_dagster.clients.limits import LimitStore, Use, is_limited
 from modelops_dagster.clients.trials import Attempt, TrialStore
 from modelops_dagster.domain.gateway import KeyRecord, RouteTarget, deployment_id
+from modelops_dagster.services.gateway.admission import Refusal
 from modelops_dagster.services.gateway.backlog import Backlog
 from modelops_dagster.services.gateway.traffic import ALL, Traffic
 
@@ -107,13 +108,14 @@ class Call:
             self.traffic.leave(self.replica, 0.0)
             self.replica = None
 
-    def wait(self, backlog: Backlog) -> None:
-        """Its turn comes when LiteLLM has picked an endpoint for it."""
-        backlog.enter(self.call_id)
+    async def wait(self, backlog: Backlog) -> Refusal | None:
+        """Wait until LiteLLM may begin with it; None when it may, else why it never will."""
         self.backlog = backlog
+        turn = backlog.enter(self.call_id, batch=self.batch)
+        return await turn if turn is not None else None
 
     def sent_on(self) -> None:
-        """Its turn has come, if it waited."""
+        """LiteLLM has picked an endpoint for it."""
         if self.backlog is not None:
             self.backlog.leave(self.call_id)
             self.backlog = None

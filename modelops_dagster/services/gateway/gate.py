@@ -111,12 +111,11 @@ class Gate:
         self._log.begin(call, self._traffic)
         try:
             refusal, body, document = await self._prepare(call, scope, receive)
-            refusal = refusal or await self._waking.hold(call, scope, receive)
+            refusal = refusal or await self._waking.hold(call, scope, receive) or await call.wait(self._backlog)
             if refusal is not None:
                 call.status, call.error = refusal.status, refusal.code
                 await refuse(send, refusal, call.call_id)
                 return
-            call.wait(self._backlog)
             await self._forward(call, scope, receive, send, body)
             route = self._routes.table.get(call.alias or "")
             if route is not None and call.status == 200 and self._backlog.limit is None:
