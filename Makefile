@@ -11,8 +11,11 @@ demo: $(VENV)/.runtime  ## the main job end to end on the embedded model
 up: $(VENV)/.runtime  ## controller, gateway and Dagster in one foreground command
 	@$(BIN)/modelops up $(ARGS)
 
+# two at once: more would have as many models in memory
+TEST_JOBS ?= 2
+
 test: check  ## every test, real engines included
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n $(TEST_JOBS) --dist loadfile
 
 test-long: check  ## what takes many minutes of real engines, and is left out of `make test`
 	@$(BIN)/pytest -m long
