@@ -1,6 +1,7 @@
 """The research job that people launch: a command on accelerators that endpoints may take back, as one run."""
 
 import time
+from collections.abc import Iterator
 
 import dagster as dg
 from pydantic import Field, ValidationError
@@ -12,6 +13,7 @@ from modelops_dagster.domain.research import OVER, JobRequest, JobState, Researc
 from modelops_dagster.resources.platform import ControllerResource
 
 LAST_LINES = 40
+RUN_VARIABLE = "MODELOPS_RUN"  # the run that a job was asked for by
 
 
 class ResearchConfig(dg.Config):
@@ -39,11 +41,14 @@ class ResearchConfig(dg.Config):
 def research_command(context: dg.OpExecutionContext, config: ResearchConfig, controller: ControllerResource) -> None:
     with clear_failure():
         client = controller.client()
-        job = client.submit_job(_request(config))
+        request = _request(config, context.run.root_run_id or context.run_id)
         try:
+            # a run that is started again after a crash goes on with the job of the one before
+            job = next(_begun(client, request), None) or client.submit_job(request)
             job = _follow(context, client, job, config.poll_s)
         except BaseException:
-            client.cancel_job(job.job_id)
+            for left in _begun(client, request):
+                client.cancel_job(left.job_id)
             raise
     context.add_output_metadata(
         {
@@ -67,13 +72,18 @@ def research() -> None:
     research_command()
 
 
-def _request(config: ResearchConfig) -> JobRequest:
+def _request(config: ResearchConfig, run_id: str) -> JobRequest:
     fields = {name: value for name, value in config.model_dump().items() if value not in ("", [], {})}
     del fields["poll_s"]
+    fields["environment"] = config.environment | {RUN_VARIABLE: run_id}
     try:
         return JobRequest.model_validate(fields)
     except ValidationError as error:
         raise invalid_spec(error) from error
+
+
+def _begun(client: ModelOpsClient, request: JobRequest) -> Iterator[ResearchJob]:
+    return (job for job in client.list_jobs() if job.request == request and job.state not in OVER)
 
 
 def _follow(context: dg.OpExecutionContext, client: ModelOpsClient, job: ResearchJob, poll_s: float) -> ResearchJob:
