@@ -17,7 +17,7 @@ Manifest = dict[str, Any]
 CONTAINER = "engine"
 WORKERS_PATH = "/opt/modelops/workers"  # where the Dockerfiles put this package's own servers
 SCRATCH_PATH = "/scratch"
-_TMP_PATH = "/tmp"  # noqa: S108 - inside a container, and a volume of its own
+TMP_PATH = "/tmp"  # noqa: S108 - inside a container, and a volume of its own
 DRAIN_S = 5  # between leaving the Service and SIGTERM: what proxies need to follow
 GRACE_S = 120
 _IMPORTED_START_S = 600.0
@@ -125,6 +125,22 @@ def environment(variables: Mapping[str, str], secret: str) -> list[Manifest]:
     return listed
 
 
+def program(engine: EngineManifest, values: Mapping[str, str | None]) -> tuple[list[str], dict[str, str]]:
+    """The argv of an engine in its own image, and the variables it is given.
+
+    Args:
+        values: of the placeholders that are not the image's own.
+    """
+    filled: dict[str, str | None] = {"env": SCRATCH_PATH, "engine_dir": None, "workers": WORKERS_PATH, **values}
+    # the program is on the image's PATH; on one machine it is in an environment of its own
+    argv = [item.replace(f"{SCRATCH_PATH}/bin/", "") for item in fill_command(engine.command, filled)]
+    variables = {"HOME": SCRATCH_PATH, "XDG_CACHE_HOME": f"{SCRATCH_PATH}/cache"}
+    for name, value in engine.environment.items():
+        if value != "{cpus}" or filled["cpus"] is not None:
+            variables[name] = fill(value, filled)
+    return argv, variables
+
+
 def secret_name(name: str) -> str:
     """The Secret that the variables of an endpoint's container may refer to."""
     return f"{slug(name)}-env"
@@ -133,9 +149,6 @@ def secret_name(name: str) -> str:
 def _engine(spec: EndpointSpec, site: Site, engine: EngineManifest, extra_args: tuple[str, ...]) -> Manifest:
     cpus = spec.cpu_limit or spec.cpu_request
     values = {
-        "env": SCRATCH_PATH,
-        "engine_dir": None,
-        "workers": WORKERS_PATH,
         "cpus": None if cpus is None else str(math.ceil(cpus)),
         "checkpoint": site.checkpoint_path(spec.checkpoint),
         "host": "0.0.0.0",  # noqa: S104 - a pod's own address; a NetworkPolicy says who may come
@@ -146,14 +159,9 @@ def _engine(spec: EndpointSpec, site: Site, engine: EngineManifest, extra_args: 
     if spec.variant and spec.variant not in engine.variants:
         known = ", ".join(engine.variants) or "none"
         raise InvalidSpec(f"Engine {engine.name} has no variant {spec.variant!r}; it has: {known}.", field="variant")
-    # the program is on the image's PATH; on one machine it is in an environment of its own
-    argv = [item.replace(f"{SCRATCH_PATH}/bin/", "") for item in fill_command(engine.command, values)]
+    argv, variables = program(engine, values)
     argv += [fill(item, values) for item in engine.variants.get(spec.variant or "", ())]
     argv += [*spec.engine_args, *_parallel_args(spec, engine), *extra_args]
-    variables = {"HOME": SCRATCH_PATH, "XDG_CACHE_HOME": f"{SCRATCH_PATH}/cache"}
-    for name, value in engine.environment.items():
-        if value != "{cpus}" or values["cpus"] is not None:
-            variables[name] = fill(value, values)
     failures = math.ceil(start_timeout_s(spec, engine) / 10)
     health = engine.health_path or "/health"
     return {
@@ -242,10 +250,10 @@ def _mounts(spec: EndpointSpec, site: Site) -> list[Manifest]:
         mounts += [
             {"name": "checkpoints", "mountPath": store.mount_path, "subPath": store.sub_path, "readOnly": True},
             {"name": "scratch", "mountPath": SCRATCH_PATH},
-            {"name": "scratch", "mountPath": _TMP_PATH, "subPath": "tmp"},
+            {"name": "scratch", "mountPath": TMP_PATH, "subPath": "tmp"},
         ]
     else:
-        mounts.append({"name": "scratch", "mountPath": _TMP_PATH})
+        mounts.append({"name": "scratch", "mountPath": TMP_PATH})
     if spec.gpus > 1:
         mounts.append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108 - the container's own
     mounts += [

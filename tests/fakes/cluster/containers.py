@@ -7,12 +7,13 @@ An engine's arguments choose its faults, as those of `tests/fakes/engine.py` do:
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from functools import partial
 
+from tests.fakes.cluster.programs import Logs, Programs, time_of_now
 from tests.fakes.cluster.store import Manifest
 
 BACK_OFF_S = 0.15
-Logs = dict[tuple[str, bool], str]  # (pod, previous container) -> lines of `<timestamp> <text>`
+OVER = ("Succeeded", "Failed")
 
 
 @dataclass
@@ -39,22 +40,30 @@ class Containers:
         self._has_secret = has_secret
         self._logs = logs
         self._running: dict[str, _Running] = {}
+        self.programs = Programs(logs, partial(_told, beside=()))
 
     def forget(self, uid: str) -> None:
         self._running.pop(uid, None)
 
+    def end(self, pod: Manifest) -> tuple[bool, Manifest | None]:
+        """Bring a deleted pod to its end: whether it may go, and else its status; None where that is as it was."""
+        self.forget(pod["metadata"]["uid"])
+        return self.programs.end(pod)
+
     def step(self, pod: Manifest) -> Manifest | None:
         """The status of a pod that is on a node; None where it is as it was."""
-        if has_failed(pod):
+        if pod["status"].get("phase") in OVER:
             return None
         if pod["metadata"]["name"] in self.evicted:
+            self.programs.kill(pod)
             return _evicted(pod)
         container = pod["spec"]["containers"][0]
         trouble = self._trouble(pod, container)
         beside = [self._beside(pod, each) for each in pod["spec"]["containers"][1:]]
         if trouble is not None:
             return _told(pod, {"waiting": trouble}, beside, ready=False)
-        return self._run(pod, container, beside)
+        runs_to_its_end = pod["spec"].get("restartPolicy") == "Never"
+        return self.programs.step(pod) if runs_to_its_end else self._run(pod, container, beside)
 
     def _beside(self, pod: Manifest, container: Manifest) -> Manifest:
         """A container that runs as soon as it can, and has no probe."""
@@ -137,6 +146,7 @@ def _told(
     started: bool = False,
     restarts: int = 0,
     last: Manifest | None = None,
+    phase: str | None = None,
 ) -> Manifest | None:
     container = pod["spec"]["containers"][0]
     statuses = [_status(container, state, ready=ready, started=started, restarts=restarts, last=last), *beside]
@@ -147,8 +157,9 @@ def _told(
     conditions = [
         {"type": "PodScheduled", "status": "True"},
         {"type": "Ready", "status": "True" if ready else "False"},
+        *(c for c in pod["status"].get("conditions") or [] if c["type"] == "DisruptionTarget"),
     ]
-    phase = "Pending" if "waiting" in state and not last else "Running"
+    phase = phase or ("Pending" if "waiting" in state and not last else "Running")
     return {"phase": phase, "containerStatuses": statuses, "conditions": conditions}
 
 
@@ -164,6 +175,7 @@ def _status(
     return {
         "name": container["name"],
         "image": container["image"],
+        "imageID": "",
         "ready": ready,
         "started": started,
         "restartCount": restarts,
@@ -209,8 +221,3 @@ def lines_of(text: str, query: dict[str, str]) -> str:
     if query.get("timestamps") != "true":
         lines = [line.split(" ", 1)[1] for line in lines]
     return "".join(f"{line}\n" for line in lines)
-
-
-def time_of_now() -> str:
-    """As objects and logs write it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from tests.fakes.cluster.containers import Containers, has_failed, is_ready, time_of_now
+from tests.fakes.cluster.containers import OVER, Containers, has_failed, is_ready
+from tests.fakes.cluster.jobs import Jobs
+from tests.fakes.cluster.programs import time_of_now
 from tests.fakes.cluster.server import FakeApiServer
 from tests.fakes.cluster.store import Key, Manifest
 
@@ -38,7 +40,8 @@ class FakeCluster:
         self.nodes = {node.name: node for node in (nodes or (Node("node-a"), Node("node-b")))}
         self._containers = Containers(self._has_secret, self.api.logs)
         self.missing_images, self.muted = self._containers.missing_images, self._containers.muted
-        self.evicted = self._containers.evicted
+        self.evicted, self.programs = self._containers.evicted, self._containers.programs
+        self.jobs = Jobs(self.api.store, self._delete)
         self._finalized: dict[Key, float] = {}
         self._lost: dict[str, float] = {}
         self._stop = threading.Event()
@@ -52,6 +55,7 @@ class FakeCluster:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join(10)
+        self.programs.close()
         self.api.__exit__()
 
     # what a test asks and does
@@ -94,6 +98,8 @@ class FakeCluster:
                 for plural in ("deployments", "leaderworkersets"):
                     for workload in self.api.store.listed(plural, "", {}):
                         self._reconcile(plural, workload)
+                for job in self.api.store.listed("jobs", "", {}):
+                    self.jobs.step(job, self._pods_of(job))
                 self._lose_nodes()
                 for pod in self.pods():
                     self._drive(pod)
@@ -217,8 +223,11 @@ class FakeCluster:
         if node is not None and not node.ready:
             return  # who would do something there?
         if "deletionTimestamp" in pod["metadata"]:
-            self.api.store.remove(key)
-            self._containers.forget(pod["metadata"]["uid"])
+            gone, status = self._containers.end(pod)
+            if gone:
+                self.api.store.remove(key)
+            elif status is not None:
+                self.api.store.update(key, {"status": status}, "kubelet")
             return
         if "nodeName" not in pod["spec"]:
             self._place(pod)
@@ -255,7 +264,7 @@ class FakeCluster:
     def _free(self, node: Node) -> int:
         used = 0
         for pod in self.pods():
-            if pod["spec"].get("nodeName") == node.name and not has_failed(pod):
+            if pod["spec"].get("nodeName") == node.name and pod["status"].get("phase") not in OVER:
                 limits = (pod["spec"]["containers"][0].get("resources") or {}).get("limits") or {}
                 used += int(limits.get(GPU, 0))
         return node.gpus - used
