@@ -15,7 +15,6 @@ from modelops_dagster.domain.kubernetes import Site
 from modelops_dagster.domain.kubernetes.steps import RunPod
 from modelops_dagster.domain.plan import Machine
 from modelops_dagster.domain.recovery import RecoveryPolicy
-from modelops_dagster.resources.step_pods import Cluster, StepPods
 
 MEMORY_SHARE = 0.9  # of what there is, where the operator set no limit: the platform's own programs need the rest
 
@@ -65,12 +64,13 @@ class QuantizerResource(dg.ConfigurableResource[Quantizer]):
         quantizer = Quantizer(registry, recipes, work, memory_limit_bytes=limit, timeout_s=self.timeout_s)
         if context is None or not self.site_file:
             return quantizer
-        pods = StepPods(context, self._cluster(), registry.manifest(quantizer.engine), work, self.timeout_s)
-        return Quantizer(registry, recipes, work, elsewhere=pods)
+        # imported here: the client of the API server takes a second that one machine need not wait
+        from modelops_dagster.resources.step_pods import Cluster, StepPods
 
-    def _cluster(self) -> Cluster:
         owner = RunPod(self.pod_name, self.pod_uid) if self.pod_uid else None
-        return Cluster(self._site(), self.kubeconfig, owner, self.pod_poll_s)
+        cluster = Cluster(self._site(), self.kubeconfig, owner, self.pod_poll_s)
+        pods = StepPods(context, cluster, registry.manifest(quantizer.engine), work, self.timeout_s)
+        return Quantizer(registry, recipes, work, elsewhere=pods)
 
     def _site(self) -> Site:
         site = read_site(Path(self.site_file))
