@@ -17,14 +17,20 @@ log = logging.getLogger("serve_transformers")
 
 
 class Server(uvicorn.Server):
-    """Ends the running generation as soon as it is told to stop, so that open requests end too."""
+    """Ends the running generations as soon as it is told to stop, so that open requests end too.
 
-    def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
+    Args:
+        drain: let them come to their end first, within the time the configuration gives.
+    """
+
+    def __init__(self, config: uvicorn.Config, engine: Engine, *, drain: bool) -> None:
         super().__init__(config)
         self._engine = engine
+        self._drain = drain
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._engine.stop()
+        if not self._drain:
+            self._engine.stop()
         super().handle_exit(sig, frame)
 
 
@@ -37,6 +43,7 @@ def main() -> int:
     parser.add_argument("--max-context", type=int, help="tokens; the model's own length when left out")
     parser.add_argument("--trust-remote-code", action="store_true", help="run the checkpoint's own Python files")
     parser.add_argument("--max-num-seqs", type=int, default=8, help="requests that are answered at the same time")
+    parser.add_argument("--drain-s", type=int, default=0, help="told to end, finish open requests for up to so long")
     parser.add_argument("--made-up-weights", action="store_true", help="random ones; the directory holds none")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -57,9 +64,9 @@ def main() -> int:
         log_config=None,
         log_level="warning",
         access_log=False,
-        timeout_graceful_shutdown=SHUTDOWN_GRACE_S,
+        timeout_graceful_shutdown=max(SHUTDOWN_GRACE_S, arguments.drain_s),
     )
-    server = Server(config, engine)
+    server = Server(config, engine, drain=arguments.drain_s > 0)
 
     def give_up() -> None:
         server.should_exit = True
