@@ -10,7 +10,7 @@ import pytest
 import uvicorn
 
 from modelops_dagster.clients.processes import free_port
-from modelops_dagster.workers.serve_transformers.__main__ import Server
+from modelops_dagster.workers.serve_transformers.server import Server
 from tests.fakes.stack import wait_until
 
 
@@ -38,9 +38,15 @@ class Engine:
 def test_requests_under_way_come_to_their_end_when_it_drains(drain: bool, answer: str):
     engine, port = Engine(), free_port("127.0.0.1")
     config = uvicorn.Config(
-        engine.app, port=port, log_level="warning", lifespan="off", loop="asyncio", timeout_graceful_shutdown=30
+        engine.app,
+        port=port,
+        log_level="warning",
+        lifespan="off",
+        interface="asgi3",
+        loop="asyncio",
+        timeout_graceful_shutdown=30,
     )
-    server = Server(config, engine, drain=drain)  # type: ignore[arg-type]
+    server = Server(config, engine, drain=drain)
     running = threading.Thread(target=server.run)
     running.start()
     wait_until(lambda: server.started)

@@ -4,34 +4,16 @@ import argparse
 import logging
 import os
 import sys
-from types import FrameType
 
 import uvicorn
 
 from .app import Api
 from .auth import VARIABLE, RequireKey
 from .generation import Engine
+from .server import Server
 
 SHUTDOWN_GRACE_S = 5
 log = logging.getLogger("serve_transformers")
-
-
-class Server(uvicorn.Server):
-    """Ends the running generations as soon as it is told to stop, so that open requests end too.
-
-    Args:
-        drain: let them come to their end first, within the time the configuration gives.
-    """
-
-    def __init__(self, config: uvicorn.Config, engine: Engine, *, drain: bool) -> None:
-        super().__init__(config)
-        self._engine = engine
-        self._drain = drain
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if not self._drain:
-            self._engine.stop()
-        super().handle_exit(sig, frame)
 
 
 def main() -> int:
