@@ -66,6 +66,7 @@ class Network:
 
     def __exit__(self, *_: object) -> None:
         self.follow({})
+        asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
 
@@ -118,6 +119,13 @@ class Network:
             writer.transport.abort()
             return
         await asyncio.gather(_pour(reader, back), _pour(there, writer))
+
+
+async def _cancel_all() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 async def _pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
