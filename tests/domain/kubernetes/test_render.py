@@ -304,23 +304,6 @@ def test_nothing_runs_as_root_or_writes_to_its_image():
             assert each["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
-def test_engine_finishes_its_calls_within_the_time_a_pod_has_to_end():
-    def told(objects: list[dict[str, Any]]) -> str:
-        args = container(objects)["args"]
-        return str(args[args.index("--shutdown-timeout") + 1])
-
-    pod = of_kind(EIGHT["gpu"], "Deployment")["spec"]["template"]["spec"]
-    sleep_s = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert sleep_s + int(told(EIGHT["gpu"])) < pod["terminationGracePeriodSeconds"]
-    for asked, given in ((600, "590"), (0, "0")):
-        overrides = {"runtime_overrides": {"termination_grace_period_seconds": asked}}
-        objects = rendered("gpu", advanced_configuration=overrides)
-        assert told(objects) == given
-        assert of_kind(objects, "Deployment")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 5 + asked
-    own = container(rendered("gpu", engine_args=["--shutdown-timeout", "7"]))["args"]
-    assert own[-2:] == ["--shutdown-timeout", "7"], "the last one counts, so the spec's own does"
-
-
 def test_probes_give_an_engine_the_time_its_spec_says():
     probe = container(rendered("gpu", start_timeout_s=3600))["startupProbe"]
     assert probe["periodSeconds"] * probe["failureThreshold"] == 3600

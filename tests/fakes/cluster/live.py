@@ -141,10 +141,11 @@ class LiveCluster(FakeCluster):
         self.network = Network(folder)
         self._live = LiveContainers(self._has_secret, self.api.logs)
         self._containers = self._live
-        self.missing_images, self.muted, self.evicted = (
+        self.missing_images, self.muted, self.evicted, self.programs = (
             self._live.missing_images,
             self._live.muted,
             self._live.evicted,
+            self._live.programs,
         )
         self._dark: dict[str, float] = {}  # nodes without power, and since when
 
