@@ -128,6 +128,9 @@ class Settings(BaseModel):
         allow_inf_nan=False,
         description="longest a call waits, in seconds, for an endpoint that it wakes; vLLM starts in 60 to 70 on a CPU",
     )
+    gateway_drain_s: int = Field(
+        default=10, ge=1, description="how long calls under way may take once the gateway is told to end, in seconds"
+    )
     endpoint_usd_per_hour: float = Field(
         default=0.0,
         ge=0,

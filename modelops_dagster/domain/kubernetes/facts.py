@@ -72,6 +72,18 @@ def observe(seen: Seen) -> Observation:
     )
 
 
+def replica_urls(pods: Sequence[Manifest], port: int) -> tuple[str, ...]:
+    """Base URLs of the pods that take requests, ending in /v1; none where the Service leads to the only one anyway.
+
+    The API server knows of a lost node late, and a Service leads there meanwhile: who knows the pods themselves makes a
+    call again at another one, and gives the next call to the least busy.
+    """
+    hosts = sorted(str(p["status"]["podIP"]) for p in pods if _answers(p) and is_ready(p) and p["status"].get("podIP"))
+    if len(hosts) < 2:
+        return ()
+    return tuple(f"http://{f'[{host}]' if ':' in host else host}:{port}/v1" for host in hosts)
+
+
 def telling_pod(pods: Sequence[Manifest]) -> Manifest | None:
     """The pod whose log tells most: the one that failed, else the one that is furthest."""
     answering = [p for p in pods if _answers(p) and not _is_over(p)]

@@ -20,6 +20,7 @@ SCRATCH_PATH = "/scratch"
 TMP_PATH = "/tmp"  # noqa: S108 - inside a container, and a volume of its own
 DRAIN_S = 5  # between leaving the Service and SIGTERM: what proxies need to follow
 GRACE_S = 120
+_TEARDOWN_S = 10  # of the grace period: what an engine needs to end once its last call is over
 _IMPORTED_START_S = 600.0
 _TENSOR = re.compile(r"--tensor-parallel-size(?:=.*)?|-tp(?:=.*)?")
 _PIPELINE = re.compile(r"--pipeline-parallel-size(?:=.*)?|-pp(?:=.*)?")
@@ -42,8 +43,6 @@ def pod_spec(
     Raises:
         InvalidSpec: the cluster cannot do what the spec asks for.
     """
-    overrides = spec.advanced_configuration.runtime_overrides
-    grace_s = overrides.termination_grace_period_seconds
     container = _imported(spec) if engine is None else _engine(spec, site, engine, extra_args)
     container |= {
         "securityContext": container_security(read_only_root=engine is not None or site.imported_read_only_root),
@@ -55,12 +54,18 @@ def pod_spec(
         container["resources"] = resources
     pod: Manifest = {
         "priorityClassName": site.priority_classes[spec.priority],
-        "terminationGracePeriodSeconds": DRAIN_S + (GRACE_S if grace_s is None else grace_s),
+        "terminationGracePeriodSeconds": DRAIN_S + _grace_s(spec),
         **pod_security(site),
         "containers": [container],
         "volumes": _volumes(spec, site),
     }
     return pod | placement(site, spec.nodegroups, gpus=spec.gpus)
+
+
+def _grace_s(spec: EndpointSpec) -> int:
+    """Seconds between SIGTERM and SIGKILL."""
+    asked = spec.advanced_configuration.runtime_overrides.termination_grace_period_seconds
+    return GRACE_S if asked is None else asked
 
 
 def pod_security(site: Site) -> Manifest:
@@ -155,12 +160,14 @@ def _engine(spec: EndpointSpec, site: Site, engine: EngineManifest, extra_args: 
         "port": str(HTTP_PORT),
         "served_model_name": spec.served_model_name,
         "max_context": None if spec.max_context is None else str(spec.max_context),
+        "drain_s": str(max(0, _grace_s(spec) - _TEARDOWN_S)),
     }
     if spec.variant and spec.variant not in engine.variants:
         known = ", ".join(engine.variants) or "none"
         raise InvalidSpec(f"Engine {engine.name} has no variant {spec.variant!r}; it has: {known}.", field="variant")
     argv, variables = program(engine, values)
     argv += [fill(item, values) for item in engine.variants.get(spec.variant or "", ())]
+    argv += [fill(item, values) for item in engine.drain_args]
     argv += [*spec.engine_args, *_parallel_args(spec, engine), *extra_args]
     failures = math.ceil(start_timeout_s(spec, engine) / 10)
     health = engine.health_path or "/health"

@@ -131,6 +131,10 @@ class Site(Value):
     )
     keda: KedaSite | None = Field(default=KedaSite(), description="None: replicas are a fixed number")
     gateway: GatewayApiSite | None = Field(default=None, description="None: no HTTPRoute")
+    pod_addresses: bool = Field(
+        default=True,
+        description="calls go to the pods of an endpoint with several; false: to its Service, as a mesh may want it",
+    )
     kueue: KueueSite | None = None
     queue: QueueSite | None = Field(default=None, description="None: no ASYNC endpoints")
     steps: StepSite = StepSite()

@@ -13,10 +13,12 @@ from modelops_dagster.clients.endpoints import (
     Launcher,
     ProcessBackend,
     RecordStore,
+    Replica,
 )
 from modelops_dagster.clients.hardware import accelerator_slots
 from modelops_dagster.clients.kubernetes.site_file import read_site
-from modelops_dagster.domain.endpoints import EndpointState
+from modelops_dagster.domain.endpoints import EndpointSpec, EndpointState
+from modelops_dagster.domain.errors import ClusterUnavailable
 from modelops_dagster.services.controller.job_desk import JobDesk
 from modelops_dagster.services.controller.wishes import Refusal
 from modelops_dagster.settings import Settings
@@ -70,13 +72,7 @@ def open_place(settings: Settings, folder: Path, launcher: Launcher, *, grace_s:
         known, _ = store.load_all()
         for spec, replica in backend.found():
             if spec.name not in known:
-                now = datetime.now(UTC)
-                record = EndpointRecord(
-                    spec=spec, desired="Running", state=EndpointState.DEPLOYING, since=now, on_cluster=True
-                )
-                generation = replica.generation
-                changes = {"generation": generation, "replica_generation": generation, "replica": replica}
-                store.save(record.model_copy(update=changes))
+                store.save(_taken_over(spec, replica, _answers(backend, spec, replica)))
                 log.info("%s: found on the cluster as %s", spec.name, replica.log_path)
 
     return Place(
@@ -88,3 +84,21 @@ def open_place(settings: Settings, folder: Path, launcher: Launcher, *, grace_s:
         take_over=take_over,
         desk=partial(ClusterDesk, jobs),
     )
+
+
+def _answers(backend: EndpointBackend, spec: EndpointSpec, replica: Replica) -> bool:
+    """Whether it takes calls now; False as well where the cluster cannot be asked."""
+    try:
+        return bool(backend.observe(spec, replica, ask=True).ready)
+    except ClusterUnavailable:
+        return False
+
+
+def _taken_over(spec: EndpointSpec, replica: Replica, answers: bool) -> EndpointRecord:
+    """The record of an endpoint that somebody else started. One that answers goes on answering meanwhile."""
+    state = EndpointState.RUNNING if answers else EndpointState.DEPLOYING
+    record = EndpointRecord(spec=spec, desired="Running", state=state, since=datetime.now(UTC), on_cluster=True)
+    changes = {"generation": replica.generation, "replica_generation": replica.generation, "replica": replica}
+    if answers:
+        changes |= {"ever_ready": True, "engine_version": replica.engine_version}
+    return record.model_copy(update=changes)

@@ -24,12 +24,13 @@ GPU = "nvidia.com/gpu"
 
 @dataclass
 class Node:
-    """A machine. `ready` is the knob: a node that is not ready loses its pods."""
+    """A machine. `ready` and `cordoned` are the knobs: a node that is not ready loses its pods."""
 
     name: str
     gpus: int = 8
     labels: dict[str, str] = field(default_factory=dict)
     ready: bool = True
+    cordoned: bool = False  # takes no new pods
 
 
 class FakeCluster:
@@ -94,15 +95,18 @@ class FakeCluster:
     def _loop(self) -> None:
         while not self._stop.wait(TICK_S):
             with self.api.store.lock:
-                self._collect_garbage()
-                for plural in ("deployments", "leaderworkersets"):
-                    for workload in self.api.store.listed(plural, "", {}):
-                        self._reconcile(plural, workload)
-                for job in self.api.store.listed("jobs", "", {}):
-                    self.jobs.step(job, self._pods_of(job))
-                self._lose_nodes()
-                for pod in self.pods():
-                    self._drive(pod)
+                self._tick()
+
+    def _tick(self) -> None:
+        self._collect_garbage()
+        for plural in ("deployments", "leaderworkersets"):
+            for workload in self.api.store.listed(plural, "", {}):
+                self._reconcile(plural, workload)
+        for job in self.api.store.listed("jobs", "", {}):
+            self.jobs.step(job, self._pods_of(job))
+        self._lose_nodes()
+        for pod in self.pods():
+            self._drive(pod)
 
     def _collect_garbage(self) -> None:
         """What has lost its owner goes; an owner that is deleted in the foreground waits for those that hold it up."""
@@ -149,9 +153,12 @@ class FakeCluster:
         wanted = templates * int(workload["spec"].get("replicas", 1))
         alive = [p for p in pods if "deletionTimestamp" not in p["metadata"] and not has_failed(p)]
         generation = hashlib.sha256(json.dumps(templates, sort_keys=True).encode()).hexdigest()
-        for pod in alive:
-            if wanted and pod["metadata"]["annotations"]["template"] != generation:
-                self._delete(pod)
+        outdated = [p for p in alive if wanted and p["metadata"]["annotations"]["template"] != generation]
+        if plural == "deployments" and all(is_ready(p) for p in outdated):
+            # one after the other: maxSurge 0, maxUnavailable 1
+            outdated = outdated[: sum(map(is_ready, alive)) == len(wanted)]
+        for pod in outdated:
+            self._delete(pod)
         if len(alive) < len(wanted):
             self._make(workload, wanted[len(alive)], generation)
         for pod in alive[len(wanted) :]:
@@ -238,7 +245,7 @@ class FakeCluster:
 
     def _place(self, pod: Manifest) -> None:
         needs = int(((pod["spec"]["containers"][0].get("resources") or {}).get("limits") or {}).get(GPU, 0))
-        fits = [n for n in self.nodes.values() if n.ready and _wants(pod, n)]
+        fits = [n for n in self.nodes.values() if n.ready and not n.cordoned and _wants(pod, n)]
         free = next((n for n in fits if self._free(n) >= needs), None)
         if free is not None:
             scheduled = [{"type": "PodScheduled", "status": "True"}]
