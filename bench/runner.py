@@ -3,9 +3,10 @@
 A loopback server of its own process answers N chat requests at a fixed concurrency, at once or after 500 ms. Bare
 aiohttp posts the same bodies and decodes the JSON, nothing more. Ours is a whole suite run: answers read and scored, a
 journal written, rows and metrics landed as Parquet. Pairs alternate, and the best of each side counts, since
-whatever else the machine does only adds. The same is measured for streams, where bare aiohttp only reads the bytes and
-ours decodes and times every event. TTFT is read from the same server, which sends its first
-token late and says in it when: on a busy machine 200 ms and a queue of 32 last longer, and that is the truth then.
+whatever else the machine does only adds. Inspect asks the same where it is installed. The same is measured for
+streams, where bare aiohttp only reads the bytes and ours decodes and times every event. TTFT is read from the same
+server, which sends its first token late and says in it when: on a busy machine 200 ms and a queue of 32 last longer,
+and that is the truth then.
 """
 
 import asyncio
@@ -18,6 +19,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -26,8 +29,10 @@ import aiohttp
 from aiohttp import web
 
 from bench.figures import Figure
+from modelops_dagster.clients.engines import EngineRegistry
 from modelops_dagster.clients.gauntlet.dataset import request_body
 from modelops_dagster.clients.gauntlet.inference import InferenceClient
+from modelops_dagster.clients.gauntlet.inspect_engine import ENGINE, InspectEngine, InspectOrder
 from modelops_dagster.clients.gauntlet.runner import ask_suite
 from modelops_dagster.clients.scores import ScoreStore
 from modelops_dagster.domain.checkpoints import Checkpoint
@@ -35,12 +40,25 @@ from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.gauntlet.samples import Sample
 from modelops_dagster.domain.gauntlet.suite import Suite, SuiteSpec
 from modelops_dagster.domain.hub import ModelRevision
+from modelops_dagster.settings import Settings
 
 N, CONCURRENCY = 500, 32
 PAIRS = {0: 15, 500: 3}
 FIRST_TOKEN_MS = 200.0
 TTFT_REQUESTS = 96
 MODEL = "bench"
+INSPECT_TASK = """
+from inspect_ai import Task, task
+from inspect_ai.dataset import Sample
+from inspect_ai.scorer import exact
+from inspect_ai.solver import generate
+
+@task
+def bench(n: int):
+    asked = "What is {} plus 0? Answer with the number."
+    samples = [Sample(input=asked.format(i), target=str(i), id=str(i)) for i in range(n)]
+    return Task(samples, solver=generate(), scorer=exact())
+"""
 
 
 def run() -> Iterator[Figure]:
@@ -54,6 +72,7 @@ def run() -> Iterator[Figure]:
         for latency_ms, pairs in PAIRS.items():
             yield from _compare(f"{base}/{latency_ms}", latency_ms, pairs)
         yield from _compare(f"{base}/0", 0, PAIRS[0], stream=True)
+        yield from _inspect(f"{base}/0")
         yield _ttft(f"{base}/ttft")
     finally:
         server.terminate()
@@ -83,6 +102,26 @@ def _compare(url: str, latency_ms: int, pairs: int, *, stream: bool = False) -> 
     yield Figure("runner", f"bare_aiohttp_{what}_s", min(bare), "s", "")
     yield Figure("runner", f"ours_{what}_s", min(ours), "s", "")
     yield Figure("runner", f"ours_cpu_{what}_per_sample", min(cpu), "ms", "")
+
+
+def _inspect(url: str) -> Iterator[Figure]:
+    """The same questions asked by Inspect, by its own clock: from the first sample to scores and log."""
+    settings = Settings.load()
+    engine = InspectEngine(EngineRegistry(settings.engines, settings.cache, settings.own_engines), Path())
+    if engine.registry.environment(ENGINE) is None:
+        print(f"bench runner: Inspect is left out; `modelops engines install {ENGINE}` brings it in", file=sys.stderr)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        task = Path(folder) / "task.py"
+        task.write_text(INSPECT_TASK)
+        order = InspectOrder(
+            file=task, url=f"{url}/v1", model=MODEL, seconds=300, concurrency=CONCURRENCY, arguments={"n": N}
+        )
+        run = replace(engine, work=Path(folder)).run(order, None, lambda line: None)
+        stats = json.loads(run.logs[0].read_text())["stats"]
+        assert run.found[0].task.n_unscored == 0, run.found[0].task.answers[0].explanation
+    begun, ended = (datetime.fromisoformat(stats[name]) for name in ("started_at", "completed_at"))
+    yield Figure("runner", "inspect_0ms_s", (ended - begun).total_seconds(), "s", "")
 
 
 def _bare(url: str, stream: bool) -> float:
@@ -178,7 +217,7 @@ def _serve(pipe: Connection) -> None:
         event = {"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
         return b"data: " + json.dumps(event).encode() + b"\n\n"
 
-    usage = b'data: {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 1}}\n\ndata: [DONE]\n\n'
+    usage_event = b'data: {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 1}}\n\ndata: [DONE]\n\n'
 
     async def answer(request: web.Request) -> web.StreamResponse:
         kind = request.match_info["kind"]
@@ -187,18 +226,20 @@ def _serve(pipe: Connection) -> None:
         if not body.get("stream"):
             await asyncio.sleep(int(kind) / 1000)
             choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
-            return web.json_response({"choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": 1}})
+            usage = {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10}
+            named = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"]}
+            return web.json_response({**named, "choices": [choice], "usage": usage})
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         if kind != "ttft":
             await asyncio.sleep(int(kind) / 1000)
             await response.prepare(request)
-            await response.write(chunk({"content": said}) + chunk({}, "stop") + usage)
+            await response.write(chunk({"content": said}) + chunk({}, "stop") + usage_event)
             return response
         await response.prepare(request)
         await response.write(chunk({"role": "assistant", "content": ""}))
         await asyncio.sleep(FIRST_TOKEN_MS / 1000)
         await response.write(chunk({"content": f"{time.perf_counter():.6f}"}))
-        await response.write(chunk({}, "stop") + usage)
+        await response.write(chunk({}, "stop") + usage_event)
         return response
 
     _go_first()

@@ -11,6 +11,7 @@ from modelops_dagster.assets.operations import OPERATIONS, decide_again
 from modelops_dagster.assets.partitions import models
 from modelops_dagster.assets.quantized import lane_plan, quantized_weights
 from modelops_dagster.assets.release import release
+from modelops_dagster.assets.research import research
 from modelops_dagster.assets.scores import leaderboard, report, scores_db_asset
 from modelops_dagster.assets.watcher import watcher_asset
 from modelops_dagster.assets.weights import raw_weights
@@ -63,7 +64,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         report,
         watcher_asset(settings.hub_poll_interval_s),
     ]
-    clicked = (*OPERATIONS, prune_checkpoints, answer_batch)
+    clicked = (*OPERATIONS, prune_checkpoints, answer_batch, research)
     return dg.Definitions(
         assets=owned_by([*weights, *lanes, *datasets, *derived], settings.asset_owners),
         asset_checks=[

@@ -105,6 +105,8 @@ class Settings(BaseModel):
     kubeconfig: Path | None = Field(
         default=None, description="of the cluster; None: that of the pod the controller runs in"
     )
+    pod_name: str = Field(default="", description="of the pod this program runs in, where it makes pods that it owns")
+    pod_uid: str = Field(default="", description="uid of that pod; empty: it runs in none")
     host: str = Field(default="127.0.0.1", description="address every service binds to")
     controller_host: str = Field(default="", description="name others reach the controller by; empty: host")
     gateway_host: str = Field(default="", description="name others reach the gateway by; empty: host")
@@ -125,6 +127,9 @@ class Settings(BaseModel):
         ge=0,
         allow_inf_nan=False,
         description="longest a call waits, in seconds, for an endpoint that it wakes; vLLM starts in 60 to 70 on a CPU",
+    )
+    gateway_drain_s: int = Field(
+        default=10, ge=1, description="how long calls under way may take once the gateway is told to end, in seconds"
     )
     endpoint_usd_per_hour: float = Field(
         default=0.0,

@@ -105,6 +105,7 @@ ASKED = {
     "start_endpoint": {"endpoint"},
     "stop_endpoint": {"endpoint"},
     "answer_batch": {"file"},
+    "research": {"command", "owner"},
 }
 
 

@@ -180,6 +180,8 @@ def derivation_metadata(made: Checkpoint, source: Checkpoint) -> Metadata:
         "group_size": derivation.group_size or 0,
         "notes": dg.MetadataValue.md("\n".join(f"- {note}" for note in derivation.notes) or "none"),
         "source_digest": derivation.source_digest,
+        "taken_away": derivation.taken_away,
+        "lost_gpu_hours": round(derivation.lost_gpu_hours, 4),
     }
 
 

@@ -56,7 +56,7 @@ def quantized_weights(lane: Lane) -> dg.AssetsDefinition:
             require_revision(raw_weights, context.run.tags.get("modelops/commit_hash"))
             recipe = quantizer.recipes().of_lane(lane.name)
             context.log.info(f"quantizing {raw_weights.revision} by {recipe.name}: {recipe.scheme}, {recipe.method}")
-            made = quantizer.quantizer().quantize(
+            made = quantizer.quantizer(context.op_execution_context).quantize(
                 raw_weights, recipe, checkpoints.store(), context.log.info, environ=environ
             )
         return dg.MaterializeResult(

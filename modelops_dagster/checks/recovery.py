@@ -34,7 +34,7 @@ def recovery_check(lane: Lane) -> dg.AssetChecksDefinition:
     ) -> Iterator[dg.AssetCheckResult]:
         step, repo_id = context.op_execution_context, weights.revision.repo_id
         with clear_failure(), quantizer.pipes(step) as environ:
-            found = quantizer.quantizer().compare(
+            found = quantizer.quantizer(step).compare(
                 raw_weights,
                 weights,
                 quantizer.policy(),

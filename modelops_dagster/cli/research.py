@@ -33,13 +33,15 @@ def _show(job: "ResearchJob") -> None:
         ("state", job.state),
         ("owner", job.request.owner),
         ("command", shlex.join(job.request.command)),
-        ("directory", job.request.directory),
+        ("image", job.request.image),
+        ("directory", job.request.directory or None),
         ("priority", job.request.priority),
         ("accelerators", f"{job.request.gpus}, has {', '.join(job.devices) or 'none'} now"),
         ("pid", job.pid),
         ("exit code", job.exit_code),
         ("attempts", len(job.attempts)),
         ("preempted", job.preemptions),
+        ("made room for", "; ".join(a.by for a in job.attempts if a.by) or None),
         ("GPU-hours", f"{job.gpu_hours:.2f}, of which {job.lost_gpu_hours:.2f} lost"),
     ]
     table("", ("field", "value"), [row for row in rows if row[1] is not None])
@@ -71,7 +73,14 @@ def command() -> None:
 )
 @click.option("--owner", default=getpass.getuser, show_default="you", help="Who is told when it is preempted.")
 @click.option("--grace", "grace_s", default=60.0, show_default=True, help="Seconds to write a checkpoint in.")
-@click.option("--directory", type=click.Path(path_type=Path), default=Path(), help="Where it runs. Default: here.")
+@click.option(
+    "--directory", type=click.Path(path_type=Path), help="Where it runs. Default: here; with --image, its own folder."
+)
+@click.option("--image", help="Container it runs in: needed where endpoints are on a cluster.")
+@click.option("--cpu", help="vCPU of the container, such as 4 or 500m.")
+@click.option("--memory", help="Memory of the container, such as 64Gi.")
+@click.option("--nodegroup", "nodegroups", multiple=True, help="Nodes of a cluster it may be on; repeatable.")
+@click.option("--max-hours", default=24.0, show_default=True, help="On a cluster it is ended then.")
 @click.option("--env", "environment", multiple=True, metavar="NAME=VALUE", callback=_variables, help="A variable.")
 @click.option("--wait/--no-wait", default=False, show_default=True, help="Follow it to its end.")
 @click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
@@ -81,7 +90,12 @@ def run(
     priority: str,
     owner: str,
     grace_s: float,
-    directory: Path,
+    directory: Path | None,
+    image: str | None,
+    cpu: str | None,
+    memory: str | None,
+    nodegroups: tuple[str, ...],
+    max_hours: float,
     environment: dict[str, str],
     wait: bool,
     program: tuple[str, ...],
@@ -103,7 +117,12 @@ def run(
         "owner": owner,
         "gpus": gpus,
         "priority": priority,
-        "directory": str(directory.resolve()),
+        "directory": _directory(directory, image),
+        "image": image,
+        "cpu": cpu,
+        "memory": memory,
+        "nodegroups": nodegroups,
+        "max_hours": max_hours,
         "environment": environment,
         "grace_s": grace_s,
     }
@@ -118,6 +137,13 @@ def run(
     emit(job, as_json, lambda: click.echo(f"{job.job_id}: {job.state} {job.message}".rstrip()))
     if wait and job.state != "Succeeded":
         sys.exit(1)
+
+
+def _directory(given: Path | None, image: str | None) -> str:
+    """Of this machine, or of the container, whose paths mean nothing here."""
+    if image is not None:
+        return str(given or "")
+    return str((given or Path()).resolve())
 
 
 def _follow(client: "ModelOpsClient", job: "ResearchJob") -> "ResearchJob":

@@ -5,13 +5,13 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from modelops_dagster.clients.checkpoints import CheckpointStore
 from modelops_dagster.clients.checkpoints.derived import ensure_derived
 from modelops_dagster.clients.engines import EngineRegistry
 from modelops_dagster.clients.quantization_recipes import RecipeFolder
-from modelops_dagster.clients.worker_tasks import Say, TaskLimits, TaskRunner
+from modelops_dagster.clients.worker_tasks import Say, TaskEnd, TaskLimits, TaskRunner
 from modelops_dagster.domain.checkpoints import Checkpoint, Derivation
 from modelops_dagster.domain.errors import EngineMissing, InvalidSpec, QuantizationFailed, UserError
 from modelops_dagster.domain.model_config import ModelConfig
@@ -19,6 +19,16 @@ from modelops_dagster.domain.quantization import Recipe, derived_name
 from modelops_dagster.domain.recovery import Findings, Recovery, RecoveryPolicy, judge_recovery
 
 ENGINE = "llmcompressor"
+
+
+class Elsewhere(Protocol):
+    """Where tasks are done, when it is not a process of this machine."""
+
+    def made_by(self) -> str:
+        """What does them, for the lineage."""
+
+    def run(self, what: str, request: Mapping[str, Any]) -> TaskEnd:
+        """Do one task, to its end."""
 
 
 class Quantizer:
@@ -30,6 +40,7 @@ class Quantizer:
         work: folder for requests, logs and results; one subfolder a task, removed when it succeeded.
         memory_limit_bytes: resident memory of the worker at which it is ended; None for no limit of ours.
         timeout_s: longest a task may take.
+        elsewhere: does the tasks instead of a process of this machine; the environment need not be here then.
     """
 
     def __init__(
@@ -40,7 +51,9 @@ class Quantizer:
         *,
         memory_limit_bytes: int | None = None,
         timeout_s: float = 6 * 3600,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
+        self._elsewhere = elsewhere
         self._registry, self._recipes, self._work = registry, recipes, work
         self._memory_limit_bytes, self._timeout_s = memory_limit_bytes, timeout_s
 
@@ -112,6 +125,8 @@ class Quantizer:
                 wall_s=result["wall_s"],
                 cpu_s=result["cpu_s"],
                 peak_rss_bytes=result["peak_rss_bytes"],
+                taken_away=result.get("taken_away", 0),
+                lost_gpu_hours=result.get("lost_gpu_hours", 0.0),
             )
 
         name = derived_name(source, recipe, digest, made_by)
@@ -173,6 +188,8 @@ class Quantizer:
 
     def _made_by(self) -> str:
         """Engine, version and digest of its lock. Raises: EngineMissing when it is not installed."""
+        if self._elsewhere is not None:
+            return self._elsewhere.made_by()
         engine = self.engine
         environment = self._registry.environment(engine)
         if environment is None:
@@ -180,11 +197,14 @@ class Quantizer:
         return f"{engine} {self._registry.version(engine)}+{environment.name.rpartition('-')[2]}"
 
     def _run(self, what: str, request: dict[str, Any], say: Say, environ: Mapping[str, str]) -> dict[str, Any]:
-        """One task in a process with a session of its own; returns its result. No process is left, however it ends."""
+        """One task, elsewhere or in a process with a session of its own; returns its result. Nothing of it is left."""
         limits = TaskLimits(self._timeout_s, self._memory_limit_bytes)
         # in a Pipes session the worker tells the step itself
         tell: Say = _nothing if "DAGSTER_PIPES_CONTEXT" in environ else say
-        end = TaskRunner(self._registry, self.engine, self._work, limits, environ).run(request, tell)
+        if self._elsewhere is not None:
+            end = self._elsewhere.run(what, request)
+        else:
+            end = TaskRunner(self._registry, self.engine, self._work, limits, environ).run(request, tell)
         if end.result is not None:
             end.remove()
             return end.result

@@ -12,11 +12,10 @@ from modelops_dagster.clients.endpoints.records import Records
 from modelops_dagster.clients.engine_install import clean_environment
 from modelops_dagster.clients.processes import ProcessIdentity
 from modelops_dagster.domain.errors import InvalidSpec
-from modelops_dagster.domain.research import ResearchJob
+from modelops_dagster.domain.research import CHECKPOINT_VARIABLE, ResearchJob
 from modelops_dagster.domain.values import Value
 
 RUNNER = Path(__file__).resolve().parent.parent / "workers" / "run_job.py"
-CHECKPOINT_VARIABLE = "MODELOPS_CHECKPOINT_FILE"
 _REST_GRACE_S = 2.0
 
 
@@ -25,6 +24,7 @@ class JobRecord(Value):
 
     job: ResearchJob
     identity: ProcessIdentity | None = None
+    applied: bool = False  # its Job was made on the cluster
     cancelling: bool = False
 
     @property
@@ -67,8 +67,12 @@ class JobProcesses:
         """See that the job could start.
 
         Raises:
-            InvalidSpec: there is no such directory.
+            InvalidSpec: there is no such directory, or it is to run in a container.
         """
+        if job.request.image is not None:
+            raise InvalidSpec(
+                "Jobs are processes of this machine and run in no container: leave the image out.", field="image"
+            )
         if not Path(job.request.directory).is_dir():
             raise InvalidSpec(f"{job.request.directory} is not a directory here; name another one.", field="directory")
 

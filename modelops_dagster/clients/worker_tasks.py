@@ -30,6 +30,42 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
+class TaskFolder:
+    """What goes in and out of one task."""
+
+    path: Path
+
+    @classmethod
+    def new(cls, work: Path) -> "TaskFolder":
+        """An empty one under `work`."""
+        work.mkdir(parents=True, exist_ok=True)
+        return cls(Path(tempfile.mkdtemp(prefix="task-", dir=work)))
+
+    @property
+    def progress(self) -> Path:
+        return self.path / "progress.jsonl"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log"
+
+    def write(self, request: Mapping[str, Any], **more: object) -> Path:
+        """Write the request, and return its file."""
+        files = {"progress": str(self.progress), "result": str(self._result)}
+        path = self.path / "request.json"
+        path.write_text(json.dumps({**request, **files, **more}, indent=1))
+        return path
+
+    def answer(self) -> dict[str, Any] | None:
+        """The result, `ok` or not; None: there is none."""
+        return dict(json.loads(self._result.read_text())) if self._result.is_file() else None
+
+    @property
+    def _result(self) -> Path:
+        return self.path / "result.json"
+
+
+@dataclass(frozen=True)
 class TaskLimits:
     """When a task is ended."""
 
@@ -76,23 +112,19 @@ class TaskRunner:
         Raises:
             EngineMissing: the engine is unknown or not installed.
         """
-        self.work.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix="task-", dir=self.work))
-        progress, result, log = folder / "progress.jsonl", folder / "result.json", folder / "log"
-        body = {**request, "parent_pid": os.getpid(), "progress": str(progress), "result": str(result)}
-        (folder / "request.json").write_text(json.dumps(body, indent=1))
-        launch = self.registry.program(self.engine, str(folder / "request.json"))
+        folder = TaskFolder.new(self.work)
+        launch = self.registry.program(self.engine, str(folder.write(request, parent_pid=os.getpid())))
         kills = out_of_memory_kills()
-        worker = processes.spawn(launch.argv, {**launch.environ, **self.environ}, log, folder)
+        worker = processes.spawn(launch.argv, {**launch.environ, **self.environ}, folder.log, folder.path)
         watch = _Watch(self.limits)
         try:
-            code = watch.wait(worker, log, _new_lines(progress), say)
+            code = watch.wait(worker, folder.log, _new_lines(folder.progress), say)
         finally:
-            processes.stop_group(worker, GRACE_S, log)
-        answer = json.loads(result.read_text()) if result.is_file() else None
+            processes.stop_group(worker, GRACE_S, folder.log)
+        answer = folder.answer()
         if answer is not None and answer["ok"] and watch.ended is None:
-            return TaskEnd(folder, dict(answer))
-        return TaskEnd(folder, None, *watch.why(code, answer, out_of_memory_kills() - kills))
+            return TaskEnd(folder.path, answer)
+        return TaskEnd(folder.path, None, *watch.why(code, answer, out_of_memory_kills() - kills))
 
 
 class _Watch:
@@ -130,15 +162,20 @@ class _Watch:
         if self.ended == "timeout":
             return "timeout", f"not done after {self._limits.seconds:.0f} s, and ended"
         if answer is not None and not answer["ok"]:
-            detail = " ".join(str(answer["detail"]).split()).rstrip(".")
+            detail = refusal(answer)
             if answer["reason"] == "out_of_memory":
                 detail = f"out of memory at {gib(self._peak)} ({detail})"
-            return str(answer["reason"]), detail[:600]
+            return str(answer["reason"]), detail
         if code == SIGKILLED:
             by = "by the kernel" if kernel_kills > 0 else "by the kernel, or by somebody,"
             return "out_of_memory", f"killed for memory at {gib(self._peak)} {by} with SIGKILL"
         how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         return "crash", f"the worker ended with {how} and no result"
+
+
+def refusal(answer: Mapping[str, Any]) -> str:
+    """What a worker said that could not do its task, without its full stop."""
+    return " ".join(str(answer["detail"]).split()).rstrip(".")[:600]
 
 
 def _resident(pids: frozenset[int]) -> int:

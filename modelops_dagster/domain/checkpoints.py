@@ -28,6 +28,8 @@ class Derivation(Value):
     wall_s: float
     cpu_s: float = Field(description="seconds of all threads together")
     peak_rss_bytes: int
+    taken_away: int = Field(default=0, description="times a cluster took its pod away, and it began again")
+    lost_gpu_hours: float = Field(default=0.0, description="accelerators x hours of those attempts")
 
 
 class ManifestFile(Value):

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 
 _PLACEHOLDER = re.compile(
-    r"\{(env|engine_dir|workers|cpus|checkpoint|host|port|served_model_name|max_context)\}", re.ASCII
+    r"\{(env|engine_dir|workers|cpus|checkpoint|host|port|served_model_name|max_context|drain_s)\}", re.ASCII
 )
 
 

@@ -69,6 +69,11 @@ class EngineManifest(Value):
     made_up_weights_args: tuple[str, ...] = Field(
         default=(), description="added to start it from the small files alone, with weights made up; empty: it cannot"
     )
+    drain_args: tuple[str, ...] = Field(
+        default=(),
+        description="added on a cluster, which tells engines to end at any time: with them it first finishes the calls "
+        "under way, for up to {drain_s} seconds; empty: it does so without being told how, or cannot",
+    )
     argument_parser: tuple[str, ...] = Field(
         default=(),
         description="entry point (module:function) that parses the engine's arguments, then the words that stand "

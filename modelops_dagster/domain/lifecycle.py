@@ -140,6 +140,7 @@ class Observation(Value):
     condition: Condition | None = None
     reason: FailureReason | None = None
     said: str = Field(default="", description="why it is not ready, or not all of it is, as a sentence")
+    urls: tuple[str, ...] = Field(default=(), description="of those that answer, where there are several in one place")
 
 
 class Action(StrEnum):

@@ -12,7 +12,16 @@ from modelops_dagster.domain.values import Value
 
 Method = Literal["rtn", "gptq", "awq"]
 QuantizationFailure = Literal[
-    "out_of_memory", "timeout", "needs_newer_transformers", "group_size", "disk_full", "no_calibration", "crash"
+    "out_of_memory",
+    "timeout",
+    "needs_newer_transformers",
+    "group_size",
+    "disk_full",
+    "no_calibration",
+    "crash",
+    "no_image",
+    "bad_config",
+    "taken_away",
 ]
 # Lane -> recipe, where MODELOPS_LANE_RECIPES says nothing else.
 LANE_RECIPES = {"fp8": "fp8-dynamic", "awq": "awq", "int8": "int8"}

@@ -5,14 +5,24 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from modelops_dagster.domain.endpoint_spec.container import IMAGE
+from modelops_dagster.domain.endpoint_spec.quantities import Cpu, Memory
 from modelops_dagster.domain.endpoints import Priority
 from modelops_dagster.domain.values import Value
 
 JOB_ID = re.compile(r"job-[0-9]{8}-[0-9a-f]{6}")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
+CHECKPOINT_VARIABLE = "MODELOPS_CHECKPOINT_FILE"
+
+
+def require_preemptible(priority: Priority) -> Priority:
+    """The priority, where a job may have it. Raises: ValueError."""
+    if priority is Priority.PRODUCTION:
+        raise ValueError("a job is research or preview: production is never preempted, and is for endpoints")
+    return priority
 
 
 class JobState(StrEnum):
@@ -38,11 +48,33 @@ class JobRequest(Value):
     priority: Priority = Field(
         default=Priority.RESEARCH, description="research or preview; production is for endpoints"
     )
-    directory: str = Field(description="absolute path of the working directory")
+    directory: str = Field(
+        default="", description="absolute path of the working directory; in a container, empty is the job's own folder"
+    )
     environment: dict[str, str] = Field(default_factory=dict, description="variables besides the harmless ones")
     grace_s: float = Field(
         default=60.0, ge=0, le=3600, description="seconds between SIGTERM and SIGKILL, to write a checkpoint"
     )
+    image: str | None = Field(default=None, description="container it runs in; needed on a cluster, and only there")
+    cpu: Cpu | None = Field(default=None, description="vCPU, on a cluster")
+    memory: Memory | None = Field(default=None, description="Gi, on a cluster")
+    nodegroups: tuple[str, ...] = Field(default=(), description="nodes it may be on, on a cluster")
+    max_hours: float = Field(
+        default=24, gt=0, le=24 * 60, allow_inf_nan=False, description="then it is ended, on a cluster"
+    )
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> "JobRequest":
+        if not self.directory and self.image is None:
+            raise ValueError("directory: a command runs in one; name it")
+        return self
+
+    @field_validator("image")
+    @classmethod
+    def _image(cls, value: str | None) -> str | None:
+        if value is not None and not IMAGE.fullmatch(value):
+            raise ValueError(f"{value!r} is not a container image: write registry/name:tag or registry/name@sha256:…")
+        return value
 
     @field_validator("command")
     @classmethod
@@ -54,16 +86,14 @@ class JobRequest(Value):
     @field_validator("directory")
     @classmethod
     def _directory(cls, value: str) -> str:
-        if not value.startswith("/"):
+        if value and not value.startswith("/"):
             raise ValueError(f"{value!r} is not an absolute path of a directory")
         return value
 
     @field_validator("priority")
     @classmethod
     def _priority(cls, value: Priority) -> Priority:
-        if value is Priority.PRODUCTION:
-            raise ValueError("a job is research or preview: production is never preempted, and is for endpoints")
-        return value
+        return require_preemptible(value)
 
     @field_validator("environment")
     @classmethod
@@ -88,6 +118,8 @@ class Attempt(Value):
     )
     checkpoint_at: datetime | None = Field(default=None, description="when the job last said that it saved its work")
     devices: tuple[str, ...] = ()
+    pod: str = Field(default="", description="that it ran in, on a cluster")
+    by: str = Field(default="", description="for whom or what a cluster took the pod away, as half a sentence")
 
     @property
     def gpu_hours(self) -> float:

@@ -282,5 +282,9 @@ def _engine_resources(settings: Settings) -> Mapping[str, Any]:
             lanes=list(settings.lanes),
             memory_limit_gb=settings.quantize_memory_gb,
             timeout_s=settings.quantize_timeout_s,
+            site_file=str(settings.site_file) if settings.backend == "kubernetes" else "",
+            kubeconfig=str(settings.kubeconfig or ""),
+            pod_name=settings.pod_name,
+            pod_uid=settings.pod_uid,
         ),
     }

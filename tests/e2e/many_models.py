@@ -100,6 +100,6 @@ def open_page(page: Page, base_url: str, opened: Opened) -> float:
     for text in first:
         page.get_by_text(text).first.wait_for(timeout=LOAD_TIMEOUT_MS)
     for name in opened.press:
-        page.get_by_role("button", name=name, exact=True).click()
+        page.get_by_role("button", name=name).first.click()
     page.get_by_text(last).first.wait_for(timeout=LOAD_TIMEOUT_MS)
     return time.monotonic() - begun

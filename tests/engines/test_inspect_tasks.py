@@ -27,6 +27,25 @@ def say():
     return Task()
 """
 
+TWO_TASKS = """
+import os
+from inspect_ai import Task, task
+from inspect_ai.dataset import Sample
+from inspect_ai.scorer import exact
+from inspect_ai.solver import generate
+
+def only() -> Task:
+    return Task([Sample(os.environ.get("TASK_SECRET", "no secret"), target="x")], solver=generate(), scorer=exact())
+
+@task
+def first():
+    return only()
+
+@task
+def second():
+    return only()
+"""
+
 
 def says(body: Any) -> str:
     """Right about every word but the last digit 3."""
@@ -39,7 +58,7 @@ def installed(registry: EngineRegistry) -> None:
     registry.install("inspect", print)
 
 
-def ran(registry: EngineRegistry, work: Path, server: OpenAIServer, task: str, **changes: Any) -> InspectRun:
+def ran(registry: EngineRegistry, work: Path, server: OpenAIServer, task: str | None, **changes: Any) -> InspectRun:
     known = {"file": TASKS, "task": task, "url": server.url, "model": MODEL, "seconds": 120}
     return InspectEngine(registry, work).run(InspectOrder.model_validate(known | changes), "sk-secret", print)
 
@@ -118,6 +137,17 @@ def test_no_request_is_begun_beyond_the_tokens(registry: EngineRegistry, tmp_pat
     lost = [a for a in only(run).answers if a.score is None]
     assert len(lost) == 20 - len(server.bodies)
     assert lost[0].explanation == "ended by its custom limit of 30"
+
+
+def test_every_task_of_a_file_is_run_and_no_env_file_is_read(registry: EngineRegistry, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("TASK_SECRET=sk-of-somebody\n")
+    file = tmp_path / "two.py"
+    file.write_text(TWO_TASKS)
+    with OpenAIServer(api_key="sk-secret").in_thread() as server:
+        run = ran(registry, tmp_path / "work", server, None, file=file)
+    tasks = [one.task for one in run.found]
+    assert sorted(task.suite for task in tasks) == ["inspect:first", "inspect:second"]
+    assert [answer.asked for task in tasks for answer in task.answers] == ["no secret", "no secret"]
 
 
 def test_a_file_that_does_not_load_is_the_users_to_mend(registry: EngineRegistry, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--fail-line", default=None, help="write this line and exit 1 at once")
     parser.add_argument("--fail-for", default=None, help="write --fail-line only for a served name that holds this")
     parser.add_argument("--hang", action="store_true", help="never listen")
+    parser.add_argument("--shutdown-timeout", type=float, default=0.0, help="on SIGTERM, finish calls for so long")
     parser.add_argument("--mute", action="store_true", help="listen, accept, never answer")
     parser.add_argument("--wrong-name", action="store_true", help="answer to another model name")
     parser.add_argument("--tokens-per-second", type=float, default=1000.0)
@@ -45,6 +46,25 @@ def completion_words(options: argparse.Namespace, prompt: str, limit: int) -> li
     answer = "I do not know." if is_wrong else "The answer is 42."
     text = GARBAGE if options.garbage else f"You asked: {prompt}. {answer}"
     return text.split(" ")[: max(1, limit)]
+
+
+class UnderWay:
+    """How many calls are being answered."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self.count -= 1
+
+
+UNDER_WAY = UnderWay()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -85,6 +105,10 @@ class Handler(BaseHTTPRequestHandler):
         self._send(200, "text/plain; version=0.0.4", "\n".join(lines).encode() + b"\n")
 
     def do_POST(self) -> None:
+        with UNDER_WAY:
+            self._answer()
+
+    def _answer(self) -> None:
         try:
             body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", "0"))))
             chat = self.path == "/v1/chat/completions"
@@ -132,6 +156,14 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
+def drain(server: ThreadingHTTPServer, timeout_s: float) -> None:
+    """Finish the calls under way; none is taken any more."""
+    server.server_close()
+    deadline = time.monotonic() + timeout_s
+    while UNDER_WAY.count and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
 def main() -> None:
     options = parse()
     if options.ignore_sigterm:
@@ -152,12 +184,15 @@ def main() -> None:
     Handler.options = options
     ThreadingHTTPServer.request_queue_size = 128
     server = ThreadingHTTPServer((options.host, options.port), Handler)
+    if options.shutdown_timeout:
+        signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
     if options.die_after_s is not None:
         timer = threading.Timer(options.die_after_s, lambda: (print("ERROR: it died", flush=True), os._exit(1)))
         timer.daemon = True
         timer.start()
     print("INFO: listening", flush=True)
     server.serve_forever()
+    drain(server, options.shutdown_timeout)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ class FakeLauncher:
                 python=">=3.11",
                 platforms=("linux-x86_64",),
                 command=COMMAND,
+                drain_args=("--shutdown-timeout", "{drain_s}"),
                 start_timeout_s=20,
             )
         }

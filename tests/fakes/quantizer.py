@@ -1,7 +1,7 @@
 """A quantizer's worker without torch: the same files in and out, and the ways in which a real one goes wrong.
 
 `FAKE_QUANTIZER` says how it behaves: ok, hang, eat (memory), sigkill, crash, say-failed, half, empty, block. Without
-it, a model whose name holds "lossy" is one that loses too much.
+it, a model whose name holds "lossy" is one that loses too much. `until FILE` hangs until there is such a file.
 """
 
 import json
@@ -47,6 +47,11 @@ def compare(request: dict, how: str) -> dict:
     return {**found, "n_tokens": 3000, "n_windows": 12, "dtypes": {"I8": 1}, "size_ratio": 0.5, "parameters": 10}
 
 
+def wait_for(path: Path) -> None:
+    while not path.exists():
+        time.sleep(0.02)
+
+
 def main() -> int:
     request = json.loads(Path(sys.argv[1]).read_text())
     where = request.get("original", "")
@@ -56,6 +61,8 @@ def main() -> int:
     print("a line of the log", file=sys.stderr, flush=True)
     if how == "hang":
         time.sleep(600)
+    if how.startswith("until "):
+        wait_for(Path(how.removeprefix("until ")))
     if how == "eat":
         kept = []
         while True:
@@ -75,4 +82,5 @@ def main() -> int:
     return 0
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -148,12 +148,16 @@ class Load:
         began = time.monotonic()
         try:
             answer = await client.post(f"{self._url}/v1/chat/completions", json=body)
-            whole = answer.status_code == 200 and answer.text.rstrip().endswith("[DONE]")
-            names = [name for name in ("alpha", "beta") if name in answer.text]
-            outcome = names[0] if whole and len(names) == 1 else answer.text
+            outcome = self._outcome(answer)
         except httpx.HTTPError as error:
             outcome = repr(error)
         self.calls.append((began, time.monotonic(), outcome))
+
+    def _outcome(self, answer: httpx.Response) -> str:
+        """Who answered; the whole text where it is no answer."""
+        whole = answer.status_code == 200 and answer.text.rstrip().endswith("[DONE]")
+        names = [name for name in ("alpha", "beta") if name in answer.text]
+        return names[0] if whole and len(names) == 1 else answer.text
 
 
 def error(answer: httpx.Response) -> tuple[int, str]:

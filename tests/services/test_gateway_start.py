@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 
 from modelops_dagster.clients.gateway import GatewayClient
 from tests.fakes.backend import FakeBackend
+from tests.fakes.stack import wait_until
 from tests.services.gateway_process import ALIAS, PROMPT, READY, Gateway, error, target
 
 
@@ -136,3 +138,30 @@ def test_a_gateway_that_is_killed_loses_a_second_of_log_at_most(tmp_path: Path) 
         assert again.post(key).status_code == 200, "routes and keys are where they were"
         GatewayClient(again.url).visible(ALIAS, 1, timeout_s=5)
         again.stop()
+
+
+def test_calls_under_way_are_finished_when_the_gateway_is_told_to_end_but_not_for_ever(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path, settings={"MODELOPS_GATEWAY_DRAIN_S": "5"})
+    gateway.wait_ready()
+    answers = {}
+    with FakeBackend("alpha", token_delay_s=0.4) as alpha, FakeBackend("beta", token_delay_s=60) as beta:
+        gateway.put(ALIAS, target(alpha))
+        gateway.put("acme/endless", target(beta))
+        key = gateway.key()
+
+        def stream(alias: str) -> None:
+            try:
+                answers[alias] = gateway.post(key, alias, body={"stream": True}).text
+            except httpx.TransportError as error:
+                answers[alias] = type(error).__name__
+
+        callers = [threading.Thread(target=stream, args=(alias,)) for alias in (ALIAS, "acme/endless")]
+        for caller in callers:
+            caller.start()
+        wait_until(lambda: alpha.bodies and beta.bodies)
+        gateway.process.send_signal(signal.SIGTERM)
+        for caller in callers:
+            caller.join(30)
+        gateway.process.wait(20)
+    assert answers[ALIAS].rstrip().endswith("[DONE]")
+    assert "[DONE]" not in answers["acme/endless"]

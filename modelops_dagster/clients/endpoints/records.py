@@ -50,6 +50,9 @@ class ReplicaRecord(Value):
     engine_version: str | None = None
     waits_for: str = Field(default="", description="why it is not started yet, as a sentence; empty: it does not wait")
     resting: bool = Field(default=False, description="about to sleep: nobody is sent there any more")
+    addresses: tuple[str, ...] = Field(
+        default=(), description="base URLs of the pods, where a cluster holds several; empty: the replica's own"
+    )
 
 
 class EndpointRecord(ReplicaRecord):
@@ -122,8 +125,8 @@ class EndpointRecord(ReplicaRecord):
 
     def urls(self) -> tuple[str, ...]:
         """Where it answers now."""
-        found = [self._url(index) for index in range(len(self.replicas))]
-        return tuple(url for url in found if url is not None)
+        found = [(self._url(index), replica.addresses) for index, replica in enumerate(self.replicas)]
+        return tuple(each for url, several in found if url is not None for each in several or (url,))
 
     def _url(self, index: int) -> str | None:
         replica = self.replicas[index]
@@ -135,7 +138,7 @@ class EndpointRecord(ReplicaRecord):
         """What the controller tells others: the state of the replica that is furthest, and what is amiss with any."""
         counted = [r for n, r in enumerate(self.replicas) if self.desired_of(n) == "Running"] or list(self.replicas)
         lead = min(counted, key=lambda replica: _BEST_FIRST.index(replica.state))
-        urls = self.urls()
+        urls = [url for index in range(len(self.replicas)) if (url := self._url(index)) is not None]
         lacking = next((r for r in counted if r is not lead and r.state is not lead.state), None)
         degraded = lead.state is EndpointState.RUNNING and lacking is not None and lead.condition is None
         told = lacking if degraded and lacking is not None else lead

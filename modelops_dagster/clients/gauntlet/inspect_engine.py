@@ -20,6 +20,8 @@ ENGINE = "inspect"
 KEY = "MODELOPS_ENDPOINT_KEY"
 ENDING_S = 30.0
 """What the worker is given, after its budget, to score and write what is whole."""
+LOG_BUFFER = 100_000
+"""Samples that Inspect keeps before it writes: as JSON it writes the whole log anew each time."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -54,11 +56,12 @@ class InspectOrder(Value):
             "host": where.hostname,
             "port": where.port or (443 if where.scheme == "https" else 80),
             "file": str(self.file),
-            "task": f"{self.file}@{self.task}" if self.task else str(self.file),
+            "task": f"{self.file.name}@{self.task}" if self.task else self.file.name,
             "arguments": self.arguments,
             # so that a request which hangs leaves time for others within the budget
             "attempt_timeout_s": min(self.attempt_timeout_s, self.seconds / 4),
             "sample_seconds": self.seconds,
+            "log_buffer": LOG_BUFFER,
         }
 
 

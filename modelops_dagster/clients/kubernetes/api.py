@@ -38,6 +38,7 @@ KINDS: dict[str, Kind] = {
     "Pod": Kind("v1", "pods"),
     "Service": Kind("v1", "services"),
     "PersistentVolumeClaim": Kind("v1", "persistentvolumeclaims"),
+    "Job": Kind("batch/v1", "jobs"),
     "Deployment": Kind("apps/v1", "deployments"),
     "PodDisruptionBudget": Kind("policy/v1", "poddisruptionbudgets"),
     "ScaledObject": Kind("keda.sh/v1alpha1", "scaledobjects"),
@@ -204,7 +205,7 @@ class KubernetesApi:
                 _request_timeout=timeout,
             )
         except client.ApiException as error:
-            raise _error(error, method, path) from error
+            raise refused(error, method, path) from error
         except (HTTPError, OSError) as error:
             host = self._client.configuration.host
             raise ClusterUnavailable(
@@ -219,7 +220,7 @@ def _lines(answer: Any) -> Iterator[bytes]:
         yield from (line for line in whole if line)
 
 
-def _error(error: client.ApiException, method: str, path: str) -> Exception:
+def refused(error: client.ApiException, method: str, path: str) -> Exception:
     """What the server's refusal means here."""
     said = _message(error)
     if error.status == 404:
@@ -231,7 +232,7 @@ def _error(error: client.ApiException, method: str, path: str) -> Exception:
     if error.status in (401, 403):
         return UserError(
             f"The API server does not let this program {method} {path} ({said}); grant it what "
-            "deploy/kubernetes/base/controller.yaml grants."
+            "deploy/kubernetes/base grants."
         )
     if error.status in (400, 422) or (error.status == 500 and said.startswith(_UNREAD)):
         return InvalidSpec(f"The API server does not take {path}: {said}.")

@@ -18,7 +18,7 @@ from modelops_dagster.domain.endpoints import EndpointSpec, LogChunk
 from modelops_dagster.domain.engines import EngineManifest
 from modelops_dagster.domain.errors import ClusterUnavailable, EndpointFailed, InvalidSpec, ModelOpsError
 from modelops_dagster.domain.kubernetes import MANAGER, Site, object_name, render, service_url
-from modelops_dagster.domain.kubernetes.facts import Seen, observe, telling_pod
+from modelops_dagster.domain.kubernetes.facts import Seen, observe, replica_urls, telling_pod
 from modelops_dagster.domain.kubernetes.names import (
     ENDPOINT_LABEL,
     HTTP_PORT,
@@ -153,8 +153,13 @@ class KubernetesBackend:
             workload = self._workload(replica)
         revision = _revision(slug(spec.name), replica.generation)
         scalers = self._caches["ScaledObject"].group(revision)
-        seen = Seen(workload, self._caches["Pod"].group(revision), scalers[0] if scalers else None)
-        return observe(seen)
+        pods = self._caches["Pod"].group(revision)
+        seen = observe(Seen(workload, pods, scalers[0] if scalers else None))
+        if workload is None or not seen.ready or not self._site.pod_addresses:
+            return seen
+        return seen.model_copy(
+            update={"urls": replica_urls(pods, _containers(workload)[0]["ports"][0]["containerPort"])}
+        )
 
     def end(self, replica: Replica) -> None:
         """Delete the workload, and wait until its pods have gone; what refers to it goes with it.

@@ -3,9 +3,11 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from modelops_dagster.domain.engines import FailureReason
+from modelops_dagster.domain.kubernetes.disruptions import PREEMPTED, disruption
 from modelops_dagster.domain.kubernetes.pods import CONTAINER
 from modelops_dagster.domain.kubernetes.queues import QUEUE_TRIGGERS
 from modelops_dagster.domain.kubernetes.render import LEADER, ROLE_LABEL
@@ -14,7 +16,6 @@ from modelops_dagster.domain.lifecycle import Observation
 Manifest = Mapping[str, Any]
 _IMAGE = frozenset({"ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"})
 _CONFIG = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
-_PREEMPTED = "PreemptionByScheduler"
 _SHORT_OF = re.compile(r"(\d+) Insufficient ([A-Za-z0-9](?:[A-Za-z0-9./-]*[A-Za-z0-9])?)")
 _OUT_OF_MEMORY = "OOMKilled"
 
@@ -57,7 +58,7 @@ def observe(seen: Seen) -> Observation:
         return Observation(alive=True, ready=True, condition="Degraded" if said else None, said=said)
     if wanted == 0:
         return Observation(alive=True, ready=False, asleep=True, placed=False, resumes=_by_queue(seen.scaler))
-    preempted = any(_disruption(p) == _PREEMPTED for p in seen.pods)
+    preempted = any(disruption(p) == PREEMPTED for p in seen.pods)
     worst = max(troubles, key=_severity, default=None) or _no_pod(workload)
     return Observation(
         alive=not worst.fatal,
@@ -69,6 +70,18 @@ def observe(seen: Seen) -> Observation:
         condition="Preempted" if preempted else None,
         said=worst.said,
     )
+
+
+def replica_urls(pods: Sequence[Manifest], port: int) -> tuple[str, ...]:
+    """Base URLs of the pods that take requests, ending in /v1; none where the Service leads to the only one anyway.
+
+    The API server knows of a lost node late, and a Service leads there meanwhile: who knows the pods themselves makes a
+    call again at another one, and gives the next call to the least busy.
+    """
+    hosts = sorted(str(p["status"]["podIP"]) for p in pods if _answers(p) and is_ready(p) and p["status"].get("podIP"))
+    if len(hosts) < 2:
+        return ()
+    return tuple(f"http://{f'[{host}]' if ':' in host else host}:{port}/v1" for host in hosts)
 
 
 def telling_pod(pods: Sequence[Manifest]) -> Manifest | None:
@@ -91,21 +104,21 @@ def is_ready(pod: Manifest) -> bool:
     return any(c["type"] == "Ready" and c["status"] == "True" for c in _conditions(pod))
 
 
-def look(pod: Manifest) -> Trouble | None:
+def look(pod: Manifest, container: str = CONTAINER) -> Trouble | None:
     """Why this pod does not answer; None where it is only being taken away."""
     name = pod["metadata"]["name"]
-    why = _disruption(pod)
+    why = disruption(pod)
     if "deletionTimestamp" in pod["metadata"]:
         if why is None:
             return None
-        told = "for a workload of higher priority" if why == _PREEMPTED else f"({why})"
+        told = "for a workload of higher priority" if why == PREEMPTED else f"({why})"
         return Trouble(0, f"The cluster took pod {name} away {told}; it makes another.")
     if _is_over(pod):
         return Trouble(0, f"Its node ended pod {name} ({_ending(pod)}); the cluster makes another.")
     unplaced = _unplaced(pod)
     if unplaced is not None:
         return unplaced
-    status = telling_status(pod)
+    status = telling_status(pod, container)
     if status is None:
         return Trouble(3, f"Pod {name} is brought up: its image and volumes are fetched.")
     if status.get("ready"):
@@ -116,16 +129,25 @@ def look(pod: Manifest) -> Trouble | None:
     return _container(name, status)
 
 
-def telling_status(pod: Manifest) -> Manifest | None:
+def telling_status(pod: Manifest, container: str = CONTAINER) -> Manifest | None:
     """The status of the container that keeps a pod from being ready: the engine, or once it is ready what is beside it.
 
     None before any container is there.
     """
     statuses: Sequence[Manifest] = (pod.get("status") or {}).get("containerStatuses") or []
-    engine = next((s for s in statuses if s["name"] == CONTAINER), None)
+    engine = next((s for s in statuses if s["name"] == container), None)
     if engine is None or not engine.get("ready"):
         return engine
     return next((s for s in statuses if not s.get("ready")), engine)
+
+
+def container_times(pod: Manifest) -> tuple[datetime | None, datetime | None]:
+    """When its container began and ended, UTC; None: it did not yet, or that is not told."""
+    statuses = (pod.get("status") or {}).get("containerStatuses") or [{}]
+    state = statuses[0].get("state") or {}
+    told = state.get("terminated") or state.get("running") or {}
+    began, ended = told.get("startedAt"), told.get("finishedAt")
+    return (datetime.fromisoformat(began) if began else None, datetime.fromisoformat(ended) if ended else None)
 
 
 def _answers(pod: Manifest) -> bool:
@@ -137,16 +159,13 @@ def _conditions(pod: Manifest) -> Sequence[Manifest]:
     return (pod.get("status") or {}).get("conditions") or []
 
 
-def _disruption(pod: Manifest) -> str | None:
-    return next((str(c.get("reason")) for c in _conditions(pod) if c["type"] == "DisruptionTarget"), None)
-
-
 def _is_over(pod: Manifest) -> bool:
     """Whether its node ended it for good: short of memory or disk, shut down, or what it was promised was not there.
 
-    A container that ends is started again in its pod, so its exit codes never come here.
+    A pod whose container ended by itself carries no reason.
     """
-    return (pod.get("status") or {}).get("phase") == "Failed"
+    status = pod.get("status") or {}
+    return status.get("phase") == "Failed" and bool(status.get("reason") or not status.get("containerStatuses"))
 
 
 def _ending(pod: Manifest) -> str:

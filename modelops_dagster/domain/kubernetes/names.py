@@ -8,6 +8,7 @@ from modelops_dagster.domain.kubernetes.site import Site
 MANAGER = "modelops"
 ENDPOINT_LABEL = "modelops.dev/endpoint"
 REVISION_LABEL = "modelops.dev/revision"
+PART_LABEL = "modelops.dev/part"
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 NAME_ANNOTATION = "modelops.dev/name"
 LAUNCH_ANNOTATION = "modelops.dev/launch-id"

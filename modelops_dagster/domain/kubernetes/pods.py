@@ -17,9 +17,10 @@ Manifest = dict[str, Any]
 CONTAINER = "engine"
 WORKERS_PATH = "/opt/modelops/workers"  # where the Dockerfiles put this package's own servers
 SCRATCH_PATH = "/scratch"
-_TMP_PATH = "/tmp"  # noqa: S108 - inside a container, and a volume of its own
+TMP_PATH = "/tmp"  # noqa: S108 - inside a container, and a volume of its own
 DRAIN_S = 5  # between leaving the Service and SIGTERM: what proxies need to follow
 GRACE_S = 120
+_TEARDOWN_S = 10  # of the grace period: what an engine needs to end once its last call is over
 _IMPORTED_START_S = 600.0
 _TENSOR = re.compile(r"--tensor-parallel-size(?:=.*)?|-tp(?:=.*)?")
 _PIPELINE = re.compile(r"--pipeline-parallel-size(?:=.*)?|-pp(?:=.*)?")
@@ -42,8 +43,6 @@ def pod_spec(
     Raises:
         InvalidSpec: the cluster cannot do what the spec asks for.
     """
-    overrides = spec.advanced_configuration.runtime_overrides
-    grace_s = overrides.termination_grace_period_seconds
     container = _imported(spec) if engine is None else _engine(spec, site, engine, extra_args)
     container |= {
         "securityContext": container_security(read_only_root=engine is not None or site.imported_read_only_root),
@@ -55,12 +54,18 @@ def pod_spec(
         container["resources"] = resources
     pod: Manifest = {
         "priorityClassName": site.priority_classes[spec.priority],
-        "terminationGracePeriodSeconds": DRAIN_S + (GRACE_S if grace_s is None else grace_s),
+        "terminationGracePeriodSeconds": DRAIN_S + _grace_s(spec),
         **pod_security(site),
         "containers": [container],
         "volumes": _volumes(spec, site),
     }
     return pod | placement(site, spec.nodegroups, gpus=spec.gpus)
+
+
+def _grace_s(spec: EndpointSpec) -> int:
+    """Seconds between SIGTERM and SIGKILL."""
+    asked = spec.advanced_configuration.runtime_overrides.termination_grace_period_seconds
+    return GRACE_S if asked is None else asked
 
 
 def pod_security(site: Site) -> Manifest:
@@ -125,6 +130,22 @@ def environment(variables: Mapping[str, str], secret: str) -> list[Manifest]:
     return listed
 
 
+def program(engine: EngineManifest, values: Mapping[str, str | None]) -> tuple[list[str], dict[str, str]]:
+    """The argv of an engine in its own image, and the variables it is given.
+
+    Args:
+        values: of the placeholders that are not the image's own.
+    """
+    filled: dict[str, str | None] = {"env": SCRATCH_PATH, "engine_dir": None, "workers": WORKERS_PATH, **values}
+    # the program is on the image's PATH; on one machine it is in an environment of its own
+    argv = [item.replace(f"{SCRATCH_PATH}/bin/", "") for item in fill_command(engine.command, filled)]
+    variables = {"HOME": SCRATCH_PATH, "XDG_CACHE_HOME": f"{SCRATCH_PATH}/cache"}
+    for name, value in engine.environment.items():
+        if value != "{cpus}" or filled["cpus"] is not None:
+            variables[name] = fill(value, filled)
+    return argv, variables
+
+
 def secret_name(name: str) -> str:
     """The Secret that the variables of an endpoint's container may refer to."""
     return f"{slug(name)}-env"
@@ -133,27 +154,21 @@ def secret_name(name: str) -> str:
 def _engine(spec: EndpointSpec, site: Site, engine: EngineManifest, extra_args: tuple[str, ...]) -> Manifest:
     cpus = spec.cpu_limit or spec.cpu_request
     values = {
-        "env": SCRATCH_PATH,
-        "engine_dir": None,
-        "workers": WORKERS_PATH,
         "cpus": None if cpus is None else str(math.ceil(cpus)),
         "checkpoint": site.checkpoint_path(spec.checkpoint),
         "host": "0.0.0.0",  # noqa: S104 - a pod's own address; a NetworkPolicy says who may come
         "port": str(HTTP_PORT),
         "served_model_name": spec.served_model_name,
         "max_context": None if spec.max_context is None else str(spec.max_context),
+        "drain_s": str(max(0, _grace_s(spec) - _TEARDOWN_S)),
     }
     if spec.variant and spec.variant not in engine.variants:
         known = ", ".join(engine.variants) or "none"
         raise InvalidSpec(f"Engine {engine.name} has no variant {spec.variant!r}; it has: {known}.", field="variant")
-    # the program is on the image's PATH; on one machine it is in an environment of its own
-    argv = [item.replace(f"{SCRATCH_PATH}/bin/", "") for item in fill_command(engine.command, values)]
+    argv, variables = program(engine, values)
     argv += [fill(item, values) for item in engine.variants.get(spec.variant or "", ())]
+    argv += [fill(item, values) for item in engine.drain_args]
     argv += [*spec.engine_args, *_parallel_args(spec, engine), *extra_args]
-    variables = {"HOME": SCRATCH_PATH, "XDG_CACHE_HOME": f"{SCRATCH_PATH}/cache"}
-    for name, value in engine.environment.items():
-        if value != "{cpus}" or values["cpus"] is not None:
-            variables[name] = fill(value, values)
     failures = math.ceil(start_timeout_s(spec, engine) / 10)
     health = engine.health_path or "/health"
     return {
@@ -242,10 +257,10 @@ def _mounts(spec: EndpointSpec, site: Site) -> list[Manifest]:
         mounts += [
             {"name": "checkpoints", "mountPath": store.mount_path, "subPath": store.sub_path, "readOnly": True},
             {"name": "scratch", "mountPath": SCRATCH_PATH},
-            {"name": "scratch", "mountPath": _TMP_PATH, "subPath": "tmp"},
+            {"name": "scratch", "mountPath": TMP_PATH, "subPath": "tmp"},
         ]
     else:
-        mounts.append({"name": "scratch", "mountPath": _TMP_PATH})
+        mounts.append({"name": "scratch", "mountPath": TMP_PATH})
     if spec.gpus > 1:
         mounts.append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108 - the container's own
     mounts += [

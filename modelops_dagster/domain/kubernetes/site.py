@@ -4,6 +4,7 @@ import re
 
 from pydantic import Field, field_validator, model_validator
 
+from modelops_dagster.domain.endpoint_spec.quantities import Cpu, Memory
 from modelops_dagster.domain.endpoints import Priority
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.queues import QueueAddress
@@ -78,6 +79,29 @@ class QueueSite(QueueAddress):
         return QueueAddress(url=self.url)
 
 
+class StepSite(Value):
+    """Pods that a step of a run is done in, where it needs the environment of an engine: quantizing and comparing."""
+
+    gpus: int | None = Field(
+        default=None, ge=0, le=64, description="of one pod; None: one where the engine computes on GPUs, else none"
+    )
+    cpu: Cpu = Field(default=8, description="vCPU of one pod, requested and allowed")
+    memory: Memory = Field(default=64, description="Gi of one pod; decides which checkpoints can be quantized")
+    nodegroups: tuple[str, ...] = ()
+    sub_path: str = Field(default="quantizer", description="folder of the checkpoints' claim for requests and results")
+    retries: int = Field(default=10, ge=0, le=1000, description="of a pod that the cluster took away")
+    retry_delay_s: float = Field(
+        default=30, ge=0, allow_inf_nan=False, description="before the first of them; doubles up to ten minutes"
+    )
+
+
+class ResearchSite(Value):
+    """Where research jobs keep what they save, so that it outlives their pods."""
+
+    sub_path: str = Field(default="research", description="folder of the checkpoints' claim, with one for each job")
+    mount_path: str = Field(default="/research", description="where a job sees its own folder, and begins")
+
+
 class Site(Value):
     """A cluster. Every field has a default that fits `deploy/kubernetes`."""
 
@@ -107,8 +131,14 @@ class Site(Value):
     )
     keda: KedaSite | None = Field(default=KedaSite(), description="None: replicas are a fixed number")
     gateway: GatewayApiSite | None = Field(default=None, description="None: no HTTPRoute")
+    pod_addresses: bool = Field(
+        default=True,
+        description="calls go to the pods of an endpoint with several; false: to its Service, as a mesh may want it",
+    )
     kueue: KueueSite | None = None
     queue: QueueSite | None = Field(default=None, description="None: no ASYNC endpoints")
+    steps: StepSite = StepSite()
+    research: ResearchSite = ResearchSite()
 
     @field_validator("namespace")
     @classmethod

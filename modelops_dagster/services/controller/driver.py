@@ -212,7 +212,7 @@ class Driver:
     def _note_running(self, record: EndpointRecord, seen: Observation) -> None:
         """Keep the condition true, and forget old failures after a long stable time."""
         mine = record.replicas[self._index]
-        changes: dict[str, Any] = {}
+        changes: dict[str, Any] = {"addresses": seen.urls} if seen.urls != mine.addresses else {}
         if seen.ready is not None:
             self._unanswered = 0 if seen.ready else self._unanswered + 1
             if seen.ready and (mine.condition, mine.message) != (seen.condition, seen.said):

@@ -167,7 +167,8 @@ def replica_counts(record: EndpointRecord) -> tuple[int, int]:
     """(engines that answer, engines that should be there or are)."""
     if record.status().state is EndpointState.SLEEPING:
         return 0, 0
-    return len(record.urls()), max(len(record.started), record.wanted if record.desired == "Running" else 0)
+    answering = len(record.urls())
+    return answering, max(answering, len(record.started), record.wanted if record.desired == "Running" else 0)
 
 
 def _source(

@@ -19,6 +19,7 @@ _CLEAN: dict[str, Any] = {
     "retry_at": None,
     "resting": False,
     "waits_for": "",
+    "addresses": (),
 }
 
 

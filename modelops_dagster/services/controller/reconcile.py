@@ -15,6 +15,7 @@ from modelops_dagster.domain.lifecycle import RestartPolicy
 from modelops_dagster.services.controller.accelerators import Accelerators
 from modelops_dagster.services.controller.driver import Driver
 from modelops_dagster.services.controller.idleness import Idleness
+from modelops_dagster.services.controller.job_desk import JobDesk
 from modelops_dagster.services.controller.research import ResearchDesk
 from modelops_dagster.services.controller.scaling import Autoscaler
 from modelops_dagster.services.controller.wishes import Ledger, Refusal, Wishes
@@ -35,6 +36,7 @@ class Controller:
         slots: names of this machine's accelerators.
         calls: folder of the gateway's call log, for replicas that follow traffic; None: they do not, here.
         alert: tells people that a research job was preempted.
+        desk: makes the desk of research jobs, given `alert` and `run`; None: they are processes of this machine.
         refusal: why a cluster cannot do what a spec asks for; None: endpoints are on this machine.
         tick_s: seconds between two looks at a replica that nothing happens to.
         ask_every_s: seconds between two questions to an engine that is Running.
@@ -50,6 +52,7 @@ class Controller:
         *,
         slots: Sequence[str] = (),
         alert: Callable[[Alert], None] = lambda _: None,
+        desk: Callable[..., JobDesk] | None = None,
         refusal: Refusal | None = None,
         calls: Path | None = None,
         tick_s: float = 1.0,
@@ -74,7 +77,6 @@ class Controller:
             tick_s=tick_s,
             ask_every_s=ask_every_s,
         )
-        jobs = JobProcesses(store.folder.parent / "research")
         self._autoscaler: Autoscaler | None = None
         if calls is not None:
             demand = Demand(store.folder.parent)
@@ -82,7 +84,10 @@ class Controller:
                 self.ledger, demand, calls, run=self._run, wake=self._wake, sample_s=tick_s, hold_s=scale_down_s
             )
         self._scaling: asyncio.Task[None] | None = None
-        self.research = ResearchDesk(jobs, self.accelerators, alert, run=self._run, tick_s=tick_s)
+        if desk is None:
+            jobs = JobProcesses(store.folder.parent / "research")
+            desk = partial(ResearchDesk, jobs, self.accelerators)
+        self.research = desk(alert, run=self._run, tick_s=tick_s)
         self._drivers: dict[tuple[str, int], Driver] = {}
         self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._closing = False

@@ -6,19 +6,17 @@ and says which devices a job has as long as a process of it may be alive.
 
 import asyncio
 import logging
-import secrets
-import shlex
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any, Literal
 
 from modelops_dagster.clients.research import JobProcesses, JobRecord
-from modelops_dagster.domain.alerts import Alert, job_preempted
-from modelops_dagster.domain.errors import DiskFull, ModelOpsError, NotFound
-from modelops_dagster.domain.research import OVER, Attempt, JobRequest, JobState, ResearchJob
+from modelops_dagster.domain.alerts import Alert
+from modelops_dagster.domain.errors import ModelOpsError
+from modelops_dagster.domain.research import OVER, Attempt, JobState, ResearchJob
 from modelops_dagster.domain.scarcity import Claim, Holding
 from modelops_dagster.services.controller.accelerators import Accelerators
+from modelops_dagster.services.controller.job_desk import JobDesk
 
 log = logging.getLogger("modelops.controller")
 _HELD = frozenset({JobState.RUNNING, JobState.STOPPING})
@@ -29,8 +27,8 @@ _AGAIN = {
 }
 
 
-class ResearchDesk:
-    """Takes jobs and sees them through. One task per job that is not over."""
+class ResearchDesk(JobDesk):
+    """Sees jobs through on the accelerators of this machine. One task per job that is not over."""
 
     def __init__(
         self,
@@ -41,73 +39,28 @@ class ResearchDesk:
         run: Callable[..., Awaitable[Any]],
         tick_s: float,
     ) -> None:
-        """
-        Args:
-            alert: tells the owner of a job; called in a thread.
-            run: calls a function in a thread.
-        """
+        super().__init__(jobs.records, alert, run)
         self.processes = jobs
         self._accelerators = accelerators
-        self._alert = alert
-        self._run = run
         self._tick_s = tick_s
-        self._records: dict[str, JobRecord] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._wakes: dict[str, asyncio.Event] = {}
         self._closing = False
         accelerators.users.append(self)
 
-    # the verbs
+    def read_log(self, job: ResearchJob, lines: int) -> str:
+        """The last lines of every attempt's output."""
+        return self.processes.read_log(job.job_id, lines)
 
-    def submit(self, request: JobRequest) -> ResearchJob:
-        """Queue a job.
-
-        Raises:
-            InvalidSpec: this machine has not that many accelerators, or no such directory.
-            DiskFull: it cannot be written down, so it was not promised.
-        """
-        self._accelerators.require(request.gpus)
-        now = datetime.now(UTC)
-        job_id = f"job-{now:%Y%m%d}-{secrets.token_hex(3)}"
-        job = ResearchJob(job_id=job_id, request=request, state=JobState.QUEUED, since=now, created_at=now)
+    def _check(self, job: ResearchJob) -> None:
+        self._accelerators.require(job.request.gpus)
         self.processes.check(job)
-        record = JobRecord(job=job)
-        self.processes.records.save(record)
-        self._records[job_id] = record
-        log.info("%s: queued for %s", job_id, request.owner)
-        self._watch(job_id)
-        return record.status()
-
-    def list(self) -> tuple[ResearchJob, ...]:
-        """Every job, the newest first."""
-        found = [record.status() for record in self._records.values()]
-        return tuple(sorted(found, key=lambda job: (job.created_at, job.job_id), reverse=True))
-
-    def get(self, job_id: str) -> ResearchJob:
-        """One job.
-
-        Raises:
-            NotFound: there is none of that id.
-        """
-        return self._get(job_id).status()
-
-    def cancel(self, job_id: str) -> ResearchJob:
-        """End a job, or take it out of the queue. One that is over stays as it is."""
-        record = self._get(job_id)
-        if record.job.state not in OVER and not record.cancelling:
-            record = record.model_copy(update={"cancelling": True})
-            self.processes.records.save(record)
-            self._records[job_id] = record
-            self._watch(job_id)
-        return record.status()
 
     # the life of the controller
 
     async def open(self) -> None:
         """Take over what an earlier controller left."""
-        self._records, complaints = await self._run(self.processes.records.load_all)
-        for complaint in complaints:
-            log.warning(complaint)
+        await self._load()
         for record in list(self._records.values()):
             if record.job.state in _HELD and record.identity is None:
                 identity = await self._run(self.processes.find, record.job)
@@ -147,12 +100,6 @@ class ResearchDesk:
                 )
 
     # one job
-
-    def _get(self, job_id: str) -> JobRecord:
-        record = self._records.get(job_id)
-        if record is None:
-            raise NotFound(f"There is no job {job_id!r}; `modelops research list` shows those there are.")
-        return record
 
     def _watch(self, job_id: str) -> None:
         if job_id not in self._tasks or self._tasks[job_id].done():
@@ -254,38 +201,6 @@ class ResearchDesk:
         record = self._move(ended, JobState.QUEUED, message=_AGAIN[outcome].format(by=by))
         if outcome == "preempted":
             await self._tell(record.job, by)
-        return record
-
-    async def _tell(self, job: ResearchJob, by: str) -> None:
-        """Alert the owner. An alert that cannot be written stops no job."""
-        command = shlex.join(job.request.command)
-        lost = job.attempts[-1].lost_gpu_hours
-        now = datetime.now(UTC)
-        one = job_preempted(job.job_id, job.request.owner, command, by=by, lost_gpu_hours=lost, at=now)
-        try:
-            await self._run(partial(self._alert, one))
-        except (ModelOpsError, OSError) as error:
-            log.error("%s: its owner could not be told: %s", job.job_id, error)
-
-    def _move(self, record: JobRecord, state: JobState | None = None, **changes: Any) -> JobRecord:
-        """The record in another state, written down when anything changed."""
-        job = record.job
-        if state is not None and state is not job.state:
-            changes |= {"state": state, "since": datetime.now(UTC)}
-        moved = record.model_copy(update={"job": job.model_copy(update=changes)})
-        if moved == self._records[record.name]:
-            return moved
-        if moved.job.state is not self._records[record.name].job.state:
-            log.info("%s: %s %s", record.name, moved.job.state, moved.job.message)
-        return self._note(moved)
-
-    def _note(self, record: JobRecord) -> JobRecord:
-        """Write down a fact: in memory first, for it is true even when the disk is full."""
-        self._records[record.name] = record
-        try:
-            self.processes.records.save(record)
-        except DiskFull as error:
-            log.error("%s: %s", record.name, error.sentence)
         return record
 
 

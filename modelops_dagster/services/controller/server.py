@@ -144,6 +144,7 @@ def serve(
             policy,
             slots=place.slots,
             refusal=place.refusal,
+            desk=place.desk,
             calls=None if place.outlives else calls,  # a cluster has its own autoscaler
             alert=partial(_put_alert, Outbox(settings.home / "alerts")),
             tick_s=place.tick_s,
@@ -152,8 +153,7 @@ def serve(
         place.follow(controller.look_soon)
         place.take_over(records)
         app = create_app(
-            controller,
-            launcher,
+            *(controller, launcher),
             SpecResolver(settings.home / "checkpoints", launcher, settings.accelerator),
             Monitor(history, backend, calls, settings.endpoint_usd_per_hour),
             gateway_documents(settings.home, settings.gateway_url, controller.ledger),

@@ -31,8 +31,8 @@ from modelops_dagster.settings import Settings
 if TYPE_CHECKING:
     from modelops_dagster.services.gateway.app import Worker
 
-GRACE_S = 10
 REPEAT_AFTER_S = 10
+TEARDOWN_S = 3.0  # for a worker to end once its last call is over
 
 
 def say(line: str) -> None:
@@ -115,19 +115,19 @@ def serve(settings: Settings) -> None:
     children = {
         f"worker {number}": Child(
             f"worker {number}",
-            partial(_work, worker, number, claimed),
+            partial(_work, worker, number, claimed, settings.gateway_drain_s),
             before=partial(counts.clear, number),
             beats=partial(counts.beats, number),
         )
         for number in range(settings.gateway_workers)
     }
     children["keeper"] = Child("keeper", partial(_keep, settings, paths, url, batch_key, complain))
-    Supervisor(children, say).run(
+    Supervisor(children, say, grace_s=settings.gateway_drain_s + TEARDOWN_S).run(
         on_ready=lambda: say(f"gateway: ready at {url}/v1 after {time.monotonic() - began:.1f} s")
     )
 
 
-def _work(worker: "Worker", number: int, claimed: socket.socket, ready: Callable[[], None]) -> int:
+def _work(worker: "Worker", number: int, claimed: socket.socket, drain_s: int, ready: Callable[[], None]) -> int:
     """One worker, in a process of its own, until a signal ends it."""
     import uvicorn
 
@@ -140,7 +140,7 @@ def _work(worker: "Worker", number: int, claimed: socket.socket, ready: Callable
         access_log=False,
         server_header=False,
         date_header=False,
-        timeout_graceful_shutdown=GRACE_S,
+        timeout_graceful_shutdown=drain_s,
     )
     uvicorn.Server(config).run(sockets=[claimed])
     return 0

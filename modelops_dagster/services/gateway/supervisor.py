@@ -16,7 +16,6 @@ POLL_S = 0.2
 FIRST_START_S = 180.0
 QUICK_DEATH_S = 5.0
 LONGEST_BACKOFF_S = 10.0
-GRACE_S = 13.0
 HUNG_S = 30.0
 
 
@@ -42,9 +41,10 @@ class Child:
 
 
 class Supervisor:
-    """Keeps children alive until a signal ends it."""
+    """Keeps children alive until a signal ends it. They get `grace_s` between SIGTERM and SIGKILL."""
 
-    def __init__(self, children: Mapping[str, Child], say: Callable[[str], None]) -> None:
+    def __init__(self, children: Mapping[str, Child], say: Callable[[str], None], *, grace_s: float) -> None:
+        self._grace_s = grace_s
         self._children = list(children.values())
         self._say = say
         self._stopping = False
@@ -139,7 +139,7 @@ class Supervisor:
         running = [c for c in self._children if c.pid]
         for child in running:
             os.kill(child.pid, signal.SIGTERM)
-        deadline = time.monotonic() + GRACE_S
+        deadline = time.monotonic() + self._grace_s
         while running:
             running = [c for c in running if not os.waitpid(c.pid, os.WNOHANG)[0]]
             if running and time.monotonic() > deadline:

@@ -25,9 +25,10 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background hands on an ignored one
     folder = Path(order["result"]).parent
     key = os.environ.pop(KEY, "")
-    # what Inspect and its libraries look for at home or up the folders, they find here: nothing
+    # what Inspect and its libraries look for at home, they find here: nothing; and no `.env` up the folders is read
     os.environ |= {"HOME": str(folder), "TMPDIR": str(folder), "PATH": str(Path(sys.executable).parent)}
-    (folder / ".env").touch()
+    os.environ["PYTHON_DOTENV_DISABLED"] = "1"
+    os.chdir(Path(order["file"]).parent)  # Inspect looks for a file's tasks from here
     order["logs"] = str(folder / "logs")
     Path(order["logs"]).mkdir()
 

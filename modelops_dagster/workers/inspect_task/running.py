@@ -56,6 +56,8 @@ def run(order: dict[str, Any], key: str, say: Say) -> dict[str, Any]:
             log_format="json",
             log_realtime=False,
             log_images=False,
+            log_model_api=False,
+            log_buffer=order["log_buffer"],
             display="none",
             score_display=False,
             acp_server=False,

@@ -11,7 +11,16 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from .reports import Failed, ProgressStream, Reporter, Stopwatch, dagster_step, peak_rss_bytes, write_result
+from .reports import (
+    Failed,
+    ProgressStream,
+    Reporter,
+    Stopwatch,
+    dagster_step,
+    end_with_lease,
+    peak_rss_bytes,
+    write_result,
+)
 
 PR_SET_PDEATHSIG = 1
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
@@ -22,7 +31,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="quantize", description="Quantize a checkpoint, or compare two.")
     parser.add_argument("request", type=Path, help="JSON file, as clients/quantization.py writes it")
     request: dict[str, Any] = json.loads(parser.parse_args().request.read_text())
-    _die_with_parent(request["parent_pid"])
+    if "lease" in request:
+        end_with_lease(Path(request["lease"]), request["lease_s"])
+    else:
+        _die_with_parent(request["parent_pid"])
     watch = Stopwatch()
     with dagster_step() as pipes:
         reporter = Reporter(Path(request["progress"]), pipes)

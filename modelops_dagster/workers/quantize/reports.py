@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +85,25 @@ def write_result(path: Path, result: dict[str, Any]) -> None:
     staged = path.with_name(f"{path.name}.tmp")
     staged.write_text(json.dumps(result, allow_nan=True, indent=1))
     staged.replace(path)
+
+
+def end_with_lease(path: Path, patience_s: float) -> None:
+    """End this program when nobody has changed the file for so long: whoever would take the result is gone.
+
+    It is for a worker on another machine than the program that waits for it, whose end it cannot see. Only changes
+    count, never times, since two machines need not agree about those.
+    """
+
+    def watch() -> None:
+        seen, since = "", time.monotonic()
+        while time.monotonic() - since <= patience_s:
+            time.sleep(min(1.0, patience_s / 4))
+            with contextlib.suppress(OSError):  # it is being written, or the volume is away for a moment
+                if (now := path.read_text()) != seen:
+                    seen, since = now, time.monotonic()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def peak_rss_bytes() -> int:

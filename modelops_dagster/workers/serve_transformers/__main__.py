@@ -4,28 +4,16 @@ import argparse
 import logging
 import os
 import sys
-from types import FrameType
 
 import uvicorn
 
 from .app import Api
 from .auth import VARIABLE, RequireKey
 from .generation import Engine
+from .server import Server
 
 SHUTDOWN_GRACE_S = 5
 log = logging.getLogger("serve_transformers")
-
-
-class Server(uvicorn.Server):
-    """Ends the running generation as soon as it is told to stop, so that open requests end too."""
-
-    def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
-        super().__init__(config)
-        self._engine = engine
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._engine.stop()
-        super().handle_exit(sig, frame)
 
 
 def main() -> int:
@@ -37,6 +25,7 @@ def main() -> int:
     parser.add_argument("--max-context", type=int, help="tokens; the model's own length when left out")
     parser.add_argument("--trust-remote-code", action="store_true", help="run the checkpoint's own Python files")
     parser.add_argument("--max-num-seqs", type=int, default=8, help="requests that are answered at the same time")
+    parser.add_argument("--drain-s", type=int, default=0, help="told to end, finish open requests for up to so long")
     parser.add_argument("--made-up-weights", action="store_true", help="random ones; the directory holds none")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -57,9 +46,9 @@ def main() -> int:
         log_config=None,
         log_level="warning",
         access_log=False,
-        timeout_graceful_shutdown=SHUTDOWN_GRACE_S,
+        timeout_graceful_shutdown=max(SHUTDOWN_GRACE_S, arguments.drain_s),
     )
-    server = Server(config, engine)
+    server = Server(config, engine, drain=arguments.drain_s > 0)
 
     def give_up() -> None:
         server.should_exit = True

@@ -76,6 +76,24 @@ def test_endpoint_that_keda_put_to_zero_is_asleep(backend: KubernetesBackend, cl
     assert (seen.alive, seen.placed, seen.ready) == (True, False, False)
 
 
+def test_pods_are_told_one_by_one_where_the_site_has_calls_go_to_them(
+    backend: KubernetesBackend, cluster: FakeCluster, tmp_path: Path
+):
+    spec = example("gpu", min_replicas=2, max_replicas=2, autoscale_config=None)
+    replica = started(backend, spec)
+    wait_until(lambda: [p["status"].get("phase") for p in cluster.pods()], lambda phases: phases == ["Running"] * 2)
+    for number, pod in enumerate(cluster.pods(), 1):
+        key = ("pods", SITE.namespace, pod["metadata"]["name"])
+        cluster.api.store.update(key, {"status": {"podIP": f"10.0.0.{number}"}}, "kubelet")
+    seen = wait_until(lambda: backend.observe(spec, replica, ask=True), lambda seen: seen.urls)
+    assert seen.urls == ("http://10.0.0.1:8000/v1", "http://10.0.0.2:8000/v1")
+    meshed = SITE.model_copy(update={"pod_addresses": False})
+    other = KubernetesBackend(KubernetesApi(SITE.namespace, cluster.api.kubeconfig(tmp_path)), meshed, lambda: ENGINES)
+    other.follow(lambda _: None)
+    assert ready(other, spec, replica).urls == ()
+    other.close()
+
+
 def test_strangers_are_ended_and_what_a_record_claims_stays(backend: KubernetesBackend, cluster: FakeCluster):
     spec = example("gpu")
     old, new = started(backend, spec, 1), started(backend, spec, 2)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from modelops_dagster.domain.kubernetes.facts import Seen, no_room, observe, telling_pod, telling_status
+from modelops_dagster.domain.kubernetes.facts import Seen, no_room, observe, replica_urls, telling_pod, telling_status
 from modelops_dagster.domain.lifecycle import Observation
 
 IMAGE = "ghcr.io/acme/vllm:1"
@@ -204,3 +204,20 @@ def test_autoscaler_that_follows_a_queue_wakes_what_it_put_to_sleep(kind: str, r
     scaler = {"spec": {"triggers": [{"type": "cpu"}, {"type": kind}]}}
     seen = observe(Seen(workload(0), (), scaler))
     assert (seen.asleep, seen.resumes) == (True, resumes)
+
+
+def test_pods_have_addresses_of_their_own_while_several_answer():
+    def at(host: str, *, ready: bool = True, role: str = "leader") -> dict[str, Any]:
+        item = pod(host, ready=ready)
+        item["status"]["podIP"] = host
+        item["metadata"]["labels"]["modelops.dev/role"] = role
+        return item
+
+    ending = at("10.0.0.3")
+    ending["metadata"]["deletionTimestamp"] = "2026-01-02T00:00:00Z"
+    others = [at("10.0.0.2", ready=False), ending, at("10.0.0.4", role="worker"), pod(ready=True)]
+    assert replica_urls([at("fd00::1"), *others, at("10.0.0.1")], 8000) == (
+        "http://10.0.0.1:8000/v1",
+        "http://[fd00::1]:8000/v1",
+    )
+    assert replica_urls([at("10.0.0.1"), *others], 8000) == (), "the Service leads to the only one"

@@ -7,16 +7,17 @@ An engine's arguments choose its faults, as those of `tests/fakes/engine.py` do:
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from functools import partial
 
+from tests.fakes.cluster.programs import Logs, Programs, time_of_now
 from tests.fakes.cluster.store import Manifest
 
 BACK_OFF_S = 0.15
-Logs = dict[tuple[str, bool], str]  # (pod, previous container) -> lines of `<timestamp> <text>`
+OVER = ("Succeeded", "Failed")
 
 
 @dataclass
-class _Running:
+class Running:
     """The container of one pod, since it was started last."""
 
     started: float
@@ -38,23 +39,31 @@ class Containers:
         self.evicted: set[str] = set()  # pods that their node ends for want of memory
         self._has_secret = has_secret
         self._logs = logs
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, Running] = {}
+        self.programs = Programs(logs, partial(told, beside=()))
 
     def forget(self, uid: str) -> None:
         self._running.pop(uid, None)
 
+    def end(self, pod: Manifest) -> tuple[bool, Manifest | None]:
+        """Bring a deleted pod to its end: whether it may go, and else its status; None where that is as it was."""
+        self.forget(pod["metadata"]["uid"])
+        return self.programs.end(pod)
+
     def step(self, pod: Manifest) -> Manifest | None:
         """The status of a pod that is on a node; None where it is as it was."""
-        if has_failed(pod):
+        if pod["status"].get("phase") in OVER:
             return None
         if pod["metadata"]["name"] in self.evicted:
+            self.programs.kill(pod)
             return _evicted(pod)
         container = pod["spec"]["containers"][0]
         trouble = self._trouble(pod, container)
         beside = [self._beside(pod, each) for each in pod["spec"]["containers"][1:]]
         if trouble is not None:
-            return _told(pod, {"waiting": trouble}, beside, ready=False)
-        return self._run(pod, container, beside)
+            return told(pod, {"waiting": trouble}, beside, ready=False)
+        runs_to_its_end = pod["spec"].get("restartPolicy") == "Never"
+        return self.programs.step(pod) if runs_to_its_end else self._run(pod, container, beside)
 
     def _beside(self, pod: Manifest, container: Manifest) -> Manifest:
         """A container that runs as soon as it can, and has no probe."""
@@ -66,7 +75,7 @@ class Containers:
         """Why the container cannot be started, as the kubelet says it."""
         image = container["image"]
         if image in self.missing_images:
-            tried = self._running.setdefault(pod["metadata"]["uid"], _Running(time.monotonic()))
+            tried = self._running.setdefault(pod["metadata"]["uid"], Running(time.monotonic()))
             if time.monotonic() - tried.started < BACK_OFF_S:
                 return {"reason": "ErrImagePull", "message": f"{image}: not found"}
             return {"reason": "ImagePullBackOff", "message": f'Back-off pulling image "{image}": not found'}
@@ -79,28 +88,28 @@ class Containers:
 
     def _run(self, pod: Manifest, container: Manifest, beside: list[Manifest]) -> Manifest | None:
         uid, name, now = pod["metadata"]["uid"], pod["metadata"]["name"], time.monotonic()
-        run = self._running.setdefault(uid, _Running(now))
+        run = self._running.setdefault(uid, Running(now))
         options = _options(container.get("args") or [])
         if run.ended is not None:
             if now - run.ended < BACK_OFF_S:
                 waiting = {"reason": "CrashLoopBackOff", "message": "back-off restarting container"}
-                return _crashed(pod, run, beside, waiting)
-            self._running[uid] = run = _Running(now, run.restarts)
+                return crashed(pod, run, beside, waiting)
+            self._running[uid] = run = Running(now, run.restarts)
         if options.fail_line is not None or (options.die_after_s is not None and now - run.started > options.lives_s):
-            return self._ended(pod, run, options, beside)
+            log = f"{time_of_now()} {options.fail_line or 'ERROR: it died'}\n"
+            return self._ended(pod, run, log, beside)
         started = not options.hang and now - run.started >= options.load_s
         ready = started and name not in self.muted
         if ready and (name, False) not in self._logs:
             self._logs[(name, False)] = f"{time_of_now()} INFO: listening\n"
         state = {"running": {"startedAt": time_of_now()}}
-        return _told(pod, state, beside, ready=ready, started=started, restarts=run.restarts)
+        return told(pod, state, beside, ready=ready, started=started, restarts=run.restarts)
 
-    def _ended(self, pod: Manifest, run: _Running, options: "_Options", beside: list[Manifest]) -> Manifest | None:
-        line = options.fail_line or "ERROR: it died"
+    def _ended(self, pod: Manifest, run: Running, log: str, beside: list[Manifest]) -> Manifest | None:
         name = pod["metadata"]["name"]
-        self._logs[(name, True)] = self._logs[(name, False)] = f"{time_of_now()} {line}\n"
+        self._logs[(name, True)] = self._logs[(name, False)] = log
         run.ended, run.restarts = time.monotonic(), run.restarts + 1
-        return _crashed(pod, run, beside, None)
+        return crashed(pod, run, beside, None)
 
 
 def has_failed(pod: Manifest) -> bool:
@@ -116,19 +125,20 @@ def is_ready(pod: Manifest) -> bool:
 def _evicted(pod: Manifest) -> Manifest:
     """As a kubelet tells of a pod that it ended because its node ran short of something."""
     ended = {"terminated": {"exitCode": 137, "reason": "Error"}}
-    told = _told(pod, ended, [], ready=False) or {}
+    status = told(pod, ended, [], ready=False) or {}
     said = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}
     why = {"reason": "Evicted", "message": "The node was low on resource: memory. "}
-    return {**told, **why, "phase": "Failed", "conditions": [*told["conditions"], said]}
+    return {**status, **why, "phase": "Failed", "conditions": [*status["conditions"], said]}
 
 
-def _crashed(pod: Manifest, run: _Running, beside: list[Manifest], waiting: Manifest | None) -> Manifest | None:
+def crashed(pod: Manifest, run: Running, beside: list[Manifest], waiting: Manifest | None) -> Manifest | None:
+    """The status of a pod whose container ended; `waiting`: for what it waits since."""
     ended = {"terminated": {"exitCode": 1, "reason": "Error"}}
     state = {"waiting": waiting} if waiting else ended
-    return _told(pod, state, beside, ready=False, restarts=run.restarts - (waiting is None), last=ended)
+    return told(pod, state, beside, ready=False, restarts=run.restarts - (waiting is None), last=ended)
 
 
-def _told(
+def told(
     pod: Manifest,
     state: Manifest,
     beside: list[Manifest],
@@ -137,6 +147,7 @@ def _told(
     started: bool = False,
     restarts: int = 0,
     last: Manifest | None = None,
+    phase: str | None = None,
 ) -> Manifest | None:
     container = pod["spec"]["containers"][0]
     statuses = [_status(container, state, ready=ready, started=started, restarts=restarts, last=last), *beside]
@@ -147,8 +158,9 @@ def _told(
     conditions = [
         {"type": "PodScheduled", "status": "True"},
         {"type": "Ready", "status": "True" if ready else "False"},
+        *(c for c in pod["status"].get("conditions") or [] if c["type"] == "DisruptionTarget"),
     ]
-    phase = "Pending" if "waiting" in state and not last else "Running"
+    phase = phase or ("Pending" if "waiting" in state and not last else "Running")
     return {"phase": phase, "containerStatuses": statuses, "conditions": conditions}
 
 
@@ -164,6 +176,7 @@ def _status(
     return {
         "name": container["name"],
         "image": container["image"],
+        "imageID": "",
         "ready": ready,
         "started": started,
         "restartCount": restarts,
@@ -209,8 +222,3 @@ def lines_of(text: str, query: dict[str, str]) -> str:
     if query.get("timestamps") != "true":
         lines = [line.split(" ", 1)[1] for line in lines]
     return "".join(f"{line}\n" for line in lines)
-
-
-def time_of_now() -> str:
-    """As objects and logs write it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from tests.fakes.cluster.containers import Containers, has_failed, is_ready, time_of_now
+from tests.fakes.cluster.containers import OVER, Containers, has_failed, is_ready
+from tests.fakes.cluster.jobs import Jobs
+from tests.fakes.cluster.programs import time_of_now
 from tests.fakes.cluster.server import FakeApiServer
 from tests.fakes.cluster.store import Key, Manifest
 
@@ -22,12 +24,13 @@ GPU = "nvidia.com/gpu"
 
 @dataclass
 class Node:
-    """A machine. `ready` is the knob: a node that is not ready loses its pods."""
+    """A machine. `ready` and `cordoned` are the knobs: a node that is not ready loses its pods."""
 
     name: str
     gpus: int = 8
     labels: dict[str, str] = field(default_factory=dict)
     ready: bool = True
+    cordoned: bool = False  # takes no new pods
 
 
 class FakeCluster:
@@ -38,7 +41,8 @@ class FakeCluster:
         self.nodes = {node.name: node for node in (nodes or (Node("node-a"), Node("node-b")))}
         self._containers = Containers(self._has_secret, self.api.logs)
         self.missing_images, self.muted = self._containers.missing_images, self._containers.muted
-        self.evicted = self._containers.evicted
+        self.evicted, self.programs = self._containers.evicted, self._containers.programs
+        self.jobs = Jobs(self.api.store, self._delete)
         self._finalized: dict[Key, float] = {}
         self._lost: dict[str, float] = {}
         self._stop = threading.Event()
@@ -52,6 +56,7 @@ class FakeCluster:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join(10)
+        self.programs.close()
         self.api.__exit__()
 
     # what a test asks and does
@@ -90,13 +95,18 @@ class FakeCluster:
     def _loop(self) -> None:
         while not self._stop.wait(TICK_S):
             with self.api.store.lock:
-                self._collect_garbage()
-                for plural in ("deployments", "leaderworkersets"):
-                    for workload in self.api.store.listed(plural, "", {}):
-                        self._reconcile(plural, workload)
-                self._lose_nodes()
-                for pod in self.pods():
-                    self._drive(pod)
+                self._tick()
+
+    def _tick(self) -> None:
+        self._collect_garbage()
+        for plural in ("deployments", "leaderworkersets"):
+            for workload in self.api.store.listed(plural, "", {}):
+                self._reconcile(plural, workload)
+        for job in self.api.store.listed("jobs", "", {}):
+            self.jobs.step(job, self._pods_of(job))
+        self._lose_nodes()
+        for pod in self.pods():
+            self._drive(pod)
 
     def _collect_garbage(self) -> None:
         """What has lost its owner goes; an owner that is deleted in the foreground waits for those that hold it up."""
@@ -143,9 +153,12 @@ class FakeCluster:
         wanted = templates * int(workload["spec"].get("replicas", 1))
         alive = [p for p in pods if "deletionTimestamp" not in p["metadata"] and not has_failed(p)]
         generation = hashlib.sha256(json.dumps(templates, sort_keys=True).encode()).hexdigest()
-        for pod in alive:
-            if wanted and pod["metadata"]["annotations"]["template"] != generation:
-                self._delete(pod)
+        outdated = [p for p in alive if wanted and p["metadata"]["annotations"]["template"] != generation]
+        if plural == "deployments" and all(is_ready(p) for p in outdated):
+            # one after the other: maxSurge 0, maxUnavailable 1
+            outdated = outdated[: sum(map(is_ready, alive)) == len(wanted)]
+        for pod in outdated:
+            self._delete(pod)
         if len(alive) < len(wanted):
             self._make(workload, wanted[len(alive)], generation)
         for pod in alive[len(wanted) :]:
@@ -217,8 +230,11 @@ class FakeCluster:
         if node is not None and not node.ready:
             return  # who would do something there?
         if "deletionTimestamp" in pod["metadata"]:
-            self.api.store.remove(key)
-            self._containers.forget(pod["metadata"]["uid"])
+            gone, status = self._containers.end(pod)
+            if gone:
+                self.api.store.remove(key)
+            elif status is not None:
+                self.api.store.update(key, {"status": status}, "kubelet")
             return
         if "nodeName" not in pod["spec"]:
             self._place(pod)
@@ -229,7 +245,7 @@ class FakeCluster:
 
     def _place(self, pod: Manifest) -> None:
         needs = int(((pod["spec"]["containers"][0].get("resources") or {}).get("limits") or {}).get(GPU, 0))
-        fits = [n for n in self.nodes.values() if n.ready and _wants(pod, n)]
+        fits = [n for n in self.nodes.values() if n.ready and not n.cordoned and _wants(pod, n)]
         free = next((n for n in fits if self._free(n) >= needs), None)
         if free is not None:
             scheduled = [{"type": "PodScheduled", "status": "True"}]
@@ -255,7 +271,7 @@ class FakeCluster:
     def _free(self, node: Node) -> int:
         used = 0
         for pod in self.pods():
-            if pod["spec"].get("nodeName") == node.name and not has_failed(pod):
+            if pod["spec"].get("nodeName") == node.name and pod["status"].get("phase") not in OVER:
                 limits = (pod["spec"]["containers"][0].get("resources") or {}).get("limits") or {}
                 used += int(limits.get(GPU, 0))
         return node.gpus - used

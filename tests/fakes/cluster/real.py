@@ -18,6 +18,7 @@ from tests.fakes.cluster.kubelet import GPU, Node
 from tests.fakes.cluster.kubelet_server import KubeletServer
 from tests.fakes.cluster.server import KINDS
 from tests.fakes.cluster.store import Manifest
+from tests.fakes.stack import wait_until
 
 BASE = Path(__file__).resolve().parents[3] / "deploy" / "kubernetes" / "base"
 CONTROLLER = "modelops-controller"
@@ -48,6 +49,11 @@ class RealCluster:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._kubelet is not None:
+            claims = self._resource("PersistentVolumeClaim")
+            for claim in self.objects("persistentvolumeclaims"):
+                claims.delete(name=claim["metadata"]["name"], namespace=self.namespace)
+            wait_until(lambda: self.objects("persistentvolumeclaims"), lambda left: not left, 60)
         self._stack.close()
 
     def _prepare(self) -> None:
@@ -165,6 +171,7 @@ class ScriptedKubelet:
         self._client = client
         self._pods: dict[str, Manifest] = {}
         self._known: dict[str, bool] = {}  # nodes there are, and whether they were told to be ready
+        self._volumes: set[str] = set()
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=run, daemon=True) for run in (self._follow, self._loop)]
 
@@ -179,6 +186,8 @@ class ScriptedKubelet:
         self._threads[1].join(30)
         for name in list(self._known):
             self._gone("Node", name)
+        for name in self._volumes:
+            self._gone("PersistentVolume", name)
         self._server.__exit__()
 
     def _follow(self) -> None:
@@ -277,8 +286,10 @@ class ScriptedKubelet:
                 "hostPath": {"path": "/nowhere"},
                 "claimRef": {"namespace": metadata["namespace"], "name": metadata["name"], "uid": metadata["uid"]},
             }
-            name = {"name": f"pv-{metadata['uid']}"}
-            self._apply({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": name, "spec": volume})
+            name = f"pv-{metadata['uid']}"
+            self._volumes.add(name)
+            named = {"kind": "PersistentVolume", "metadata": {"name": name}}
+            self._apply({"apiVersion": "v1", **named, "spec": volume})
 
     def _has_secret(self, namespace: str, name: str) -> bool:
         try:

@@ -150,7 +150,7 @@ def _cross_field(item: dict[str, Any]) -> list[str]:
         found.append("metadata.name is longer than the 63 characters of a DNS label")
     found += [f"label {k}: {v!r}" for k, v in (metadata.get("labels") or {}).items() if not _LABEL.fullmatch(v)]
     spec = item.get("spec") or {}
-    template = spec.get("template") if isinstance(spec, dict) else None
+    template = item if item["kind"] == "Pod" else spec.get("template") if isinstance(spec, dict) else None
     if isinstance(template, dict):
         found += _of_template(item["kind"], spec, template)
     return found

@@ -174,7 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
                 raise Refused(404, "NotFound", "the server could not find the requested resource")
             named = {"get": "get" if found["name"] else "list"}.get(verb, verb)
             said = "watch" if query.get("watch") in ("1", "true") else named
-            api.counts[f"{said} {found['plural']}"] += 1
+            api.counts[f"{said} {'/'.join(part for part in (found['plural'], found['sub']) if part)}"] += 1
             if (said, found["plural"]) in api.forbidden:
                 raise Refused(403, "Forbidden", f'{found["plural"]} is forbidden: User "me" cannot {said} resource')
             self._answer(said, found, query, body)
@@ -190,6 +190,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif verb == "list":
             with store.lock:
                 items, version = store.listed(key[0], key[1], labels), str(store.version)
+            if "fieldSelector" in query:  # the one field that anybody asks by
+                items = [i for i in items if query["fieldSelector"] == f"metadata.name={i['metadata']['name']}"]
             kind = f"{KINDS[key[0]]}List"
             self._json(200, {"kind": kind, "items": items, "metadata": {"resourceVersion": version}})
         elif verb == "get" and found["sub"] == "log":
@@ -198,7 +200,12 @@ class _Handler(BaseHTTPRequestHandler):
         elif verb == "get":
             self._json(200, store.find(key).item)
         elif verb == "create":
-            self._json(201, store.create((*key[:2], body["metadata"]["name"]), body))
+            told = {
+                "apiVersion": found["group"] or "v1",
+                "kind": KINDS[key[0]],
+            }  # by the address, where not by the body
+            born = {"status": {"phase": "Pending"}} if key[0] == "pods" else {}
+            self._json(201, store.create((*key[:2], body["metadata"]["name"]), {**told, **body, **born}))
         elif verb == "patch":
             self._patch(key, found["sub"], query, body)
         elif verb == "delete":

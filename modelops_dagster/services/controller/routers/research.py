@@ -10,13 +10,23 @@ from modelops_dagster.domain.access import Role
 from modelops_dagster.domain.research import JobRequest, ResearchJob
 from modelops_dagster.domain.values import Value
 from modelops_dagster.services.controller.doorman import needs
-from modelops_dagster.services.controller.research import ResearchDesk
+from modelops_dagster.services.controller.job_desk import JobDesk
 
 SUBMITTED: dict[str, Example] = {
     "training": {
         "summary": "a training run that saves its work",
         "value": {"command": ["python", "train.py", "--resume"], "owner": "ada", "gpus": 2, "directory": "/srv/ada"},
-    }
+    },
+    "cluster": {
+        "summary": "the same on a cluster, where a job runs in a container",
+        "value": {
+            "command": ["python", "/app/train.py", "--resume"],
+            "owner": "ada",
+            "gpus": 8,
+            "image": "ghcr.io/acme/trainer:2.3.0",
+            "memory": "512Gi",
+        },
+    },
 }
 
 
@@ -29,7 +39,7 @@ class JobLog(Value):
     text: str
 
 
-def research_router(desk: ResearchDesk) -> APIRouter:
+def research_router(desk: JobDesk) -> APIRouter:
     """Handlers run on the loop's thread, where records may be changed. To run a command here takes an admin."""
     router = APIRouter(prefix="/v1/research", tags=["research"])
 
@@ -51,7 +61,7 @@ def research_router(desk: ResearchDesk) -> APIRouter:
 
     @router.get("/{job_id}/logs", **needs(Role.OPERATOR), summary="What it wrote, over all its attempts")
     async def logs(job_id: str, tail: Annotated[int, Query(ge=0, le=10_000, description="lines")] = 200) -> JobLog:
-        desk.get(job_id)
-        return JobLog(job_id=job_id, text=await asyncio.to_thread(desk.processes.read_log, job_id, tail))
+        job = desk.get(job_id)
+        return JobLog(job_id=job_id, text=await asyncio.to_thread(desk.read_log, job, tail))
 
     return router
