@@ -243,6 +243,11 @@ class Settings(BaseModel):
         return self.home / "engines"
 
     @property
+    def engines_in_images(self) -> bool:
+        """Whether endpoints are started from images, so that no engine need be installed here."""
+        return self.backend == "kubernetes"
+
+    @property
     def site_file(self) -> Path:
         """What the cluster is like, where endpoints are served on one."""
         return self.home / "kubernetes.yaml"

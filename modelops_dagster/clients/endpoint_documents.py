@@ -140,7 +140,7 @@ class SpecResolver:
         for rung in rungs:
             schemes = manifests[rung.engine].schemes
             loads = not schemes or checkpoint.scheme in schemes
-            if rung.variant is None and loads and self._engines.environment(rung.engine) is not None:
+            if rung.variant is None and loads and self._engines.missing(rung.engine) is None:
                 return rung.engine
         names = ", ".join(dict.fromkeys(rung.engine for rung in rungs)) or "none"
         raise InvalidSpec(

@@ -43,6 +43,7 @@ class EngineRegistry:
     environment without its marker is never used.
 
     Args:
+        in_images: engines are started from images on a cluster, so none need be installed here.
         gpu: whether this machine has one.
         today: the day a nightly environment is named after.
     """
@@ -53,11 +54,13 @@ class EngineRegistry:
         cache_dir: Path,
         own_dir: Path | None = None,
         *,
+        in_images: bool = False,
         gpu: Callable[[], bool] | None = None,
         today: Callable[[], date] = date.today,
     ) -> None:
         self._folders = EngineFolders(engines_dir, own_dir)
         self._environments_dir = cache_dir / "engines"
+        self._in_images = in_images
         self._gpu = gpu or has_gpu
         self._today = today
 
@@ -93,6 +96,18 @@ class EngineRegistry:
         if self.manifest(name).nightly_index is not None:
             candidates = sorted(self._environments_dir.glob(f"{name}-[0-9]*"), reverse=True)
         return next((path for path in candidates if _is_whole(path)), None)
+
+    def missing(self, name: str) -> str | None:
+        """Why no endpoint can be started on the engine, as one sentence; None when one can.
+
+        Raises:
+            EngineMissing: there is no engine of that name.
+            InvalidSpec: its engine.yaml does not hold.
+        """
+        if self.environment(name) is not None or (self._in_images and self.manifest(name).serves):
+            return None
+        hint = f"Engine {name} is not installed; run `modelops engines install {name}`."
+        return self.unavailable_reason(name) or hint
 
     def unavailable_reason(self, name: str) -> str | None:
         """Why the engine cannot be installed on this machine, as one sentence; None when it can."""
@@ -137,7 +152,8 @@ class EngineRegistry:
     def installed_versions(self) -> dict[str, str]:
         """What runs here, by engine: its version and the digest of its lock, for a newer lock may bring a newer
         Transformers to the same version of the engine."""
-        here = {name: self.environment(name) for name, manifest in self.manifests().items() if manifest.serves}
+        serving = [name for name, manifest in self.manifests().items() if manifest.serves]
+        here = {name: self.environment(name) or (self.target(name) if self._in_images else None) for name in serving}
         return {n: f"{self.version(n)}+{at.name.rpartition('-')[2]}" for n, at in here.items() if at is not None}
 
     def version(self, name: str) -> str:

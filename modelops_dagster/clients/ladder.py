@@ -239,10 +239,8 @@ class _Climber:
             manifest = self._registry.manifest(rung.engine)
         except EngineMissing as error:
             raise _LeftRung("engine_missing", error.sentence) from error
-        if self._registry.environment(rung.engine) is None:
-            reason = self._registry.unavailable_reason(rung.engine)
-            hint = f"Engine {rung.engine} is not installed; run `modelops engines install {rung.engine}`."
-            raise _LeftRung("engine_missing", reason or hint)
+        if (missing := self._registry.missing(rung.engine)) is not None:
+            raise _LeftRung("engine_missing", missing)
         scheme = self._checkpoint.scheme
         if manifest.schemes and scheme not in manifest.schemes:
             raise _LeftRung("unsupported_scheme", f"Engine {rung.engine} does not load {scheme} checkpoints.")

@@ -9,7 +9,7 @@ from modelops_dagster.clients.chat_templates import render_conversations
 from modelops_dagster.clients.checkpoints import CheckpointStore
 from modelops_dagster.clients.engines import EngineRegistry
 from modelops_dagster.clients.hub import HubClient
-from modelops_dagster.domain.architectures import Support, support
+from modelops_dagster.domain.architectures import EngineFacts, Support, support
 from modelops_dagster.domain.capacity import Demand, Hardware, make_plan, weakest_capability
 from modelops_dagster.domain.chat_templates import TemplateReport, chat_template, template_variables
 from modelops_dagster.domain.engines import Rung
@@ -123,10 +123,11 @@ def _supports(
     rungs: Sequence[Rung] = registry.rungs(accelerator, release.architectures)
     manifests, versions = registry.manifests(), registry.installed_versions()
     environments: Mapping[str, Path | None] = {r.engine: registry.environment(r.engine) for r in rungs}
+    # what is in an image cannot be read from here: only starting it tells
     facts = {
-        name: engine_facts(path, versions[name])
+        name: engine_facts(path, versions[name]) if path is not None else EngineFacts(version=versions[name])
         for name, path in environments.items()
-        if path is not None and name in versions
+        if name in versions
     }
     model = ModelConfig.from_json(documents.config, documents.tokenizer_config)
     return tuple(

@@ -174,7 +174,7 @@ class Rehearsing:
             arguments = self._registry.manifest(rung.engine).made_up_weights_args
         except EngineMissing:
             return None
-        if not arguments or self._registry.environment(rung.engine) is None:
+        if not arguments or self._registry.missing(rung.engine) is not None:
             return None
         begun = time.monotonic()
         self._progress(f"rehearsal: {rung.label}: starting with made-up weights")

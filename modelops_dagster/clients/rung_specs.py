@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import prod
-from pathlib import Path
 from typing import Protocol
 
 from modelops_dagster.domain.capacity import PARALLEL_ARGUMENTS, Placement
@@ -18,9 +17,7 @@ class EnginesPort(Protocol):
 
     def manifest(self, name: str) -> EngineManifest: ...
 
-    def environment(self, name: str) -> Path | None: ...
-
-    def unavailable_reason(self, name: str) -> str | None: ...
+    def missing(self, name: str) -> str | None: ...
 
 
 def rung_specs(

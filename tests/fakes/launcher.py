@@ -49,6 +49,9 @@ class FakeLauncher:
     def environment(self, name: str) -> Path | None:
         return SCRIPT.parent
 
+    def missing(self, name: str) -> str | None:
+        return None
+
     def unavailable_reason(self, name: str) -> str | None:
         return None
 
