@@ -34,6 +34,7 @@ from tests.fakes.cluster.schemas import problems
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLES = ROOT / "docs" / "examples"
+TASK = "/var/lib/modelops/quantizer/task-1"
 GOLDEN = ROOT / "tests" / "golden" / "kubernetes"
 COMMIT = "a09a35458c702b33eeacc393d103063234e8bc28"
 SITE = Site(
@@ -92,15 +93,12 @@ def the_goldens() -> dict[str, list[dict[str, Any]]]:
 def of_the_controller_and_runs() -> dict[str, list[dict[str, Any]]]:
     """What is made of no spec: a step of a run, and a research job as the controller makes it."""
     queued = SITE.model_copy(update={"kueue": KueueSite(), "steps": StepSite(gpus=2, nodegroups=("h100-a",))})
-    store = SITE.checkpoints.mount_path
-    folder = "/var/lib/modelops/quantizer/task-1"
-    task = StepTask("0f", folder, f"{folder}/request.json", f"{store}/acme/one/{COMMIT}-fp8-dynamic-1.partial", 21600)
+    made = f"{SITE.checkpoints.mount_path}/acme/one/{COMMIT}-fp8-dynamic-1.partial"
+    task = StepTask("0f", TASK, f"{TASK}/request.json", made, 21600)
     pod = step_pod(task, queued, ENGINES["llmcompressor"], RunPod("dagster-run-0f-x", "1f-2e"))
     request = JobRequest(command=("python", "/app/train.py"), owner="ada", gpus=1, image="ghcr.io/acme/trainer:2.3.0")
-    return {
-        "quantize_step": [{"apiVersion": "v1", "kind": "Pod", **pod, "metadata": {"name": "step", **pod["metadata"]}}],
-        "research_run": [requested_job("job-20260101-abcdef", request, SITE)],
-    }
+    step = {"apiVersion": "v1", "kind": "Pod", **pod, "metadata": {"name": "step", **pod["metadata"]}}
+    return {"quantize_step": [step], "research_run": [requested_job("job-20260101-abcdef", request, SITE)]}
 
 
 GOLDENS = the_goldens() | of_the_controller_and_runs()
