@@ -1,9 +1,12 @@
 """What of LiteLLM's insides the gateway leans on. An upgrade that moves any of it fails here and not in production."""
 
 import asyncio
+import contextlib
 import inspect
 import os
+import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,6 +16,7 @@ os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
 
 import litellm
 from litellm.integrations.custom_logger import CustomLogger
+from litellm.llms.custom_httpx import http_handler
 from litellm.proxy import proxy_server
 from litellm.proxy._types import LiteLLMRoutes, ProxyException, UserAPIKeyAuth
 from litellm.proxy.auth import user_api_key_auth
@@ -27,6 +31,7 @@ from modelops_dagster.services.gateway.admission import CALL_PATHS, steering_fie
 from modelops_dagster.services.gateway.answers import NO_TARGET
 from modelops_dagster.services.gateway.calls import CURRENT_CALL, Call
 from modelops_dagster.services.gateway.config import AUTH, LOGGER, litellm_config
+from modelops_dagster.services.gateway.repairs import keep_streams_of_second_attempts
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 
@@ -176,3 +181,47 @@ def test_litellm_knows_every_hosted_provider() -> None:
     for model in HostedModels.model_validate({"models": listed}).models.values():
         name, provider, *_ = litellm.get_llm_provider(model.model, api_key="sk-1")
         assert (provider, f"{provider}/{name}") == (model.provider, model.model)
+
+
+async def second_attempt() -> str:
+    """What LiteLLM's client has of a stream whose engine did not listen when it was asked first."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.3)
+        with contextlib.suppress(ConnectionError):
+            writer.write(b"data: words\n\n")
+            await writer.drain()
+        writer.close()
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        servers: list[asyncio.Task[asyncio.Server]] = []
+        client = http_handler.AsyncHTTPHandler(timeout=10)
+        make = client.create_client
+
+        def create_client(**options: Any) -> Any:
+            listener.listen()
+            servers.append(asyncio.create_task(asyncio.start_server(serve, sock=listener)))
+            return make(**options)
+
+        client.create_client = create_client
+        answer = await client.post(f"http://127.0.0.1:{listener.getsockname()[1]}/", json={}, stream=True)
+        text = (await answer.aread()).decode()
+        await client.close()
+        assert len(servers) == 1
+        servers[0].result().close()
+    return text
+
+
+def test_a_stream_over_a_second_connection_arrives_and_litellm_alone_still_loses_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original = http_handler.AsyncHTTPHandler.single_connection_post_request
+    assert original.__module__ == http_handler.__name__
+    assert asyncio.run(second_attempt()) == "", "the repair is not needed any more: take it out"
+    monkeypatch.setattr(http_handler.AsyncHTTPHandler, "single_connection_post_request", original)
+    keep_streams_of_second_attempts()
+    assert asyncio.run(second_attempt()) == "data: words\n\n"

@@ -61,7 +61,9 @@ class Worker:
         from litellm.types.utils import all_litellm_params
 
         from modelops_dagster.services.gateway import plugin
+        from modelops_dagster.services.gateway.repairs import keep_streams_of_second_attempts
 
+        keep_streams_of_second_attempts()
         self.number = 0
         self.on_ready: Callable[[], None] = lambda: None
         self._litellm: Any = litellm
