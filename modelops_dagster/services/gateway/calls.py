@@ -19,7 +19,7 @@ from modelops_dagster.services.gateway.admission import Refusal
 from modelops_dagster.services.gateway.backlog import Backlog
 from modelops_dagster.services.gateway.traffic import ALL, Traffic
 
-FLUSH_INTERVAL_S = 0.75
+FLUSH_INTERVAL_S = 0.5
 USAGE_WAIT_S = 15.0
 MAX_WAITING_ROWS = 100_000
 
@@ -201,7 +201,7 @@ CURRENT_CALL: ContextVar[Call | None] = ContextVar("current_call", default=None)
 
 
 class CallLog:
-    """Takes the calls of one worker and writes them more than once a second, with what else has to know how they ended.
+    """Takes the calls of one worker and writes them twice a second, with what else has to know how they ended.
 
     A call that is being answered is written too, as unfinished: what a killed worker leaves says so. What it loses is
     what came since the last flush.
