@@ -199,6 +199,8 @@ def test_a_pod_that_is_always_taken_away_is_given_up(world: World):
             name = world.made()[-1]["metadata"]["name"]
             wait_until(lambda one=name: any(p["metadata"]["name"] == one and _runs(p) for p in world.steps()))
             world.cluster.evict(name, "PreemptionByScheduler")
+            # it may still be running, and end well, when the workers are let go on
+            wait_until(lambda one=name: not any(p["metadata"]["name"] == one and _runs(p) for p in world.steps()))
 
     with world.meanwhile(act):
         result = world.chain.run()
