@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import aiohttp
 
+from modelops_dagster.clients.gauntlet.limits import Limits
 from modelops_dagster.clients.gauntlet.wire import (
     brief,
     json_bytes,
@@ -74,6 +75,7 @@ class InferenceClient:
         self._in_flight = 0
         self._since = 0.0
         self._busy_s = 0.0
+        self._limits = Limits(attempt_timeout_s)
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -81,9 +83,11 @@ class InferenceClient:
             connector=aiohttp.TCPConnector(limit=self.concurrency, keepalive_timeout=60),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=min(10.0, self.attempt_timeout_s)),
         )
+        self._limits.watch()
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._limits.stop()
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -167,7 +171,7 @@ class InferenceClient:
         try:
             raw = json_bytes(body)
             with self._flight():
-                async with asyncio.timeout(self.attempt_timeout_s):
+                async with self._limits.limit():
                     started = time.perf_counter()
                     async with session.post(self.route(api), data=raw, headers=JSON_BODY | headers) as response:
                         if response.status != 200:

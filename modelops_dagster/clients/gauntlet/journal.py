@@ -1,5 +1,6 @@
 """What an unfinished suite run has got so far, one JSON line each, so that a killed run goes on where it stopped."""
 
+import asyncio
 import errno
 import fcntl
 import hashlib
@@ -31,6 +32,8 @@ class _Lines:
         name = hashlib.sha256(key.encode()).hexdigest()[:16]
         self.path = folder / f"{context.suite}-{name}{what}.jsonl"
         self._file = -1
+        self._waiting: list[Mapping[str, Any]] = []
+        self._failure: DiskFull | None = None
 
     def __enter__(self) -> Self:
         """Open, lock and read.
@@ -52,6 +55,7 @@ class _Lines:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._write_waiting()
         os.close(self._file)
 
     def _read(self) -> None:
@@ -70,8 +74,22 @@ class _Lines:
         """Account for a line that was there."""
         raise NotImplementedError
 
-    def _write(self, value: Mapping[str, Any]) -> None:
-        line = orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
+    def _write_soon(self, value: Mapping[str, Any]) -> None:
+        """Write with whatever else comes in this turn of the event loop: a kill in between loses that and no more."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._write_waiting)
+        self._waiting.append(value)
+
+    def _write_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        try:
+            if waiting:
+                self._write(*waiting)
+        except DiskFull as error:  # raised in a callback it would end nothing
+            self._failure = error
+
+    def _write(self, *values: Mapping[str, Any]) -> None:
+        line = b"".join([orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE) for value in values])
         try:
             written = os.write(self._file, line)
         except OSError as error:
@@ -99,9 +117,15 @@ class Journal(_Lines):
         self.rows[line["sample_id"], line["epoch"]] = line
 
     def append(self, row: Row) -> None:
-        """Keep one row. Rows whose machinery failed are not kept: a resumed run asks them again."""
+        """Keep one row. Rows whose machinery failed are not kept: a resumed run asks them again.
+
+        Raises:
+            DiskFull: this row, or one just before it, could not be written.
+        """
         self.rows[row["sample_id"], row["epoch"]] = row
-        self._write(row)
+        self._write_soon(row)
+        if self._failure is not None:
+            raise self._failure
 
 
 class GradingJournal(_Lines):

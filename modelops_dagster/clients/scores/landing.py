@@ -68,7 +68,8 @@ class Landing:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             whole = pa.BufferOutputStream()
-            pq.write_table(body, whole, compression="zstd")
+            # files are small: a dictionary for each column costs more than it saves
+            pq.write_table(body, whole, compression="zstd", use_dictionary=False)
             with temporary.open("wb") as out:
                 out.write(whole.getvalue())
                 out.flush()
@@ -187,8 +188,9 @@ def _arrow_table(table: str, rows: Sequence[Row], identity: dict[str, str]) -> p
         raise InvalidSpec(f"there is no score table {table!r}; the tables are {', '.join(TABLES)}.", field="table")
     columns = dict(TABLES[table])
     for row in rows:
-        if unknown := sorted(row.keys() - columns.keys()):
-            raise InvalidSpec(f"table {table} has no column {unknown[0]!r}.", field=f"{table}.{unknown[0]}")
+        if not row.keys() <= columns.keys():
+            unknown = min(row.keys() - columns.keys())
+            raise InvalidSpec(f"table {table} has no column {unknown!r}.", field=f"{table}.{unknown}")
         for column, expected in identity.items():
             if column in columns and row.get(column) != expected:
                 raise InvalidSpec(
