@@ -112,15 +112,14 @@ def test_copy_takes_the_alias_over_step_by_step_and_the_old_pods_end(stage: Stag
     assert (stopped.state, stopped.desired) == (EndpointState.STOPPED, "Stopped")
 
 
-def test_alias_is_taken_over_at_once_where_hardware_is_short(stage: Stage):
-    for name in ("before", "after"):
-        stage.deploy(name)
-    stage.put("before")
-    with stage.calls("before") as callers:
-        stage.rollout.recreate("before", "after", stage.stack.client, grant=stage.override, say=lambda _: None)
-        assert stage.pods("before") == []
-        callers.wait_for("after", 3)
-    assert callers.failed("before", "after") == []
+def test_copy_takes_the_alias_over_at_once_where_hardware_is_short(stage: Stage):
+    released(stage)
+    with stage.calls(ALIAS, stage.gateway.key("preview")) as callers:
+        done = swapped(stage, SwapRule(how="recreate"))
+        assert done.reason == f"{COPY} has the alias, and what served it before was stopped"
+        assert stage.pods(RAW) == []
+        callers.wait_for(COPY, 3)
+    assert callers.failed(RAW, COPY) == []
 
 
 def test_swap_without_room_for_both_is_answered_by_the_fallback_meanwhile(stage: Stage):
