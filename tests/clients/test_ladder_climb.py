@@ -10,12 +10,11 @@ import pytest
 from modelops_dagster.clients import ladder
 from modelops_dagster.clients.ladder import climb
 from modelops_dagster.domain.capacity import Placement
-from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint, EndpointSpec, EndpointState, EndpointStatus
 from modelops_dagster.domain.engines import EngineManifest, FailureReason, Rung, RungResult, StartOverlay
 from modelops_dagster.domain.errors import EndpointFailed, EngineMissing, InvalidSpec, ModelParked
-from modelops_dagster.domain.hub import ModelRevision
 from modelops_dagster.domain.schemes import Scheme
+from tests.clients.test_rung_specs import CHECKPOINT
 from tests.fakes.openai_server import MODEL, OpenAIServer
 
 CUT = Placement(gpus=4, arguments=("--tensor-parallel-size", "4"))
@@ -154,17 +153,8 @@ def go(
     overlays: dict[str, StartOverlay] | None = None,
     any_text: bool = False,
 ) -> Endpoint:
-    checkpoint = Checkpoint(
-        revision=ModelRevision(repo_id="acme/small", commit_hash="a" * 40),
-        scheme="raw",
-        directory="/models/small",
-        digest="sha256:x",
-        size_bytes=1,
-        max_context=1024,
-        architectures=("LlamaForCausalLM",),
-        has_chat_template=has_chat_template,
-        remote_code=remote_code,
-    )
+    changes = {"has_chat_template": has_chat_template, "remote_code": remote_code}
+    checkpoint = CHECKPOINT.model_copy(update=changes)
     return climb(
         checkpoint,
         rungs,

@@ -8,7 +8,7 @@ LONGEST_LOOK_S = 0.5
 
 
 class Limits:
-    """Attempts of one length. A timer of its own for each, which almost none needs, is a tenth of a fast request.
+    """Attempts of one length. Almost none needs its timer, so none has one of its own.
 
     An attempt ends with `TimeoutError` at most a hundredth of the limit, and half a second, after its time.
     """
