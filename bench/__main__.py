@@ -22,6 +22,7 @@ BENCHES = (
     "cluster",
     "quantize",
     "ui_pages",
+    "gpu",
 )
 
 

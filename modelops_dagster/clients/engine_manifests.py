@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from modelops_dagster.domain.values import Value
 MANIFEST_NAME = "engine.yaml"
 OVERRIDES_NAME = "models.yaml"
 LOCK_NAME = "requirements.lock"
+CUDA_LOCK_NAME = "requirements-cuda.lock"  # beside the other: of engines that run on either, where there is a GPU
 
 _PINNED = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)(\[[\w,.-]+\])?==[\w.!+-]+")
 _GIT = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)(\[[\w,.-]+\])? @ git\+(?P<url>(https|ssh|file)://\S+)@[0-9a-f]{40}")
@@ -73,10 +74,15 @@ class Overrides(Value):
 
 
 class EngineFolders:
-    """The engines under `shipped`, and those of the operator under `own`, which may extend them."""
+    """The engines under `shipped`, and those of the operator under `own`, which may extend them.
 
-    def __init__(self, shipped: Path, own: Path | None = None) -> None:
+    Args:
+        cuda: whether engines that run with a GPU and without are built for one.
+    """
+
+    def __init__(self, shipped: Path, own: Path | None = None, *, cuda: Callable[[], bool] = lambda: False) -> None:
         self._shipped, self._own = shipped, None if own == shipped else own
+        self._cuda = cuda
 
     def names(self) -> list[str]:
         """Every engine, in alphabetical order."""
@@ -97,7 +103,7 @@ class EngineFolders:
             raise EngineMissing(f"There is no engine {name!r} under {where}; the engines are: {known}.")
         document = _read(path)
         if "extends" not in document:
-            return self._made(path, document, None)
+            return self._made(path, document, path.parent)
         base_name = str(document["extends"])
         base_path = self._shipped / base_name / MANIFEST_NAME
         if not ENGINE_NAME.fullmatch(base_name) or not base_path.is_file():
@@ -107,9 +113,8 @@ class EngineFolders:
                 field="extends",
             )
         base = _read(base_path)
-        base_lock = base_path.parent / LOCK_NAME
         merged = {**base, **document} | {key: {**base.get(key, {}), **document.get(key, {})} for key in _MERGED}
-        return self._made(path, merged, base_lock if base_lock.is_file() else None)
+        return self._made(path, merged, base_path.parent)
 
     def override(self, repo_id: str) -> EngineOverride | None:
         """What the operator's models.yaml says about a model: the first entry that covers it.
@@ -137,18 +142,24 @@ class EngineFolders:
                 return root / name / MANIFEST_NAME
         return None
 
-    def _made(self, path: Path, document: dict[str, Any], base_lock: Path | None) -> EngineSource:
+    def _lock(self, manifest: EngineManifest, *folders: Path) -> Path | None:
+        """The first folder's that has one; what runs on a GPU is built for it where there is one."""
+        on_gpu = "cuda" in manifest.accelerators and self._cuda()
+        names = (CUDA_LOCK_NAME, LOCK_NAME) if on_gpu else (LOCK_NAME,)
+        return next((folder / name for folder in folders for name in names if (folder / name).is_file()), None)
+
+    def _made(self, path: Path, document: dict[str, Any], base: Path) -> EngineSource:
+        """The engine of a document; `base` is the folder of the engine it extends, or its own."""
         manifest = _validated(path, document)
         folder = path.parent
         if self._own is not None and folder.parent == self._own and (self._shipped / manifest.name).is_dir():
             raise InvalidSpec(f"{path} has the name of an engine of this platform; give it another.", field="name")
         _check_requirements(path, manifest)
-        lock = folder / LOCK_NAME if (folder / LOCK_NAME).is_file() else base_lock
+        lock = self._lock(manifest, folder, base)
         if manifest.nightly_index is not None:
             lock = None
         elif lock is None:
             raise InvalidSpec(f"{folder} has no {LOCK_NAME}; compile one as its README says.")
-        base = self._shipped / manifest.extends if manifest.extends else folder
         places = {name: [root / name for root in (folder, base)] for name in manifest.local_distributions}
         for name, found in places.items():
             if not any(place.is_dir() for place in found):

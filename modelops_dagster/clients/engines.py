@@ -58,10 +58,10 @@ class EngineRegistry:
         gpu: Callable[[], bool] | None = None,
         today: Callable[[], date] = date.today,
     ) -> None:
-        self._folders = EngineFolders(engines_dir, own_dir)
+        self._gpu = gpu or has_gpu
+        self._folders = EngineFolders(engines_dir, own_dir, cuda=self._gpu)
         self._environments_dir = cache_dir / "engines"
         self._in_images = in_images
-        self._gpu = gpu or has_gpu
         self._today = today
 
     def manifests(self) -> dict[str, EngineManifest]:
@@ -228,6 +228,8 @@ class EngineRegistry:
         argv += spec.engine_args
         process_environ = clean_environment(os.environ if environ is None else environ, env)
         process_environ |= {name: fill(value, values) for name, value in manifest.environment.items()}
+        if spec.gpus == 0 and {"cuda", "cpu"} <= set(manifest.accelerators):
+            process_environ["CUDA_VISIBLE_DEVICES"] = ""  # it can do without, and these are others'
         process_environ |= spec.engine_environment
         return Launch(argv=tuple(argv), environ=process_environ, version=self.version(spec.engine))
 

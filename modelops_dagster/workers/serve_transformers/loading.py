@@ -46,7 +46,7 @@ def load(checkpoint: str, asked_context: int | None, *, trust_remote_code: bool,
     text_only = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING or "AutoModelForCausalLM" in own_classes
     auto = transformers.AutoModelForCausalLM if text_only else transformers.AutoModelForImageTextToText
     if made_up_weights:
-        model = _made_up(auto, config, trust_remote_code)
+        model = _made_up(auto, config, trust_remote_code).to("cuda" if torch.cuda.is_available() else "cpu")
     else:
         where = {"device_map": "auto"} if torch.cuda.is_available() else {}
         model = auto.from_pretrained(checkpoint, dtype="auto", use_safetensors=True, **where, **common)
