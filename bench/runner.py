@@ -30,6 +30,7 @@ from aiohttp import web
 
 from bench.figures import Figure
 from modelops_dagster.clients.engines import EngineRegistry
+from modelops_dagster.clients.gauntlet import event_loop
 from modelops_dagster.clients.gauntlet.dataset import request_body
 from modelops_dagster.clients.gauntlet.inference import InferenceClient
 from modelops_dagster.clients.gauntlet.inspect_engine import ENGINE, InspectEngine, InspectOrder
@@ -156,7 +157,7 @@ def _ours(url: str, stream: bool) -> float:
             assert len(rows) == N and report.n_unscored == 0
             return took
 
-        return asyncio.run(ask())
+        return event_loop.run(ask())
 
 
 def _ttft(url: str) -> Figure:

@@ -1,6 +1,5 @@
 """The job `backfill`: one suite asked of every model in one run, each result recorded as soon as it is there."""
 
-import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from modelops_dagster.assets.failures import clear_failure
 from modelops_dagster.assets.graders import grader_panel
 from modelops_dagster.assets.metadata import report_metadata, table
 from modelops_dagster.clients.backfills import Backfill, find_targets
+from modelops_dagster.clients.gauntlet import event_loop
 from modelops_dagster.clients.gauntlet.panel import Panel
 from modelops_dagster.domain.backfills import Done
 from modelops_dagster.domain.errors import InvalidSpec
@@ -78,7 +78,7 @@ def backfill_job(suites: Sequence[Suite]) -> dg.JobDefinition:
                 again=config.again,
                 panel=panel,
             )
-            done = asyncio.run(work.run(targets, lambda one: _record(context, lineage, suite, one, len(targets))))
+            done = event_loop.run(work.run(targets, lambda one: _record(context, lineage, suite, one, len(targets))))
             scores.store().publish()
         _summarize(context, done)
 

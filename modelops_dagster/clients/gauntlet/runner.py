@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from modelops_dagster.clients.gauntlet import event_loop
 from modelops_dagster.clients.gauntlet.beside import Beside, BothArms
 from modelops_dagster.clients.gauntlet.contract import ContractRun
 from modelops_dagster.clients.gauntlet.dataset import DatasetRun, Progress
@@ -53,7 +54,7 @@ def run_suite(
     panel: Panel | None = None,
 ) -> SuiteReport:
     """`ask_suite` for callers without an event loop; returns the report alone."""
-    report, _ = asyncio.run(
+    report, _ = event_loop.run(
         ask_suite(
             suite,
             endpoint,
