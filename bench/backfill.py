@@ -20,7 +20,7 @@ from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint, EndpointSpec
 from modelops_dagster.domain.hub import ModelRevision
 from tests.e2e.platform import Platform, running_platform
-from tests.e2e.scenery import install_engine, write_engine, write_suites
+from tests.e2e.scenery import prepared, write_engine
 
 AT_ONCE = 8
 TOKENS_PER_SECOND = "4"
@@ -33,16 +33,8 @@ def run() -> Iterator[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         write_engine(place / "engines", "vllm-cpu", "--tokens-per-second", TOKENS_PER_SECOND)
-        install_engine(place / "engines", place / "cache", "vllm-cpu")
         (place / "hub").mkdir()
-        environ = {
-            "MODELOPS_ENGINES": str(place / "engines"),
-            "MODELOPS_CACHE": str(place / "cache"),
-            "MODELOPS_EVAL_DATASETS": str(write_suites(place / "suites")),
-            "MODELOPS_ACCELERATOR": "cpu",
-            "HF_TOKEN": "",
-        }
-        with running_platform(place / "home", environ, "--hub-dir", str(place / "hub")) as platform:
+        with running_platform(place / "home", prepared(place), "--hub-dir", str(place / "hub")) as platform:
             _serve(platform, place, models)
             print(f"bench backfill: {models} endpoints run", file=sys.stderr)
             arguments = ("backfill", "--suite", "quality", "--at-once", str(AT_ONCE), "--wait", "--json")

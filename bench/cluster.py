@@ -65,7 +65,7 @@ def run() -> Iterator[Figure]:
 def _fill(server: FakeApiServer, stack: ClusterStack) -> list[Manifest]:
     """Put every endpoint's workload and ready pods on the server."""
     settings = Settings.load({"MODELOPS_HOME": str(stack.home)})
-    engines = EngineRegistry(settings.engines, settings.cache, settings.own_engines).manifests()
+    engines = EngineRegistry.from_settings(settings).manifests()
     site = Site(checkpoint_root=str(stack.home / "checkpoints"))
     pods = []
     for number in range(ENDPOINTS):

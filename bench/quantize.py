@@ -49,7 +49,7 @@ def run() -> Iterator[Figure]:
     On a machine in company the wall times are the neighbours'; CPU seconds, of this program and of the worker, are not.
     """
     settings = Settings.load()
-    registry = EngineRegistry(settings.engines, settings.cache)
+    registry = EngineRegistry.from_settings(settings)
     registry.install(ENGINE, _say)
     model = ensure_demo_model(registry, settings.cache, _say)
     with tempfile.TemporaryDirectory() as folder:

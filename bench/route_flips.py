@@ -8,19 +8,18 @@ the same calls are made for a while: where they fail then, the machine cannot se
 import asyncio
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
 
 import httpx
 
 from bench.figures import Figure
 from modelops_dagster.domain.gateway import with_weights
 from tests.fakes.backend import FakeBackend
+from tests.fakes.threads import UntilLeft
 from tests.services.gateway_process import ALIAS, PROMPT, Gateway, target
 
 FLIPS = 1_000
@@ -73,32 +72,23 @@ def _flips(gateway: Gateway, flips: int) -> Iterator[float]:
                 print(f"bench route_flips: {number + 1} flips", file=sys.stderr)
 
 
-class SteadyLoad:
+class SteadyLoad(UntilLeft):
     """Streaming calls at a fixed rate, whatever becomes of those before, until it is left."""
 
     def __init__(self, url: str, key: str, calls_per_s: float) -> None:
+        super().__init__()
         self.failures: list[tuple[float, str]] = []  # when it was made, what became of it
         self.answered_by: set[str] = set()
         self.made = 0
         self._url, self._interval_s = url, 1 / calls_per_s
         self._headers = {"authorization": f"Bearer {key}"}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    async def _run(self) -> None:
+    async def make_calls(self) -> None:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=50)
         async with httpx.AsyncClient(timeout=60, limits=limits, headers=self._headers) as client:
             calls: set[asyncio.Task[None]] = set()
             due = time.monotonic()
-            while not self._stop.is_set():
+            while not self.over.is_set():
                 task = asyncio.create_task(self._one(client))
                 calls.add(task)
                 task.add_done_callback(calls.discard)

@@ -17,7 +17,7 @@ from pathlib import Path
 from bench.figures import Figure
 from tests.e2e.many_models import PAGES, Opened, fill, open_page
 from tests.e2e.platform import Platform, running_platform
-from tests.e2e.scenery import install_engine, write_engine, write_suites
+from tests.e2e.scenery import prepared, write_engine
 from tests.fakes.browser import new_page
 
 ROUNDS = 3
@@ -35,16 +35,8 @@ def run() -> Iterator[Figure]:
         fill(place / "home", models, models // 10)
         print(f"bench ui_pages: {models} models in {time.monotonic() - begun:.0f} s", file=sys.stderr)
         write_engine(place / "engines", "vllm-cpu")
-        install_engine(place / "engines", place / "cache", "vllm-cpu")
         (place / "hub").mkdir()
-        environ = {
-            "MODELOPS_ENGINES": str(place / "engines"),
-            "MODELOPS_CACHE": str(place / "cache"),
-            "MODELOPS_EVAL_DATASETS": str(write_suites(place / "suites")),
-            "MODELOPS_ACCELERATOR": "cpu",
-            "HF_TOKEN": "",
-        }
-        with running_platform(place / "home", environ, "--hub-dir", str(place / "hub")) as platform:
+        with running_platform(place / "home", prepared(place), "--hub-dir", str(place / "hub")) as platform:
             time.sleep(SETTLE_S)  # the first ticks of all sensors, and the derived assets that they ask for
             for page in PAGES:
                 seconds = max(_load(platform, page) for _ in range(ROUNDS))

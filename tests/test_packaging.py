@@ -35,7 +35,7 @@ from modelops_dagster.settings import Settings
 settings = Settings.load()
 dg.Definitions.validate_loadable(defs())
 print(modelops_dagster.__file__)
-print(sorted(EngineRegistry(settings.engines, settings.cache).manifests()))
+print(sorted(EngineRegistry.from_settings(settings).manifests()))
 """
 
 

@@ -2,9 +2,8 @@
 
 import click
 
+from modelops_dagster.cli.key_display import minute, public, show_created, show_revoked
 from modelops_dagster.cli.output import emit, json_option, table
-
-HIDDEN = {"key_sha256"}
 
 
 @click.group(name="access")
@@ -32,16 +31,7 @@ def create(alias: str, role: str, as_json: bool) -> None:
     from modelops_dagster.settings import Settings
 
     key, record = AccessStore(Settings.load().home).create(alias, Role(role))
-
-    def render() -> None:
-        click.echo(key)
-        click.echo(
-            f"key {record.key_id} of {record.alias}, {record.role}: shown once, keep it. It takes effect at once.\n"
-            f"revoke it with: modelops access revoke {record.key_id}",
-            err=True,
-        )
-
-    emit({"key": key, **record.model_dump(mode="json", exclude=HIDDEN)}, as_json, render)
+    show_created(key, record, f"of {record.alias}, {record.role}", "access", as_json)
 
 
 @command.command(name="list")
@@ -57,19 +47,10 @@ def list_keys(as_json: bool) -> None:
         if not records:
             click.echo("No keys but the home's own: `modelops access create --alias NAME --role viewer` makes one.")
             return
-        rows = [
-            (
-                r.key_id,
-                r.alias,
-                r.role,
-                f"{r.created_at:%Y-%m-%d %H:%M}",
-                f"{r.revoked_at:%Y-%m-%d %H:%M}" if r.revoked_at else None,
-            )
-            for r in records
-        ]
+        rows = [(r.key_id, r.alias, r.role, minute(r.created_at), minute(r.revoked_at)) for r in records]
         table("", ["id", "alias", "role", "created", "revoked"], rows)
 
-    emit([r.model_dump(mode="json", exclude=HIDDEN) for r in records], as_json, render)
+    emit([public(r) for r in records], as_json, render)
 
 
 @command.command(name="revoke")
@@ -81,8 +62,4 @@ def revoke(key_id: str, as_json: bool) -> None:
     from modelops_dagster.settings import Settings
 
     record = AccessStore(Settings.load().home).revoke(key_id)
-    emit(
-        record.model_dump(mode="json", exclude=HIDDEN),
-        as_json,
-        lambda: click.echo(f"key {record.key_id} of {record.alias} is revoked"),
-    )
+    show_revoked(record, as_json)

@@ -167,7 +167,7 @@ def _repaired(settings: "Settings", store: Any, stored: "StoredCheckpoint") -> t
             f"({stored.scheme}) again."
         )
     hub = HubClient(settings.hub_url, hub_token())
-    registry = EngineRegistry(settings.engines, settings.cache, settings.own_engines)
+    registry = EngineRegistry.from_settings(settings)
     release = with_supports(hub.release(stored.revision), hub, registry, settings.accelerator)
     with progress_bar(f"repairing {stored.revision}", " bytes") as report:
         repaired = store.deliver(release, hub, report).repaired

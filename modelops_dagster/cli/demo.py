@@ -73,7 +73,7 @@ def command(
     if hub_url:
         settings = settings.model_copy(update={"hub_url": hub_url})
     _welcome(settings, policy)
-    registry = EngineRegistry(settings.engines, settings.cache, settings.own_engines)
+    registry = EngineRegistry.from_settings(settings)
     _install_engines(registry, (*ENGINES, "llmcompressor") if lanes else ENGINES)
     hub_root = None if hub_url else settings.home / "hub"
     model = None if hub_url else _demo_model(registry, settings)

@@ -106,4 +106,4 @@ def _registry() -> "EngineRegistry":
     from modelops_dagster.settings import Settings
 
     settings = Settings.load()
-    return EngineRegistry(settings.engines, settings.cache, settings.own_engines)
+    return EngineRegistry.from_settings(settings)

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from modelops_dagster.clients.gauntlet.eval_file import Asked
     from modelops_dagster.clients.gauntlet.panel import Panel
     from modelops_dagster.domain.endpoints import Endpoint
-    from modelops_dagster.domain.errors import ModelOpsError
     from modelops_dagster.domain.gauntlet.eval_config import EvalPlan
     from modelops_dagster.domain.gauntlet.report import SuiteReport
     from modelops_dagster.domain.gauntlet.suite import Suite
@@ -64,6 +63,7 @@ def command(
 
     Exits 1 when a contract check fails or a suite could not be scored, 2 when the address, key or model id is wrong.
     """
+    from modelops_dagster.clients.gauntlet.reaching import reach
     from modelops_dagster.domain.gauntlet.redaction import redacted
     from modelops_dagster.settings import Settings
 
@@ -74,7 +74,7 @@ def command(
     deadline = time.monotonic() + budget * 60
     if task["inspect"]:
         require_task_alone(plan, _api(plan), suites, subset)
-        endpoint = _reach(plan, api_key, min(REACH_TIMEOUT_S, budget * 60))
+        endpoint = reach(plan, _api(plan), api_key, min(REACH_TIMEOUT_S, budget * 60))
         is_whole = run_task(
             endpoint, api_key, settings, task, limit=limit, minutes=budget, max_lost=MAX_UNSCORED_SHARE, as_json=as_json
         )
@@ -82,16 +82,13 @@ def command(
     asked = _asked(plan, settings.eval_datasets, suites)
     chosen = _for_route([_chosen(a.suite, subset, limit) for a in asked], plan, is_named=bool(suites))
     panel, chosen = panel_for(chosen, settings, is_named=bool(suites))
-    endpoint = _reach(plan, api_key, min(REACH_TIMEOUT_S, budget * 60))
+    endpoint = reach(plan, _api(plan), api_key, min(REACH_TIMEOUT_S, budget * 60))
     if panel is not None:
         panel.require_others(endpoint)
     chosen = [_roomy(suite, plan, endpoint.max_context) for suite in chosen]
     work = Path(plan.output_dir) if plan.output_dir else settings.cache / "gauntlet"
     reports, failures = _evaluate(chosen, endpoint, work, api_key, plan, deadline, panel)
-    if plan.chain.hooks or plan.chain.named("request_logging") or plan.chain.named("response_logging"):
-        caching = plan.chain.named("caching")
-        where = {str(work / "exchanges"), str((caching and caching.cache_dir) or work)}
-        click.echo(f"Logs and reports of the chain: {', '.join(sorted(where))}", err=True)
+    _say_where_logs_are(plan, work)
     shown = {
         "url": endpoint.url,
         "model_id": plan.model_id,
@@ -105,6 +102,13 @@ def command(
         click.echo(f"modelops: {sentence}", err=True)
     if failures or any(_failed_checks(r) for r in reports):
         ctx.exit(1)
+
+
+def _say_where_logs_are(plan: "EvalPlan", work: Path) -> None:
+    if plan.chain.hooks or plan.chain.named("request_logging") or plan.chain.named("response_logging"):
+        caching = plan.chain.named("caching")
+        where = {str(work / "exchanges"), str((caching and caching.cache_dir) or work)}
+        click.echo(f"Logs and reports of the chain: {', '.join(sorted(where))}", err=True)
 
 
 def _plan(
@@ -229,94 +233,6 @@ def _api_key(name: str | None, *, is_optional: bool) -> str | None:
             return None
         raise UserError(f"The environment variable {name} is not set: put the endpoint's API key there.")
     return os.environ[name]
-
-
-def _reach(plan: "EvalPlan", api_key: str | None, timeout_s: float) -> "Endpoint":
-    """Ask for one token, so that a wrong address, key or model id is one sentence now and not a report of zeros.
-
-    Raises:
-        UserError: the user must correct the address, the key or the model id.
-        EvaluationFailed: the endpoint is there and does not answer.
-    """
-    import asyncio
-    import hashlib
-
-    from modelops_dagster.clients.gauntlet.inference import InferenceClient
-    from modelops_dagster.domain.checkpoints import Checkpoint
-    from modelops_dagster.domain.endpoints import Endpoint
-    from modelops_dagster.domain.errors import UserError
-    from modelops_dagster.domain.hub import ModelRevision
-    from modelops_dagster.domain.openai_urls import base_url
-
-    try:
-        base = base_url(plan.url)
-    except ValueError as error:
-        raise UserError(f"--url {error}.") from None
-    api, model_id = _api(plan), plan.model_id
-
-    async def ask() -> tuple[Any, Any]:
-        asked = {"prompt": "Hello."} if api == "completions" else {"messages": [{"role": "user", "content": "Hello."}]}
-        async with InferenceClient(
-            base,
-            concurrency=1,
-            attempt_timeout_s=timeout_s,
-            retries=1,
-            api_key=api_key,
-            transport=plan.chain.transport,
-        ) as client:
-            models = await client.ask_plain("GET", base + "/models")
-            return models, await client.complete({"model": model_id, **asked, "max_tokens": 1}, api=api)
-
-    models, answer = asyncio.run(ask())
-    listed = _listed(models.body)
-    if not answer.is_ok:
-        raise _unreachable(base, model_id, answer, listed)
-    digest = hashlib.sha256(f"{base}\n{model_id}".encode()).hexdigest()
-    # no Hub commit is known for an endpoint of somebody else's: the null id says so, as it does in git
-    revision = ModelRevision(repo_id=f"external/{digest[:12]}", commit_hash="0" * 40)
-    checkpoint = Checkpoint(revision=revision, scheme="raw", directory="/", digest=f"sha256:{digest}", size_bytes=0)
-    return Endpoint(
-        name="external",
-        url=base,
-        served_model_name=model_id,
-        checkpoint=checkpoint,
-        engine="unknown",
-        engine_version="unknown",
-        rung="unknown",
-        ladder=(),
-        start_seconds=0,
-        tokens_per_second=0,
-        max_context=listed.get(model_id) or 0,
-    )
-
-
-def _listed(body: Any) -> dict[str, int | None]:
-    """Model names of a /models answer, with their context length in tokens where it is told."""
-    entries = body.get("data") if isinstance(body, dict) else None
-    models = [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
-    return {str(m.get("id")): m.get("max_model_len") for m in models}
-
-
-def _unreachable(base: str, model_id: str, answer: Any, listed: dict[str, int | None]) -> "ModelOpsError":
-    """A UserError when the address, the key or the model id must be corrected, else an EvaluationFailed."""
-    from modelops_dagster.domain.errors import EvaluationFailed, UserError
-
-    said = answer.error_detail
-    if answer.error == "unauthorized":
-        return UserError(f"{base} refuses the key ({said}): name the variable that holds it with --api-key-env.")
-    if answer.error == "not_found" and listed and model_id not in listed:
-        return UserError(f"{base} has no model {model_id!r}: use one of {', '.join(list(listed)[:8])}.")
-    if answer.error == "not_found":
-        return UserError(f"{base} has no such route or no model {model_id!r} ({said}): check --url and --model-id.")
-    if answer.error == "connection":
-        return UserError(f"{base} cannot be reached ({said}): check --url, and that the endpoint is running.")
-    if answer.error in ("html", "not_json"):
-        return UserError(f"{base} is not an OpenAI-compatible endpoint ({said}): check --url.")
-    if answer.error == "refused_request":
-        return UserError(f"{base} refuses a request of one token ({said}): check --model-id and the file's payload.")
-    return EvaluationFailed(
-        f"{base} does not answer a request of one token ({answer.error}: {said}): see the endpoint's log and ask again."
-    )
 
 
 def _evaluate(

@@ -93,7 +93,7 @@ def run_task(
         tokens=options["tokens"],
         samples=limit,
     )
-    registry = EngineRegistry(settings.engines, settings.cache, settings.own_engines)
+    registry = EngineRegistry.from_settings(settings)
     with progress_line(f"{file.name}: starting Inspect") as say:
         run = InspectEngine(registry, settings.cache / "inspect").run(order, api_key, say)
     landed = _land(run.found, settings, repo_id, commit_hash) if repo_id else []

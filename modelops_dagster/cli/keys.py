@@ -4,12 +4,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from modelops_dagster.cli.key_display import minute, public, show_created, show_revoked
 from modelops_dagster.cli.output import emit, json_option, table
 
 if TYPE_CHECKING:
     from modelops_dagster.domain.gateway import KeyRecord
-
-HIDDEN = {"key_sha256"}
 
 
 @click.group(name="keys")
@@ -34,16 +33,7 @@ def create(alias: str, tags: str, models: str, as_json: bool, **policy: Any) -> 
 
     store = KeyStore(Settings.load().home / "gateway")
     key, record = store.create(alias, tags=_names(tags), models=_names(models), **policy)
-
-    def render() -> None:
-        click.echo(key)
-        click.echo(
-            f"key {record.key_id} for {record.alias}: shown once, keep it. It takes effect at once.\n"
-            f"revoke it with: modelops keys revoke {record.key_id}",
-            err=True,
-        )
-
-    emit({"key": key, **record.model_dump(mode="json", exclude=HIDDEN)}, as_json, render)
+    show_created(key, record, f"for {record.alias}", "keys", as_json)
 
 
 @command.command(name="list")
@@ -68,14 +58,14 @@ def list_keys(as_json: bool) -> None:
                 r.team,
                 _limits(r),
                 "kept" if r.log_prompts else None,
-                f"{r.created_at:%Y-%m-%d %H:%M}",
-                f"{r.revoked_at:%Y-%m-%d %H:%M}" if r.revoked_at else None,
+                minute(r.created_at),
+                minute(r.revoked_at),
             )
             for r in records
         ]
         table("", ["id", "alias", "tags", "models", "team", "limits", "prompts", "created", "revoked"], rows)
 
-    emit([r.model_dump(mode="json", exclude=HIDDEN) for r in records], as_json, render)
+    emit([public(r) for r in records], as_json, render)
 
 
 @command.command(name="revoke")
@@ -87,11 +77,7 @@ def revoke(key_id: str, as_json: bool) -> None:
     from modelops_dagster.settings import Settings
 
     record = KeyStore(Settings.load().home / "gateway").revoke(key_id)
-    emit(
-        record.model_dump(mode="json", exclude=HIDDEN),
-        as_json,
-        lambda: click.echo(f"key {record.key_id} of {record.alias} is revoked"),
-    )
+    show_revoked(record, as_json)
 
 
 def _limits(record: "KeyRecord") -> str | None:

@@ -93,7 +93,7 @@ def _endpoint(spec: "EndpointSpec", site: "Site", revision: int, kserve: bool) -
     from modelops_dagster.settings import Settings
 
     settings = Settings.load()
-    engines = EngineRegistry(settings.engines, settings.cache, settings.own_engines).manifests()
+    engines = EngineRegistry.from_settings(settings).manifests()
     return [kserve_service(spec, site, engines, revision)] if kserve else render(spec, site, engines, revision)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from modelops_dagster.clients.batches import BatchStore
-from modelops_dagster.clients.keys import write_private
+from modelops_dagster.clients.whole_files import write_whole
 from modelops_dagster.domain.batch import Batch, BatchRequest, parse_requests
 from modelops_dagster.domain.errors import InvalidSpec
 
@@ -72,7 +72,7 @@ def collect(store: BatchStore, batches: Sequence[Batch], answers: Path, errors: 
     bad = {i: line for i, line in _lines(store, [b.error_file_id for b in reversed(batches)]).items() if i not in good}
     for path, lines in ((answers, good), (errors, bad)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_private(path, "".join(lines.values()))
+        write_whole(path, "".join(lines.values()), is_private=True)
     return Collected(answers, errors, len(good), len(bad))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from modelops_dagster.clients.keys import write_private
+from modelops_dagster.clients.whole_files import write_whole
 from modelops_dagster.domain.batch import Batch, BatchRequest, answered_ids, parse_requests
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.values import Value
@@ -191,11 +191,11 @@ class BatchStore:
         record = StoredFile(
             file_id=_new_id("file"), key_id=key_id, filename=filename, purpose=purpose, created_at=datetime.now(UTC)
         )
-        write_private(self._files / f"{record.file_id}.json", record.model_dump_json() + "\n")
+        write_whole(self._files / f"{record.file_id}.json", record.model_dump_json() + "\n", is_private=True)
         return record
 
     def _write(self, batch: Batch) -> None:
-        write_private(self._batches / f"{batch.batch_id}.json", batch.model_dump_json(indent=1) + "\n")
+        write_whole(self._batches / f"{batch.batch_id}.json", batch.model_dump_json(indent=1) + "\n", is_private=True)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from modelops_dagster.clients.keys import write_private
+from modelops_dagster.clients.whole_files import write_whole
 from modelops_dagster.domain.endpoint_spec.external import key_name_problem
 from modelops_dagster.domain.errors import InvalidSpec
 
@@ -38,7 +38,7 @@ class CredentialStore:
         if not key.strip():
             raise InvalidSpec(f"the key for credential {name!r} is empty; give it on standard input.", field="key")
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_private(self._folder / name, key.strip() + "\n")
+        write_whole(self._folder / name, key.strip() + "\n", is_private=True)
 
     def names(self) -> tuple[str, ...]:
         """Every credential there is, sorted."""

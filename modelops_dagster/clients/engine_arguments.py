@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from modelops_dagster.clients.whole_files import write_whole
 from modelops_dagster.domain.engine_arguments import ArgumentCatalog
 from modelops_dagster.domain.engines import EngineManifest
 from modelops_dagster.domain.errors import EngineFailed
@@ -28,7 +28,7 @@ def ask_catalog(manifest: EngineManifest, version: str, env: Path, environ: Mapp
     document = _read(kept)
     if document is None:
         document = _ask(manifest, env, environ, list(manifest.argument_parser), None)
-        _keep(kept, document)
+        write_whole(kept, json.dumps(document), is_durable=False)
     return ArgumentCatalog.model_validate({"engine": manifest.name, "version": version, **document})
 
 
@@ -42,7 +42,7 @@ def ask_parser(manifest: EngineManifest, env: Path, environ: Mapping[str, str], 
     document = _read(kept)
     if document is None:
         document = _ask(manifest, env, environ, ["--parse", *manifest.argument_parser], list(arguments))
-        _keep(kept, document)
+        write_whole(kept, json.dumps(document), is_durable=False)
     return None if document["error"] is None else str(document["error"])
 
 
@@ -80,10 +80,3 @@ def _read(path: Path) -> Any | None:
         return json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
         return None
-
-
-def _keep(path: Path, document: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.tmp")
-    partial.write_text(json.dumps(document))
-    partial.replace(path)

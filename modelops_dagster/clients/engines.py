@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
+from typing import Protocol, Self
 
 from modelops_dagster.clients.engine_arguments import ask_catalog, ask_parser
 from modelops_dagster.clients.engine_install import MARKER_NAME, EnvironmentBuilder, clean_environment, exclusive
@@ -33,6 +34,22 @@ class Launch:
     argv: tuple[str, ...]
     environ: dict[str, str] = field(repr=False)
     version: str
+
+
+class EngineSettings(Protocol):
+    """What of an installation's settings says which engines it has."""
+
+    @property
+    def engines(self) -> Path: ...
+
+    @property
+    def cache(self) -> Path: ...
+
+    @property
+    def own_engines(self) -> Path: ...
+
+    @property
+    def engines_in_images(self) -> bool: ...
 
 
 class EngineRegistry:
@@ -63,6 +80,11 @@ class EngineRegistry:
         self._environments_dir = cache_dir / "engines"
         self._in_images = in_images
         self._today = today
+
+    @classmethod
+    def from_settings(cls, settings: EngineSettings) -> Self:
+        """The engines of one installation."""
+        return cls(settings.engines, settings.cache, settings.own_engines, in_images=settings.engines_in_images)
 
     def manifests(self) -> dict[str, EngineManifest]:
         """Every engine by name, in alphabetical order.

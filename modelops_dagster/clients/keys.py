@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import ValidationError
 
+from modelops_dagster.clients.whole_files import write_whole
 from modelops_dagster.domain.access import AccessKey, Role
 from modelops_dagster.domain.errors import IntegrityError, InvalidSpec
 from modelops_dagster.domain.gateway import KeyRecord
@@ -137,7 +138,7 @@ class HashedKeys(Generic[R]):
         return record
 
     def _write(self, record: R) -> None:
-        write_private(self._keys / f"{record.key_id}.json", record.model_dump_json(indent=1) + "\n")
+        write_whole(self._keys / f"{record.key_id}.json", record.model_dump_json(indent=1) + "\n", is_private=True)
 
 
 class KeyStore(HashedKeys[KeyRecord]):
@@ -211,7 +212,7 @@ def operator_key(path: Path) -> str:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        write_private(fresh, "sk-" + secrets.token_urlsafe(32) + "\n")
+        write_whole(fresh, "sk-" + secrets.token_urlsafe(32) + "\n", is_private=True)
         with contextlib.suppress(FileExistsError):  # two programs may start at once: the first one's key holds
             os.link(fresh, path)
         fresh.unlink()
@@ -219,17 +220,6 @@ def operator_key(path: Path) -> str:
     if not key:
         raise IntegrityError(f"{path} is empty; remove it, and the gateway makes a new one when it starts.")
     return key
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a whole file that only its owner can read, at once."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _digest(key: str) -> str:

@@ -6,7 +6,8 @@ Evaluations of an alias and graders behind one have a key each, so that `modelop
 from pathlib import Path
 from typing import Literal
 
-from modelops_dagster.clients.keys import KeyStore, write_private
+from modelops_dagster.clients.keys import KeyStore
+from modelops_dagster.clients.whole_files import write_whole
 from modelops_dagster.domain.gateway import SHADOW, Route
 
 Use = Literal["evaluation", "grader"]
@@ -28,7 +29,7 @@ def platform_key(home: Path, route: Route, use: Use) -> str:
         return path.read_text().strip()
     key, _ = store.create(f"{use}s", tags=sorted(wanted | set(record.tags if record else ())))
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_private(path, key + "\n")
+    write_whole(path, key + "\n", is_private=True)
     if record is not None:
         store.revoke(record.key_id)
     return key

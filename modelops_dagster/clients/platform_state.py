@@ -12,6 +12,7 @@ from modelops_dagster.clients.endpoint_documents import SpecResolver, read_docum
 from modelops_dagster.clients.hosted_models import hosted_models_path, read_hosted_models
 from modelops_dagster.clients.rollout import Rollout
 from modelops_dagster.clients.routes import RouteStore
+from modelops_dagster.clients.whole_files import write_whole
 from modelops_dagster.domain.endpoint_spec import EndpointSpec
 from modelops_dagster.domain.endpoints import EndpointStatus
 from modelops_dagster.domain.gateway import Route
@@ -134,9 +135,7 @@ class PlatformState:
         names = ", ".join(models)
         if after == kept:
             return Applied("hosted models", names, "unchanged")
-        draft = path.with_suffix(".tmp")
-        draft.write_text(yaml.safe_dump(after, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        draft.replace(path)
+        write_whole(path, yaml.safe_dump(after, sort_keys=False, allow_unicode=True))
         return Applied("hosted models", names, "listed")
 
     def _route(self, entry: RouteEntry, addresses: Mapping[str, str]) -> Applied:

@@ -6,9 +6,9 @@ from modelops_dagster.clients.gateway import GatewayClient
 from modelops_dagster.clients.routes import RouteStore
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.errors import Conflict
-from modelops_dagster.domain.gateway import route_diff
 from modelops_dagster.domain.lanes import lane_alias
 from modelops_dagster.domain.registration import Registration, next_route, retired_endpoints
+from modelops_dagster.domain.route_changes import route_diff
 from modelops_dagster.domain.verdicts import Verdict
 
 ATTEMPTS = 5

@@ -12,9 +12,10 @@ from modelops_dagster.clients.lineage import latest_of
 from modelops_dagster.clients.routes import RouteStore
 from modelops_dagster.domain.endpoints import EndpointSpec, EndpointStatus
 from modelops_dagster.domain.errors import Conflict, EndpointFailed, InvalidSpec
-from modelops_dagster.domain.gateway import Grant, Route, RouteTarget, route_diff, with_targets
+from modelops_dagster.domain.gateway import Grant, Route, RouteTarget, with_targets
 from modelops_dagster.domain.incumbents import is_answering
 from modelops_dagster.domain.rollout import require_grants, serving_tags
+from modelops_dagster.domain.route_changes import route_diff
 from modelops_dagster.domain.verdicts import Verdict
 
 ATTEMPTS = 5

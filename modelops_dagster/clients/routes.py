@@ -10,6 +10,7 @@ from urllib.parse import quote, unquote
 
 from pydantic import ValidationError
 
+from modelops_dagster.clients.whole_files import write_whole
 from modelops_dagster.domain.errors import Conflict, IntegrityError, InvalidSpec
 from modelops_dagster.domain.gateway import Route, is_alias
 
@@ -164,9 +165,4 @@ def _read(path: Path) -> Route | None:
 
 
 def _write(path: Path, route: Route) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w") as file:
-        file.write(json.dumps(route.model_dump(mode="json"), indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_whole(path, json.dumps(route.model_dump(mode="json"), indent=1) + "\n")

@@ -8,10 +8,11 @@ from modelops_dagster.clients.rollout import VISIBLE_TIMEOUT_S, Endpoints, Rollo
 from modelops_dagster.clients.routes import RouteStore
 from modelops_dagster.domain.canary import Bounds
 from modelops_dagster.domain.endpoints import Endpoint
-from modelops_dagster.domain.gateway import Route, Swap, route_diff
+from modelops_dagster.domain.gateway import Route, Swap
 from modelops_dagster.domain.policies import SwapRule
 from modelops_dagster.domain.registration import SwapRecord, passed_target, readdressed, why_no_swap, withdrawn
 from modelops_dagster.domain.rollout import serving_tags, start_swap
+from modelops_dagster.domain.route_changes import route_diff
 from modelops_dagster.domain.verdicts import Verdict
 
 

@@ -3,11 +3,11 @@
 import re
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from modelops_dagster.domain.endpoint_spec.container import IMAGE
+from modelops_dagster.domain.endpoint_spec.container import Image
 from modelops_dagster.domain.endpoint_spec.quantities import Cpu, Memory
 from modelops_dagster.domain.endpoints import Priority
 from modelops_dagster.domain.values import Value
@@ -18,11 +18,14 @@ SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
 CHECKPOINT_VARIABLE = "MODELOPS_CHECKPOINT_FILE"
 
 
-def require_preemptible(priority: Priority) -> Priority:
-    """The priority, where a job may have it. Raises: ValueError."""
+def _preemptible(priority: Priority) -> Priority:
     if priority is Priority.PRODUCTION:
         raise ValueError("a job is research or preview: production is never preempted, and is for endpoints")
     return priority
+
+
+Preemptible = Annotated[Priority, AfterValidator(_preemptible)]
+"""A priority that a job may have."""
 
 
 class JobState(StrEnum):
@@ -45,7 +48,7 @@ class JobRequest(Value):
     command: tuple[str, ...] = Field(min_length=1, description="program and arguments, passed as they are, no shell")
     owner: str = Field(min_length=1, max_length=64, description="who is told when it is preempted")
     gpus: int = Field(default=1, ge=0, le=1024, description="accelerators it needs; it sees no other")
-    priority: Priority = Field(
+    priority: Preemptible = Field(
         default=Priority.RESEARCH, description="research or preview; production is for endpoints"
     )
     directory: str = Field(
@@ -55,7 +58,7 @@ class JobRequest(Value):
     grace_s: float = Field(
         default=60.0, ge=0, le=3600, description="seconds between SIGTERM and SIGKILL, to write a checkpoint"
     )
-    image: str | None = Field(default=None, description="container it runs in; needed on a cluster, and only there")
+    image: Image | None = Field(default=None, description="container it runs in; needed on a cluster, and only there")
     cpu: Cpu | None = Field(default=None, description="vCPU, on a cluster")
     memory: Memory | None = Field(default=None, description="Gi, on a cluster")
     nodegroups: tuple[str, ...] = Field(default=(), description="nodes it may be on, on a cluster")
@@ -68,13 +71,6 @@ class JobRequest(Value):
         if not self.directory and self.image is None:
             raise ValueError("directory: a command runs in one; name it")
         return self
-
-    @field_validator("image")
-    @classmethod
-    def _image(cls, value: str | None) -> str | None:
-        if value is not None and not IMAGE.fullmatch(value):
-            raise ValueError(f"{value!r} is not a container image: write registry/name:tag or registry/name@sha256:…")
-        return value
 
     @field_validator("command")
     @classmethod
@@ -89,11 +85,6 @@ class JobRequest(Value):
         if value and not value.startswith("/"):
             raise ValueError(f"{value!r} is not an absolute path of a directory")
         return value
-
-    @field_validator("priority")
-    @classmethod
-    def _priority(cls, value: Priority) -> Priority:
-        return require_preemptible(value)
 
     @field_validator("environment")
     @classmethod

@@ -14,7 +14,6 @@ from modelops_dagster.clients.calibrations import open_panel
 from modelops_dagster.clients.checkpoints import AllowList, CheckpointStore
 from modelops_dagster.clients.checkpoints.inventory import Pruned
 from modelops_dagster.clients.checkpoints.usage import prune_store
-from modelops_dagster.clients.engines import EngineRegistry
 from modelops_dagster.clients.gateway import GatewayClient
 from modelops_dagster.clients.gauntlet.graders import Known, load_graders
 from modelops_dagster.clients.gauntlet.panel import Panel
@@ -36,6 +35,7 @@ from modelops_dagster.domain.preflight import Preflight
 from modelops_dagster.domain.rehearsal import Wish
 from modelops_dagster.domain.retention import RetentionPolicy
 from modelops_dagster.domain.verdicts import Policy
+from modelops_dagster.resources.engines import InstalledEngines, installed_engines
 from modelops_dagster.resources.hub_watch import HubWatchResource
 from modelops_dagster.resources.lineage import LineageIOManager, LineageResource
 from modelops_dagster.resources.quantization import QuantizerResource
@@ -66,24 +66,15 @@ class CheckpointResource(dg.ConfigurableResource[CheckpointStore]):
         return prune_store(Path(self.root).parent, policy, now, dry_run=dry_run)
 
 
-class EngineResource(dg.ConfigurableResource[EngineRegistry]):
+class EngineResource(InstalledEngines):
     """Engines installed on this machine, and what an endpoint is started with."""
 
-    engines: str
-    cache: str
-    accelerator: str
     max_context: int
     min_tokens_per_second: float
-    own_engines: str = ""
     recipes: str = ""
     rehearsal: Wish = "off"
     rehearsal_timeout_s: float = 600.0
     rehearsals: str = ""
-    in_images: bool = False
-
-    def registry(self) -> EngineRegistry:
-        own = Path(self.own_engines) if self.own_engines else None
-        return EngineRegistry(Path(self.engines), Path(self.cache), own, in_images=self.in_images)
 
     def placements(self, seen: Preflight | None) -> Mapping[str, Placement]:
         """By engine, on how many accelerators it is planned; none, of a release that was not planned for."""
@@ -96,30 +87,20 @@ class EngineResource(dg.ConfigurableResource[EngineRegistry]):
         return overlays_for(repo_id, rungs, self.registry(), Recipes(self.recipes))
 
 
-class PreflightResource(dg.ConfigurableResource[Surroundings]):
+class PreflightResource(InstalledEngines):
     """What a release is judged against before any weight is fetched."""
 
-    engines: str
-    cache: str
     checkpoints: str
     allow_list: str
-    accelerator: str
     max_context: int
     gpus: str
     sequences: int
     licenses: list[str]
-    own_engines: str = ""
-    in_images: bool = False
 
     def surroundings(self) -> Surroundings:
         """As they are now: engines come and go, and so does memory."""
         return Surroundings(
-            registry=EngineRegistry(
-                Path(self.engines),
-                Path(self.cache),
-                Path(self.own_engines) if self.own_engines else None,
-                in_images=self.in_images,
-            ),
+            registry=self.registry(),
             accelerator=self.accelerator,
             store=CheckpointStore(Path(self.checkpoints), AllowList(Path(self.allow_list))),
             inventory=inventory(self.accelerator, self.gpus),
@@ -246,44 +227,33 @@ def sealed(resources: Mapping[str, Any]) -> Mapping[str, dg.ResourceDefinition]:
 
 def _engine_resources(settings: Settings) -> Mapping[str, Any]:
     """What loads models, and what looks at them before and after: ladder, preflight, quantizer."""
-    home = settings.home
+    home, installed = settings.home, installed_engines(settings)
     return {
         "engines": EngineResource(
-            engines=str(settings.engines),
-            own_engines=str(settings.own_engines),
+            **installed,
             recipes=settings.recipes,
-            cache=str(settings.cache),
-            accelerator=settings.accelerator,
             max_context=settings.max_context,
             min_tokens_per_second=settings.min_tokens_per_second,
             rehearsal=settings.rehearsal,
             rehearsal_timeout_s=settings.rehearsal_timeout_s,
             rehearsals=str(home / "rehearsals"),
-            in_images=settings.engines_in_images,
         ),
         "preflight": PreflightResource(
-            engines=str(settings.engines),
-            own_engines=str(settings.own_engines),
-            cache=str(settings.cache),
+            **installed,
             checkpoints=str(home / "checkpoints"),
             allow_list=str(settings.allow_list),
-            accelerator=settings.accelerator,
             max_context=settings.max_context,
             gpus=settings.gpus,
             sequences=settings.planned_sequences,
             licenses=list(settings.licenses),
-            in_images=settings.engines_in_images,
         ),
         "quantizer": QuantizerResource(
-            engines=str(settings.engines),
-            own_engines=str(settings.own_engines),
-            cache=str(settings.cache),
+            **installed,
             recipes_root=str(settings.quantization),
             lane_recipes=list(settings.lane_recipes),
             policy_name=settings.recovery_policy,
             work=str(home / "quantizer"),
             checkpoints=str(home / "checkpoints"),
-            accelerator=settings.accelerator,
             gpus=settings.gpus,
             lanes=list(settings.lanes),
             memory_limit_gb=settings.quantize_memory_gb,

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import dagster as dg
 
-from modelops_dagster.clients.engines import EngineRegistry
 from modelops_dagster.clients.kubernetes.site_file import read_site
 from modelops_dagster.clients.machine import look_at_machine, memory_bytes
 from modelops_dagster.clients.quantization import Quantizer
@@ -15,28 +14,25 @@ from modelops_dagster.domain.kubernetes import Site
 from modelops_dagster.domain.kubernetes.steps import RunPod
 from modelops_dagster.domain.plan import Machine
 from modelops_dagster.domain.recovery import RecoveryPolicy
+from modelops_dagster.resources.engines import InstalledEngines
 
 MEMORY_SHARE = 0.9  # of what there is, where the operator set no limit: the platform's own programs need the rest
 
 
-class QuantizerResource(dg.ConfigurableResource[Quantizer]):
+class QuantizerResource(InstalledEngines):
     """How checkpoints are quantized and compared: by processes of this machine, or by pods where `site_file` is given.
 
     `pod_name` and `pod_uid` are the run's own, where it is in a pod.
     """
 
-    engines: str
-    cache: str
     recipes_root: str
     lane_recipes: list[str]
     policy_name: str
     work: str
     checkpoints: str
-    accelerator: str
     lanes: list[str]
     memory_limit_gb: float | None
     timeout_s: float
-    own_engines: str = ""
     gpus: str = ""
     site_file: str = ""
     kubeconfig: str = ""
@@ -57,10 +53,7 @@ class QuantizerResource(dg.ConfigurableResource[Quantizer]):
             InvalidSpec, UserError: the site file does not hold, or there is no usable configuration of a cluster.
         """
         limit = int(self.memory_limit_gb * 2**30) if self.memory_limit_gb else int(memory_bytes() * MEMORY_SHARE)
-        registry = EngineRegistry(
-            Path(self.engines), Path(self.cache), Path(self.own_engines) if self.own_engines else None
-        )
-        recipes, work = self.recipes(), Path(self.work)
+        registry, recipes, work = self.registry(), self.recipes(), Path(self.work)
         quantizer = Quantizer(registry, recipes, work, memory_limit_bytes=limit, timeout_s=self.timeout_s)
         if context is None or not self.site_file:
             return quantizer

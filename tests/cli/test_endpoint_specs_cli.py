@@ -11,10 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from modelops_dagster.clients.checkpoints.manifests import write_manifest
 from modelops_dagster.clients.credentials import CredentialStore, credentials_folder
-from modelops_dagster.domain.checkpoints import Manifest, ManifestFile
-from modelops_dagster.domain.hub import ModelRevision
+from tests.fakes.checkpoints import stored
 from tests.fakes.openai_server import MODEL, OpenAIServer
 from tests.fakes.stack import Stack
 
@@ -24,12 +22,7 @@ COMMIT = "c" * 40
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     stack = Stack(tmp_path_factory.mktemp("stack")).up()
-    directory = stack.home / "checkpoints" / "acme" / "small" / COMMIT
-    directory.mkdir(parents=True)
-    (directory / "config.json").write_text("{}")
-    file = ManifestFile(path="config.json", size_bytes=2, sha256="0" * 64)
-    revision = ModelRevision(repo_id="acme/small", commit_hash=COMMIT)
-    write_manifest(directory, Manifest(revision=revision, source="test", files=(file,)))
+    stored(stack.home / "checkpoints", COMMIT)
     yield stack
     stack.down()
 

@@ -9,13 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from modelops_dagster.clients.checkpoints.manifests import write_manifest
 from modelops_dagster.clients.routes import RouteStore
 from modelops_dagster.domain.canary import Bounds
-from modelops_dagster.domain.checkpoints import Manifest, ManifestFile
 from modelops_dagster.domain.gateway import Grant, RouteTarget, with_targets
-from modelops_dagster.domain.hub import ModelRevision
 from modelops_dagster.domain.rollout import start_canary
+from tests.fakes.checkpoints import stored
 from tests.fakes.openai_server import MODEL, OpenAIServer
 from tests.fakes.stack import Stack
 
@@ -27,12 +25,7 @@ def home(folder: Path) -> Stack:
     """A controller with one checkpoint in its store, at a place of its own."""
     folder.mkdir()
     stack = Stack(folder).up()
-    directory = stack.home / "checkpoints" / "acme" / "small" / COMMIT
-    directory.mkdir(parents=True)
-    (directory / "config.json").write_text("{}")
-    file = ManifestFile(path="config.json", size_bytes=2, sha256="0" * 64)
-    revision = ModelRevision(repo_id="acme/small", commit_hash=COMMIT)
-    write_manifest(directory, Manifest(revision=revision, source="test", files=(file,)))
+    stored(stack.home / "checkpoints", COMMIT)
     return stack
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from modelops_dagster.clients.scores import ScoreStore
-from modelops_dagster.domain.verdicts import Criterion, Verdict
+from modelops_dagster.domain.verdicts import Criterion
+from tests.fakes.values import a_verdict
 
 NOW = datetime(2026, 11, 21, 12, 30, 15, 123456, tzinfo=UTC)
 
@@ -45,19 +46,10 @@ def home(tmp_path: Path) -> Path:
         n=90,
         rule="lower bound >= 0.60",
     )
-    verdict = Verdict(
-        verdict_id="0123456789abcdef",
-        outcome="fail",
-        reason="fail: quality.accuracy 0.31 (0.22-0.41, n=90) is below 0.60",
-        policy="default",
-        policy_digest="sha256:0",
-        criteria=(seen,),
-        repo_id="org/a",
-        commit_hash="a" * 40,
-        lane="raw",
-        endpoint="e",
-        decided_at=NOW,
-    )
+    verdict = a_verdict(
+        "fail", reason="fail: quality.accuracy 0.31 (0.22-0.41, n=90) is below 0.60", criteria=(seen,), repo_id="org/a",
+        verdict_id="0123456789abcdef", policy="default", policy_digest="sha256:0", decided_at=NOW,
+    )  # fmt: skip
     store.land_verdict(verdict, run_id="r1")
     return tmp_path
 

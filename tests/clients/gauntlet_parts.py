@@ -2,29 +2,20 @@
 
 from typing import Any
 
-from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.gauntlet.samples import Sample
 from modelops_dagster.domain.gauntlet.suite import Suite, SuiteSpec
-from modelops_dagster.domain.hub import ModelRevision
 from tests.fakes.openai_server import MODEL, OpenAIServer
+from tests.fakes.values import a_checkpoint, an_endpoint
 
 
 def endpoint(server: OpenAIServer, **changes: Any) -> Endpoint:
     """An endpoint value for the fake server."""
-    checkpoint = Checkpoint(
-        revision=ModelRevision(repo_id="org/model", commit_hash="a" * 40),
-        scheme="raw",
-        directory="/nowhere",
-        digest=changes.pop("digest", "sha256:1"),
-        size_bytes=1,
-    )
-    values = {
-        "name": "org-model", "url": server.url, "served_model_name": MODEL, "checkpoint": checkpoint, "engine": "fake",
-        "engine_version": "1", "rung": "fake", "ladder": (), "start_seconds": 1.0, "tokens_per_second": 10.0,
-        "max_context": server.max_context,
+    known = {
+        "name": "org-model", "url": server.url, "served_model_name": MODEL, "max_context": server.max_context,
+        "checkpoint": a_checkpoint(digest=changes.pop("digest", "sha256:1")), "tokens_per_second": 10.0,
     }  # fmt: skip
-    return Endpoint.model_validate({**values, **changes})
+    return an_endpoint(**{**known, **changes})
 
 
 def quality(count: int = 12, **changes: Any) -> Suite:

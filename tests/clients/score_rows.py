@@ -1,11 +1,10 @@
 """Rows and verdicts for the tests of the score history."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from modelops_dagster.domain.verdicts import Criterion, Verdict
-
-NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+from tests.fakes.values import NOW, a_verdict
 
 
 def score(run: str = "run-1", repo_id: str = "org/model", **changes: Any) -> dict[str, Any]:
@@ -32,16 +31,4 @@ def verdict(outcome: Any = "pass", verdict_id: str = "0123456789abcdef", at: dat
     seen = Criterion(
         suite="quality", metric="accuracy", tier="required", outcome=outcome, value=0.5, n=10, rule=">= 0.40"
     )
-    return Verdict(
-        verdict_id=verdict_id,
-        outcome=outcome,
-        reason=f"{outcome}: because",
-        policy="test",
-        policy_digest="sha256:0",
-        criteria=(seen,),
-        repo_id="org/model",
-        commit_hash="a" * 40,
-        lane="raw",
-        endpoint="e",
-        decided_at=at,
-    )
+    return a_verdict(outcome, verdict_id=verdict_id, criteria=(seen,), policy_digest="sha256:0", decided_at=at)

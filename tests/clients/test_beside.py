@@ -9,21 +9,19 @@ import pytest
 from modelops_dagster.clients.gauntlet.beside import Beside
 from modelops_dagster.clients.gauntlet.runner import ask_suite
 from modelops_dagster.clients.scores import ScoreStore
-from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.gauntlet.report import SuiteReport
 from modelops_dagster.domain.gauntlet.suite import Suite
-from modelops_dagster.domain.hub import ModelRevision
 from modelops_dagster.domain.policies import MarginRule
 from tests.clients.gauntlet_parts import echo, endpoint, quality
 from tests.fakes.openai_server import OpenAIServer
+from tests.fakes.values import a_checkpoint
 
 RULE = MarginRule(suite="quality", margin=0.5)
 
 
 def old(server: OpenAIServer, **changes: Any) -> Beside:
     """The incumbent: the same model at an earlier commit."""
-    revision = ModelRevision(repo_id="org/model", commit_hash="b" * 40)
-    checkpoint = Checkpoint(revision=revision, scheme="raw", directory="/old", digest="sha256:old", size_bytes=1)
+    checkpoint = a_checkpoint(commit_hash="b" * 40, digest="sha256:old")
     return Beside(endpoint(server, name="org-model-old", checkpoint=checkpoint, **changes), "raw", RULE)
 
 

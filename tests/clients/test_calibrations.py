@@ -1,70 +1,27 @@
 """From advisory to admitted to a decision that replays: graders, people and verdicts on one score store."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from modelops_dagster.clients.calibrations import calibrations
-from modelops_dagster.clients.gauntlet.panel import Panel
-from modelops_dagster.clients.gauntlet.runner import run_suite
-from modelops_dagster.clients.labels import Graded, answers_to_label, land_labels, said_by, tasks_of, verdicts
+from modelops_dagster.clients.labels import Graded
 from modelops_dagster.clients.scores import ScoreStore
 from modelops_dagster.clients.scores.replays import replay
-from modelops_dagster.domain.gauntlet.grading import Admission, Grader
-from modelops_dagster.domain.gauntlet.report import SuiteReport
-from modelops_dagster.domain.gauntlet.suite import Suite
-from modelops_dagster.domain.labels import Task, drawn
-from modelops_dagster.domain.policies import MarginRule, Policy
-from modelops_dagster.domain.verdicts import Verdict, judge
+from modelops_dagster.domain.policies import MarginRule
 from modelops_dagster.domain.verdicts.label_plan import needs_of_hold
-from tests.clients.gauntlet_parts import endpoint
-from tests.clients.grading_parts import by_number, grader, number_in, written
-from tests.fakes.grader_model import GraderModel
-from tests.fakes.openai_server import OpenAIServer
+from tests.clients.calibrating import POLICY, RULE, SUITE, decided, judging, label, run, run_again_labelled
+from tests.clients.grading_parts import grader, number_in
 
-SUITE = written(60, categories=("summary",))
-RULE = Admission(labels=40, kappa=0.5, skill=0.5)
-POLICY = {
-    "name": "p", "version": 1, "description": "One floor.",
-    "criteria": [{"suite": "writing", "metric": "corrected/summary", "min": 0.4, "bound": "ci_low"}],
-}  # fmt: skip
 GROUPS = {"writing": ("summary",)}
 
 
-def judging() -> GraderModel:
-    """Right but for two answers: it passes text 1 and fails text 2."""
-    return GraderModel(lambda answer: ("good" in answer or answer == "bad text 1") and answer != "good text 2")
+@pytest.fixture
+def store(tmp_path: Path) -> ScoreStore:
+    return ScoreStore(tmp_path / "scores")
 
 
-def run(store: ScoreStore, g: Grader, run_id: str, work: Path, suite: Suite = SUITE, answer=by_number) -> SuiteReport:
-    with OpenAIServer(answer=answer).in_thread() as server:
-        panel = Panel((g,), calibrations(store, Graded([SUITE]), RULE))
-        return run_suite(suite, endpoint(server), lane="raw", run_id=run_id, work=work, land=store.land, panel=panel)
-
-
-def label(store: ScoreStore, share: float, run_id: str = "r1") -> list[Task]:
-    """A person who knows labels the first of what is shown."""
-    graded = Graded([SUITE])
-    tasks = drawn(tasks_of(answers_to_label(store, graded, verdicts(store), run_id=run_id)))
-    chosen = tasks[: round(share * len(tasks))]
-    said = [(said_by(t, "pass" if "good" in t.answer.text else "fail", "ana", seconds=20.0), t.answer) for t in chosen]
-    land_labels(store, said, "page")
-    return chosen
-
-
-def decided(store: ScoreStore, report: SuiteReport, policy: dict[str, object] = POLICY) -> Verdict:
-    revision = report.endpoint.checkpoint.revision
-    found = judge(
-        Policy.model_validate(policy), [report], repo_id=revision.repo_id, commit_hash=revision.commit_hash, lane="raw",
-        endpoint=report.endpoint.name, decided_at=datetime.now(UTC),
-    )  # fmt: skip
-    store.land_verdict(found, run_id=report.run_id)
-    return found
-
-
-def test_labels_turn_advice_into_scores_and_scores_into_a_decision_that_replays(tmp_path: Path):
-    store = ScoreStore(tmp_path / "scores")
+def test_labels_turn_advice_into_scores_and_scores_into_a_decision_that_replays(store: ScoreStore, tmp_path: Path):
     with judging().server().in_thread() as judge_server:
         g = grader(judge_server)
         first = run(store, g, "r1", tmp_path)
@@ -92,26 +49,18 @@ def test_labels_turn_advice_into_scores_and_scores_into_a_decision_that_replays(
     assert verdict.evidence[0].calibrations == (whole,)
 
 
-def test_more_labels_later_do_not_change_a_stored_decision(tmp_path: Path):
-    store = ScoreStore(tmp_path / "scores")
+def test_more_labels_later_do_not_change_a_stored_decision(store: ScoreStore, tmp_path: Path):
     with judging().server().in_thread() as judge_server:
-        g = grader(judge_server)
-        run(store, g, "r1", tmp_path)
-        label(store, 0.8)
-        report = run(store, g, "r2", tmp_path)
+        report = run_again_labelled(store, grader(judge_server), 0.8, tmp_path)
     verdict = decided(store, report)
     label(store, 1.0)
     _, _, differing = replay(store, verdict.verdict_id)
     assert differing == []
 
 
-def test_a_hold_on_a_corrected_share_says_whether_labels_would_settle_it(tmp_path: Path):
-    store = ScoreStore(tmp_path / "scores")
+def test_a_hold_on_a_corrected_share_says_whether_labels_would_settle_it(store: ScoreStore, tmp_path: Path):
     with judging().server().in_thread() as judge_server:
-        g = grader(judge_server)
-        run(store, g, "r1", tmp_path)
-        label(store, 0.8)
-        report = run(store, g, "r2", tmp_path)
+        report = run_again_labelled(store, grader(judge_server), 0.8, tmp_path)
     held = decided(store, report)
     assert held.outcome == "hold"
     (need,) = needs_of_hold(held, GROUPS, report.calibrations, RULE)
@@ -125,8 +74,7 @@ def test_a_hold_on_a_corrected_share_says_whether_labels_would_settle_it(tmp_pat
     assert need.labels and "would settle writing.corrected/summary" in need.said
 
 
-def test_a_run_that_nobody_labelled_does_not_dilute_the_calibration(tmp_path: Path):
-    store = ScoreStore(tmp_path / "scores")
+def test_a_run_that_nobody_labelled_does_not_dilute_the_calibration(store: ScoreStore, tmp_path: Path):
     with judging().server().in_thread() as judge_server:
         g = grader(judge_server)
         run(store, g, "r1", tmp_path)
@@ -137,8 +85,7 @@ def test_a_run_that_nobody_labelled_does_not_dilute_the_calibration(tmp_path: Pa
     assert before == after and after.answers == 60
 
 
-def test_another_grader_starts_as_advisory(tmp_path: Path):
-    store = ScoreStore(tmp_path / "scores")
+def test_another_grader_starts_as_advisory(store: ScoreStore, tmp_path: Path):
     with judging().server().in_thread() as judge_server:
         run(store, grader(judge_server), "r1", tmp_path)
         label(store, 1.0)
@@ -150,13 +97,9 @@ def test_another_grader_starts_as_advisory(tmp_path: Path):
     assert found[grader(judge_server, repeats=2).uid] == (True, "")
 
 
-def test_a_margin_shrinks_with_what_the_grader_can_see(tmp_path: Path):
-    store = ScoreStore(tmp_path / "scores")
+def test_a_margin_shrinks_with_what_the_grader_can_see(store: ScoreStore, tmp_path: Path):
     with judging().server().in_thread() as judge_server:
-        g = grader(judge_server)
-        run(store, g, "r1", tmp_path)
-        label(store, 1.0)
-        report = run(store, g, "r2", tmp_path)
+        report = run_again_labelled(store, grader(judge_server), 1.0, tmp_path)
     margin = {
         "criteria": [{"suite": "writing", "metric": "accuracy", "min": 0.1, "when": "no_incumbent"}],
         "against_incumbent": [{"suite": "writing", "margin": 0.5}],
@@ -168,8 +111,7 @@ def test_a_margin_shrinks_with_what_the_grader_can_see(tmp_path: Path):
     assert shrunk.text in [criterion.rule for criterion in verdict.criteria]
 
 
-def test_a_model_does_not_win_by_silencing_its_grader(tmp_path: Path):
-    store = ScoreStore(tmp_path / "scores")
+def test_a_model_does_not_win_by_silencing_its_grader(store: ScoreStore, tmp_path: Path):
     with judging().server().in_thread() as judge_server:
         g = grader(judge_server)
         run(store, g, "r1", tmp_path)

@@ -1,24 +1,21 @@
 """What a UI that is not ready yet, or is not Dagster's, looks like to the client."""
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
 
 from modelops_dagster.clients.dagster_api import DagsterClient
 from modelops_dagster.domain.errors import ModelOpsError, NotRunning
+from tests.fakes.threads import Quiet, http_server
 
 
 @contextmanager
 def answering(status: int, body: Any) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, template: str, *args: object) -> None:
-            del template, args
-
+    class Handler(Quiet, BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             text = (body if isinstance(body, str) else json.dumps(body)).encode()
             self.rfile.read(int(self.headers["Content-Length"]))
@@ -27,13 +24,8 @@ def answering(status: int, body: Any) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(text)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with http_server(Handler) as url:
+        yield url
 
 
 @pytest.mark.parametrize(

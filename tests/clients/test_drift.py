@@ -13,9 +13,9 @@ from modelops_dagster.clients.scores.replays import replay
 from modelops_dagster.domain.gauntlet.drift import Anchor, Drift, chosen, drift_of
 from modelops_dagster.domain.gauntlet.grading import GradersFile
 from modelops_dagster.domain.gauntlet.report import SuiteReport
+from tests.clients.calibrating import RULE, SUITE, decided, judging, label
 from tests.clients.gauntlet_parts import endpoint
 from tests.clients.grading_parts import by_number, grader
-from tests.clients.test_calibrations import RULE, SUITE, decided, judging, label
 from tests.fakes.grader_model import GraderModel
 from tests.fakes.openai_server import OpenAIServer
 

@@ -2,12 +2,11 @@
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +19,7 @@ from modelops_dagster.domain.engines import EngineManifest
 from modelops_dagster.domain.errors import DiskFull, EndpointFailed, EngineMissing, InvalidSpec
 from modelops_dagster.domain.lifecycle import Observation
 from tests.fakes.launcher import FakeLauncher
+from tests.fakes.threads import Quiet, http_server
 
 T = TypeVar("T")
 
@@ -77,7 +77,7 @@ def members(replica: Replica) -> frozenset[int]:
 def stranger(port: int) -> Iterator[None]:
     """Another program on the port; it says 200 to everything and claims to serve the model."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet, BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             body = b'{"data": [{"id": "small@abc"}]}'
             self.send_response(200)
@@ -85,14 +85,8 @@ def stranger(port: int) -> Iterator[None]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, template: str, *args: object) -> None:
-            del template, args
-
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield
-    server.shutdown()
-    server.server_close()
+    with http_server(Handler, port):
+        yield
 
 
 def test_engine_is_ready_when_its_own_socket_lists_the_name(machine: Machine, tmp_path: Path):

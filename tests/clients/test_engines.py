@@ -8,96 +8,31 @@ import subprocess
 import sys
 import threading
 import time
-import tomllib
-import zipfile
 from pathlib import Path
 
 import pytest
 
 from modelops_dagster.clients.demo_model import ensure_demo_model
 from modelops_dagster.clients.engine_install import EnvironmentBuilder, is_secret_name
-from modelops_dagster.clients.engine_manifests import MANIFEST_NAME, EngineFolders, pinned
+from modelops_dagster.clients.engine_manifests import MANIFEST_NAME, EngineFolders
 from modelops_dagster.clients.engines import EngineRegistry
-from modelops_dagster.domain.endpoints import EndpointSpec
 from modelops_dagster.domain.errors import EngineFailed, EngineMissing, InvalidSpec
+from modelops_dagster.settings import Settings
+from tests.clients.engine_parts import (
+    HERE,
+    MANIFEST,
+    installed,
+    pip_home,
+    pretend_installed,
+    registry,
+    spec,
+    write_engine,
+    write_wheel,
+)
+
+__all__ = ["installed", "pip_home", "registry"]
 
 ROOT = Path(__file__).resolve().parents[2]
-HERE = f"{sys.platform}-{os.uname().machine}"
-MANIFEST = f"""
-name: tiny
-summary: made up for tests
-version: "1.0"
-accelerators: [cpu]
-python: ">=3.11"
-platforms: [{HERE}]
-command: ["{{env}}/bin/python", --model, "{{checkpoint}}", "--port={{port}}", --context, "{{max_context}}", "{{{{x}}}}"]
-variants: {{loud: [--verbose, "{{cpus}}"]}}
-environment: {{THREADS: "{{cpus}}", WORKERS: "{{workers}}", BESIDE: "{{engine_dir}}"}}
-"""
-
-
-def write_engine(root: Path, name: str = "tiny", *, lock: str = "", manifest: str = MANIFEST) -> None:
-    folder = root / "engines" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MANIFEST_NAME).write_text(manifest.replace("name: tiny", f"name: {name}"))
-    (folder / "requirements.lock").write_text(lock)
-
-
-def write_wheel(folder: Path, name: str, version: str) -> None:
-    """The smallest thing that pip installs."""
-    folder.mkdir(parents=True, exist_ok=True)
-    info = f"{name}-{version}.dist-info"
-    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
-        wheel.writestr(f"{name}.py", f"version = {version!r}\n")
-        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        wheel.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        wheel.writestr(f"{info}/RECORD", f"{name}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
-
-
-@pytest.fixture
-def pip_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """pip sees an index of ours, which is empty, and nothing else."""
-    index = tmp_path / "index"
-    index.mkdir()
-    for name in [name for name in os.environ if name.startswith("PIP_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_INDEX_URL", index.as_uri())
-    return tmp_path
-
-
-@pytest.fixture
-def registry(pip_home: Path) -> EngineRegistry:
-    write_engine(pip_home)
-    return EngineRegistry(pip_home / "engines", pip_home / "cache")
-
-
-@pytest.fixture
-def installed(registry: EngineRegistry) -> EngineRegistry:
-    """The engine is installed, as far as anybody can see."""
-    pretend_installed(registry)
-    return registry
-
-
-def pretend_installed(registry: EngineRegistry) -> None:
-    target = registry.target("tiny")
-    (target / "bin").mkdir(parents=True)
-    (target / "bin" / "python").symlink_to(sys.executable)
-    (target / ".complete").write_text("{}")
-
-
-def spec(**changes: object) -> EndpointSpec:
-    values: dict[str, object] = {
-        "name": "small",
-        "checkpoint": "/models/a {port} b",
-        "checkpoint_digest": "sha256:x",
-        "engine": "tiny",
-        "served_model_name": "acme/small",
-        "max_context": 512,
-    }
-    return EndpointSpec.model_validate(values | changes)
 
 
 # installing
@@ -259,6 +194,18 @@ def test_a_manifest_that_does_not_hold(pip_home: Path, change: tuple[str, str], 
         registry.unavailable_reason(next(iter(registry.manifests())))
 
 
+def test_the_registry_of_an_installation_holds_the_operators_own(pip_home: Path):
+    write_engine(pip_home)
+    (pip_home / "home" / "engines" / "fork").mkdir(parents=True)
+    (pip_home / "home" / "engines" / "fork" / MANIFEST_NAME).write_text("name: fork\nextends: tiny\n")
+    places = {"home": pip_home / "home", "cache": pip_home / "cache", "engines": pip_home / "engines"}
+    settings = Settings(**places, eval_datasets=pip_home, quantization=pip_home)
+    here = EngineRegistry.from_settings(settings)
+    assert list(here.manifests()) == ["fork", "tiny"]
+    assert "not installed" in str(here.missing("tiny"))
+    assert EngineRegistry.from_settings(settings.model_copy(update={"backend": "kubernetes"})).missing("tiny") is None
+
+
 # starting
 
 
@@ -354,51 +301,3 @@ def test_a_broken_conversion_is_told_and_leaves_no_model(pip_home: Path):
         ensure_demo_model(registry, pip_home / "cache", lambda _: None)
     assert caught.value.reason == "crash"
     assert not list((pip_home / "cache" / "demo").glob("*/SmolLM2-135M-Instruct"))
-
-
-# the engines of this repository
-
-
-def test_every_engine_of_the_repository_holds():
-    registry = EngineRegistry(ROOT / "engines", Path("/nonexistent"))
-    manifests = registry.manifests()
-    assert {"vllm", "vllm-nightly", "vllm-cpu", "transformers"} <= set(manifests)
-    for name, manifest in manifests.items():
-        folder = ROOT / "engines" / name
-        assert {"README.md", "Dockerfile"} <= {path.name for path in folder.iterdir()}
-        if manifest.nightly_index is not None:
-            assert not (folder / "requirements.lock").exists()
-            continue
-        lines = pinned(folder / "requirements.lock")
-        assert all("==" in line and "://" not in line and not line.startswith("-") for line in lines), name
-        distribution = "inspect-ai" if name == "inspect" else name
-        assert f"{distribution}=={manifest.version}" in lines
-        assert (folder / "requirements.in").is_file()
-        for cuda in folder.glob("requirements-cuda.lock"):
-            assert {"cuda", "cpu"} <= set(manifest.accelerators), name
-            assert not [line for line in pinned(cuda) if "+" in line or "://" in line]
-            ours = {line for line in lines if not line.startswith("torch==")}
-            assert ours <= set(pinned(cuda)), f"{name}: the locks differ in more than what a GPU needs"
-
-
-def test_every_serving_engine_can_be_told_that_an_operator_allowed_code():
-    manifests = EngineRegistry(ROOT / "engines", Path("/nonexistent")).manifests()
-    told = {name: m.remote_code_args for name, m in manifests.items() if m.serves}
-    assert told == dict.fromkeys(("transformers", "vllm", "vllm-cpu", "vllm-nightly"), ("--trust-remote-code",))
-    assert not any("--trust-remote-code" in m.command for m in manifests.values())
-
-
-def test_every_serving_engine_can_be_told_to_finish_its_calls_before_it_ends():
-    manifests = EngineRegistry(ROOT / "engines", Path("/nonexistent")).manifests()
-    told = {name: m.drain_args[0] for name, m in manifests.items() if m.serves}
-    vllm = dict.fromkeys(("vllm", "vllm-cpu", "vllm-nightly"), "--shutdown-timeout")
-    assert told == {**vllm, "transformers": "--drain-s"}
-    assert {m.drain_args[1:] for m in manifests.values() if m.serves} == {("{drain_s}",)}
-
-
-def test_the_vllm_distribution_fits_its_engine():
-    registry = EngineRegistry(ROOT / "engines", Path("/nonexistent"))
-    project = tomllib.loads((ROOT / "engines/vllm-cpu/vllm-distribution/pyproject.toml").read_text())["project"]
-    version = registry.manifest("vllm-cpu").version
-    assert project["version"] == f"{version}+cpu"
-    assert project["dependencies"] == [f"vllm-cpu=={version}"]

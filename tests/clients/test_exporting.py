@@ -86,7 +86,7 @@ print(json.dumps(found))
 
 def test_inspect_reads_counts_scores_and_metrics(store: ScoreStore, tmp_path: Path) -> None:
     settings = Settings.load()
-    environment = EngineRegistry(settings.engines, settings.cache).environment("inspect")
+    environment = EngineRegistry.from_settings(settings).environment("inspect")
     if environment is None:
         pytest.skip("Inspect's own reader is not here: `modelops engines install inspect` makes this test run")
     write_logs(inspect_logs(store, "run-1", [], {KNOWN.uid: KNOWN}), tmp_path / "logs")

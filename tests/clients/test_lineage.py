@@ -7,36 +7,26 @@ import pytest
 
 from modelops_dagster.clients.lineage import forget_latest, latest_of, latest_values, read_value, write_value
 from modelops_dagster.domain.architectures import Support
-from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint, Parked
 from modelops_dagster.domain.engines import RungResult
 from modelops_dagster.domain.errors import ModelParked, PreflightBlocked
 from modelops_dagster.domain.hub import ModelRevision, Release
 from modelops_dagster.domain.preflight import Preflight
 from modelops_dagster.resources.lineage import LineageResource
+from tests.fakes.values import a_checkpoint, an_endpoint
 
 REFUSED = RungResult(rung="vllm-cpu", reason="unsupported_architecture")
 
 
-def checkpoint(repo_id: str = "acme/one", digest: str = "sha256:1") -> Checkpoint:
-    return Checkpoint(
-        revision=ModelRevision(repo_id=repo_id, commit_hash="a" * 40), scheme="raw", directory="/m", digest=digest,
-        size_bytes=1, architectures=(), max_context=None, has_chat_template=True,
-    )  # fmt: skip
-
-
 def endpoint(repo_id: str = "acme/one") -> Endpoint:
-    return Endpoint(
-        name="e", url="http://h/v1", served_model_name="s", checkpoint=checkpoint(repo_id), engine="transformers",
-        engine_version="5", rung="transformers", ladder=(REFUSED, RungResult(rung="transformers")), start_seconds=1,
-        tokens_per_second=1, max_context=9,
-    )  # fmt: skip
+    ladder = (REFUSED, RungResult(rung="transformers"))
+    return an_endpoint(checkpoint=a_checkpoint(repo_id), engine="transformers", ladder=ladder)
 
 
 def test_the_latest_of_every_model(tmp_path: Path):
     for repo_id in ("acme/one", "big-co/Two.5_x"):
         for run_id in ("r1", "r2"):
-            value = Parked(checkpoint=checkpoint(repo_id, run_id), ladder=(), parked_at=datetime.now(UTC))
+            value = Parked(checkpoint=a_checkpoint(repo_id, digest=run_id), ladder=(), parked_at=datetime.now(UTC))
             write_value(tmp_path, "raw/parked", repo_id, run_id, value)
     found = latest_of(tmp_path, "raw/parked")
     assert {repo_id: value.checkpoint.digest for repo_id, value in found.items()} == {
@@ -55,14 +45,14 @@ def test_a_parked_model_is_remembered_until_a_rung_holds_it(tmp_path: Path):
     versions = {"vllm-cpu": "0.32.0+a"}
     with (
         pytest.raises(ModelParked),
-        lineage.parking("raw", checkpoint(), "r1", versions),
+        lineage.parking("raw", a_checkpoint("acme/one"), "r1", versions),
     ):
         raise ModelParked("parked", ladder=(REFUSED,))
     (parked,) = lineage.waiting(["raw"])
     assert (parked.repo_id, parked.standing, parked.rungs[0].engine_version) == ("acme/one", None, "0.32.0+a")
-    assert lineage.known_ladder("raw", checkpoint())[0].reason == "unsupported_architecture"
-    assert lineage.known_ladder("raw", checkpoint(digest="sha256:other")) == ()
-    with lineage.parking("raw", checkpoint(), "r2", versions):
+    assert lineage.known_ladder("raw", a_checkpoint("acme/one"))[0].reason == "unsupported_architecture"
+    assert lineage.known_ladder("raw", a_checkpoint("acme/one", digest="sha256:other")) == ()
+    with lineage.parking("raw", a_checkpoint("acme/one"), "r2", versions):
         write_value(tmp_path, "raw/endpoint", "acme/one", "r2", endpoint())
     (lower,) = lineage.waiting(["raw"])
     assert lower.standing == "transformers"
@@ -71,7 +61,7 @@ def test_a_parked_model_is_remembered_until_a_rung_holds_it(tmp_path: Path):
 
 def test_any_other_failure_parks_nobody(tmp_path: Path):
     lineage = LineageResource(root=str(tmp_path))
-    with pytest.raises(ValueError, match="other"), lineage.parking("raw", checkpoint(), "r1", {}):
+    with pytest.raises(ValueError, match="other"), lineage.parking("raw", a_checkpoint("acme/one"), "r1", {}):
         raise ValueError("other")
     assert lineage.waiting(["raw"]) == []
 
@@ -89,6 +79,6 @@ def test_a_stopped_release_waits_until_one_passes(tmp_path: Path):
     with lineage.stopping(release, "r2"):
         write_value(tmp_path, "release", "acme/one", "r2", release)
     assert lineage.waiting(["raw"]) == []
-    assert lineage.preflight(checkpoint()) == release.preflight
+    assert lineage.preflight(a_checkpoint("acme/one")) == release.preflight
     other = ModelRevision(repo_id="acme/one", commit_hash="b" * 40)
-    assert lineage.preflight(checkpoint().model_copy(update={"revision": other})) is None
+    assert lineage.preflight(a_checkpoint("acme/one").model_copy(update={"revision": other})) is None

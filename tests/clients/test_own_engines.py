@@ -11,7 +11,7 @@ from modelops_dagster.clients.engine_install import MARKER_NAME, RESOLVED_NAME
 from modelops_dagster.clients.engines import EngineRegistry
 from modelops_dagster.domain.engines import Rung
 from modelops_dagster.domain.errors import EngineFailed, EngineMissing, InvalidSpec
-from tests.clients.test_engines import MANIFEST, pip_home, spec, write_engine, write_wheel
+from tests.clients.engine_parts import MANIFEST, pip_home, spec, write_engine, write_wheel
 
 __all__ = ["pip_home"]
 

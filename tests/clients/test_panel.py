@@ -1,10 +1,6 @@
 """Graders at work, end to end: the contract, both orders, who sits out, and what counts nowhere."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +17,7 @@ from modelops_dagster.domain.gauntlet.report import SuiteReport
 from modelops_dagster.domain.gauntlet.suite import Suite
 from tests.clients.gauntlet_parts import endpoint, quality
 from tests.clients.grading_parts import by_number, calibrated, grader, written
+from tests.clients.killed_runs import kill_amid, torn
 from tests.fakes.grader_model import GraderModel
 from tests.fakes.openai_server import OpenAIServer
 
@@ -221,18 +218,8 @@ def test_a_run_killed_while_grading_asks_no_grader_twice(tmp_path: Path) -> None
     judging, candidate = GraderModel().server(latency_s=0.1), OpenAIServer(answer=by_number)
     with judging.in_thread(), candidate.in_thread():
         g = grader(judging, concurrency=1)
-        program = [sys.executable, "-c", KILLED_WHILE_GRADING, candidate.url, str(tmp_path), g.model_dump_json()]
-        child = subprocess.Popen(program)
-        while len(judging.bodies) < 6:
-            time.sleep(0.01)
-            assert child.poll() is None
-        os.kill(child.pid, signal.SIGKILL)
-        child.wait()
-        (journal,) = tmp_path.glob("writing-*-graders.jsonl")
-        kept = len(journal.read_text().splitlines()) - 1
-        assert 4 <= kept <= 6
-        with journal.open("a") as half:
-            half.write('{"call": "sha')
+        kill_amid(judging, KILLED_WHILE_GRADING, candidate.url, str(tmp_path), g.model_dump_json())
+        kept = torn(tmp_path, "writing-*-graders.jsonl", '{"call": "sha')
         time.sleep(0.3)
         candidate.bodies.clear()
         judging.bodies.clear()

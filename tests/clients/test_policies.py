@@ -11,17 +11,16 @@ import yaml
 
 from modelops_dagster.clients.gauntlet.loading import load_suites
 from modelops_dagster.clients.policies import load_policy, policy_names, write_policy_schema
-from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.gauntlet.contract_checks import CHECKS
 from modelops_dagster.domain.gauntlet.metrics import event_metric, share_metric
 from modelops_dagster.domain.gauntlet.report import Metric, SuiteReport
 from modelops_dagster.domain.gauntlet.suite import SuiteSpec
-from modelops_dagster.domain.hub import ModelRevision
 from modelops_dagster.domain.policies import policy_digest, policy_schema
 from modelops_dagster.domain.verdicts import judge
 from modelops_dagster.domain.verdicts.pairing import power_of
+from tests.fakes.values import a_checkpoint, an_endpoint
 
 EVAL_DATASETS = Path(__file__).resolve().parents[2] / "eval_datasets"
 SHIPPED = EVAL_DATASETS / "policies"
@@ -81,20 +80,7 @@ def test_the_default_margins_are_what_the_shipped_samples_can_show() -> None:
 
 
 def endpoint_of(seconds_per_token: float) -> Endpoint:
-    revision = ModelRevision(repo_id="org/m", commit_hash="a" * 40)
-    return Endpoint(
-        name="e1",
-        url="http://127.0.0.1:1/v1",
-        served_model_name="m",
-        checkpoint=Checkpoint(revision=revision, scheme="raw", directory="/c", digest="d", size_bytes=1),
-        engine="fake",
-        engine_version="1",
-        rung="fake",
-        ladder=(),
-        start_seconds=1,
-        tokens_per_second=1 / seconds_per_token,
-        max_context=128,
-    )
+    return an_endpoint(name="e1", checkpoint=a_checkpoint("org/m"), tokens_per_second=1 / seconds_per_token)
 
 
 def numbers_of(accuracy: float, english: float, seconds_per_token: float) -> dict[str, list[Metric]]:

@@ -1,7 +1,6 @@
 """Recipes from a folder and over HTTP, and what they come to for an engine that can be asked."""
 
 import http.server
-import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from modelops_dagster.clients.recipes import Recipes, overlays_for
 from modelops_dagster.domain.engines import Rung
 from modelops_dagster.domain.errors import InvalidSpec
 from tests.clients.test_own_engines import asked, own, pip_home
+from tests.fakes.threads import http_server
 
 __all__ = ["asked", "own", "pip_home"]
 
@@ -35,10 +35,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def url(folder: Path) -> Iterator[str]:
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
+    with http_server(handler) as url:
+        yield f"{url}/"
 
 
 @pytest.fixture

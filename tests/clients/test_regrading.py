@@ -18,9 +18,9 @@ from modelops_dagster.domain.gauntlet.grading import Grader, GradersFile
 from modelops_dagster.domain.gauntlet.report import SuiteReport
 from modelops_dagster.domain.policies import Policy
 from modelops_dagster.domain.verdicts import Verdict, judge
+from tests.clients.calibrating import POLICY, RULE, SUITE, judging, label, run, run_again_labelled
 from tests.clients.gauntlet_parts import endpoint
 from tests.clients.grading_parts import by_number, grader
-from tests.clients.test_calibrations import POLICY, RULE, SUITE, judging, label, run
 from tests.fakes.openai_server import OpenAIServer
 
 OPEN = datetime.now(UTC) + timedelta(hours=24)
@@ -76,9 +76,7 @@ def test_a_run_that_was_scored_by_an_admitted_grader_is_graded_as_it_was(tmp_pat
     store = ScoreStore(tmp_path / "scores")
     with judging().server().in_thread() as judge_server:
         g = grader(judge_server)
-        run(store, g, "r1", tmp_path)
-        label(store, 0.8)
-        second = run(store, g, "r2", tmp_path)
+        second = run_again_labelled(store, g, 0.8, tmp_path)
         assert regraded(store, g, second, "r3") is second
         label(store, 1.0)
         more = regraded(store, g, second, "r3")

@@ -15,6 +15,7 @@ from modelops_dagster.domain.endpoints import EndpointSpec, EndpointState, Endpo
 from modelops_dagster.domain.errors import EndpointFailed, InvalidSpec
 from modelops_dagster.domain.gateway import Grant, Route, RouteTarget, litellm_deployments, with_targets
 from modelops_dagster.domain.verdicts import Outcome, Verdict
+from tests.fakes.values import a_verdict
 
 AT = datetime(2026, 1, 2, tzinfo=UTC)
 ALIAS, COMMIT = "acme/tiny", "c" * 40
@@ -62,19 +63,8 @@ class Machine:
 
 
 def verdict(endpoint: str, outcome: Outcome = "pass") -> Verdict:
-    return Verdict(
-        verdict_id=f"v-{endpoint}",
-        outcome=outcome,
-        reason="r",
-        policy="p",
-        policy_digest="d",
-        criteria=(),
-        repo_id=ALIAS,
-        commit_hash=COMMIT,
-        lane="fp8",
-        endpoint=endpoint,
-        decided_at=AT,
-    )
+    fields = {"repo_id": ALIAS, "commit_hash": COMMIT, "lane": "fp8", "endpoint": endpoint, "decided_at": AT}
+    return a_verdict(outcome, verdict_id=f"v-{endpoint}", **fields)
 
 
 def serving(name: str, *tags: str) -> RouteTarget:

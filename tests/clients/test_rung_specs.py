@@ -7,21 +7,13 @@ import pytest
 from modelops_dagster.clients.engines import EngineRegistry
 from modelops_dagster.clients.rung_specs import rung_specs
 from modelops_dagster.domain.capacity import Placement
-from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import EndpointSpec
 from modelops_dagster.domain.engines import Rung, StartOverlay
-from modelops_dagster.domain.hub import ModelRevision
+from tests.fakes.values import a_checkpoint
 
 VLLM = Rung(engine="vllm")
-CHECKPOINT = Checkpoint(
-    revision=ModelRevision(repo_id="acme/small", commit_hash="a" * 40),
-    scheme="raw",
-    directory="/models/small",
-    digest="sha256:x",
-    size_bytes=1,
-    max_context=1024,
-    architectures=("LlamaForCausalLM",),
-    has_chat_template=True,
+CHECKPOINT = a_checkpoint(
+    "acme/small", directory="/models/small", max_context=1024, architectures=("LlamaForCausalLM",)
 )
 FOUR = Placement(gpus=4, arguments=("--tensor-parallel-size", "4"))
 TWO_NODES = Placement(gpus=16, nodes=2, arguments=("--tensor-parallel-size", "8", "--pipeline-parallel-size", "2"))

@@ -25,7 +25,8 @@ from modelops_dagster.domain.alerts import (
 )
 from modelops_dagster.domain.frameworks import FrameworkRelease
 from modelops_dagster.domain.hub import ModelRevision, Release, RepoFile
-from modelops_dagster.domain.verdicts import Criterion, Verdict
+from modelops_dagster.domain.verdicts import Criterion
+from tests.fakes.values import a_verdict
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 COMMIT = "a" * 40
@@ -75,10 +76,9 @@ def test_a_verdict_says_what_decided():
         Criterion(suite="s", metric=f"m{i}", tier="required", outcome=outcome, value=0.51234, n=9, rule="lower >= 0.60")
         for i, outcome in enumerate(["pass", "fail", "fail", "hold", "fail"])
     ]
-    verdict = Verdict(
-        verdict_id="v1", outcome="fail", reason="fail: four of five.", policy="default", policy_digest="d",
-        criteria=tuple(criteria), repo_id="acme/x", commit_hash=COMMIT, lane="raw", endpoint="e", decided_at=NOW,
-    )  # fmt: skip
+    verdict = a_verdict(
+        "fail", verdict_id="v1", reason="fail: four of five.", criteria=tuple(criteria), repo_id="acme/x"
+    )
     found = verdict_reached(verdict, url="http://ui")
     assert (found.title, found.severity, found.dedupe_key) == ("FAIL: acme/x", "warning", "verdict:v1")
     assert found.lines[0] == "fail: four of five."

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.version import Version
 
-from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint, Parked
 from modelops_dagster.domain.engines import RungResult
 from modelops_dagster.domain.errors import InvalidSpec
@@ -21,7 +20,6 @@ from modelops_dagster.domain.frameworks import (
     plain_version,
     version_key,
 )
-from modelops_dagster.domain.hub import ModelRevision
 from modelops_dagster.domain.retries import (
     FrameworkCursor,
     Retry,
@@ -33,6 +31,7 @@ from modelops_dagster.domain.retries import (
     waiting,
     worth_climbing_again,
 )
+from tests.fakes.values import a_checkpoint, an_endpoint
 
 VLLM = "vllm-project/vllm"
 
@@ -114,18 +113,11 @@ def rung(label: str, reason: str | None = None, version: str = "", detail: str =
     return RungResult.model_validate({"rung": label, "reason": reason, "engine_version": version, "detail": detail})
 
 
-CHECKPOINT = Checkpoint(
-    revision=ModelRevision(repo_id="acme/new", commit_hash="a" * 40),
-    scheme="raw", directory="/m", digest="sha256:1", size_bytes=1, architectures=("NewForCausalLM",),
-    max_context=None, has_chat_template=True,
-)  # fmt: skip
+CHECKPOINT = a_checkpoint("acme/new", architectures=("NewForCausalLM",))
 
 
 def endpoint(*ladder: RungResult) -> Endpoint:
-    return Endpoint(
-        name="e", url="http://h/v1", served_model_name="s", checkpoint=CHECKPOINT, engine="transformers",
-        engine_version="5", rung=ladder[-1].rung, ladder=ladder, start_seconds=1, tokens_per_second=1, max_context=9,
-    )  # fmt: skip
+    return an_endpoint(checkpoint=CHECKPOINT, engine="transformers", rung=ladder[-1].rung, ladder=ladder)
 
 
 def parked(*ladder: RungResult) -> Parked:

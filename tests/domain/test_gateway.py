@@ -14,11 +14,11 @@ from modelops_dagster.domain.gateway import (
     litellm_deployments,
     promote,
     rolled_back,
-    route_diff,
     serving_targets,
     with_targets,
     with_weights,
 )
+from modelops_dagster.domain.route_changes import route_diff
 
 AT = datetime(2026, 1, 2, tzinfo=UTC)
 

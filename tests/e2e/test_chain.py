@@ -20,7 +20,7 @@ from modelops_dagster.clients.routes import RouteStore
 from modelops_dagster.clients.watcher import WatchStore
 from modelops_dagster.services.hub_server import publish
 from tests.e2e.platform import Platform, left_behind, running_platform
-from tests.e2e.scenery import install_engine, write_engine, write_model, write_suites
+from tests.e2e.scenery import prepared, write_engine, write_model
 
 ORG = "acme"
 HUB_TOKEN = "hf_a-token-that-nobody-may-find-again"
@@ -36,19 +36,13 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory, hub: Path) -> Iterator[Platform]:
     place = tmp_path_factory.mktemp("platform")
-    engines, cache = place / "engines", place / "cache"
+    engines = place / "engines"
     unknown = "Model architectures ['GrokForCausalLM'] are not supported for now."
-    write_engine(engines, "vllm-cpu", "--load-s", "1", "--child", "--fail-for", "unloadable", "--fail-line", unknown)
+    write_engine(
+        place / "engines", "vllm-cpu", "--load-s", "1", "--child", "--fail-for", "unloadable", "--fail-line", unknown
+    )
     write_engine(engines, "transformers")  # known and not installed
-    install_engine(engines, cache, "vllm-cpu")
-    environ = {
-        "MODELOPS_ENGINES": str(engines),
-        "MODELOPS_CACHE": str(cache),
-        "MODELOPS_EVAL_DATASETS": str(write_suites(place / "suites")),
-        "MODELOPS_HUB_POLL_INTERVAL_S": "2",
-        "MODELOPS_ACCELERATOR": "cpu",
-        "HF_TOKEN": HUB_TOKEN,
-    }
+    environ = prepared(place) | {"MODELOPS_HUB_POLL_INTERVAL_S": "2", "HF_TOKEN": HUB_TOKEN}
     assert load_suites(place / "suites")
     with running_platform(place / "home", environ, "--hub-dir", str(hub), "--org", ORG) as running:
         deadline = time.monotonic() + 60

@@ -14,7 +14,7 @@ from playwright.sync_api import Page, expect
 from modelops_dagster.services.hub_server import publish
 from tests.e2e.many_models import PAGES, fill, open_page
 from tests.e2e.platform import Platform, running_platform
-from tests.e2e.scenery import install_engine, write_engine, write_model, write_suites
+from tests.e2e.scenery import prepared, write_engine, write_model
 from tests.fakes.browser import new_page
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -38,14 +38,7 @@ LINKS = {"UrlMetadataEntry", "PathMetadataEntry"}
 
 def settings(place: Path, *engine_flags: str) -> dict[str, str]:
     write_engine(place / "engines", "vllm-cpu", *engine_flags)
-    install_engine(place / "engines", place / "cache", "vllm-cpu")
-    return {
-        "MODELOPS_ENGINES": str(place / "engines"),
-        "MODELOPS_CACHE": str(place / "cache"),
-        "MODELOPS_EVAL_DATASETS": str(write_suites(place / "suites")),
-        "MODELOPS_ACCELERATOR": "cpu",
-        "HF_TOKEN": "",
-    }
+    return prepared(place)
 
 
 @pytest.fixture(scope="module")

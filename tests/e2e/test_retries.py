@@ -12,7 +12,7 @@ from modelops_dagster.clients.lineage import latest_values
 from modelops_dagster.clients.routes import RouteStore
 from modelops_dagster.services.hub_server import publish
 from tests.e2e.platform import Platform, running_platform
-from tests.e2e.scenery import install_engine, write_engine, write_model, write_suites
+from tests.e2e.scenery import install_engine, prepared, write_engine, write_model
 from tests.fakes.alert_receivers import HttpReceiver
 from tests.fakes.github import GitHub
 
@@ -42,24 +42,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def platform(place: Path, github: GitHub, hook: HttpReceiver) -> Iterator[Platform]:
     write_engine(place / "engines", "vllm-cpu", "--fail-for", "novel", "--fail-line", UNKNOWN)
     write_engine(place / "engines", "transformers")
-    for name in ("vllm-cpu", "transformers"):
-        install_engine(place / "engines", place / "cache", name)
     publish(place / "hub", f"{ORG}/old", write_model(place / "old"))
     (place / "home").mkdir()
     channel = {"name": "hook", "type": "webhook", "url": hook.url}
     (place / "home" / "alerts.yaml").write_text(yaml.safe_dump({"channels": [channel]}))
-    environ = {
-        "MODELOPS_ENGINES": str(place / "engines"),
-        "MODELOPS_CACHE": str(place / "cache"),
-        "MODELOPS_EVAL_DATASETS": str(write_suites(place / "suites")),
+    environ = prepared(place, "vllm-cpu", "transformers") | {
         "MODELOPS_HUB_POLL_INTERVAL_S": "2",
         "MODELOPS_FRAMEWORK_POLL_INTERVAL_S": "2",
         "MODELOPS_ALERT_POLL_INTERVAL_S": "1",
         "MODELOPS_FRAMEWORKS": VLLM,
         "MODELOPS_GITHUB_API_URL": github.url,
         "MODELOPS_GITHUB_URL": github.url,
-        "MODELOPS_ACCELERATOR": "cpu",
-        "HF_TOKEN": "",
     }
     with running_platform(place / "home", environ, "--hub-dir", str(place / "hub"), "--org", ORG) as running:
         quiet = {"hub_releases": "No new commit", "framework_releases": "No new release", "alerts": "0 events"}

@@ -22,7 +22,7 @@ def settings() -> Settings:
 
 @pytest.fixture(scope="module")
 def registry(settings: Settings) -> EngineRegistry:
-    return EngineRegistry(settings.engines, settings.cache, settings.own_engines)
+    return EngineRegistry.from_settings(settings)
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,11 @@ import pytest
 
 from modelops_dagster.clients.gauntlet.loading import load_suite
 from modelops_dagster.clients.gauntlet.runner import ask_suite
-from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint
-from modelops_dagster.domain.hub import ModelRevision
 from modelops_dagster.domain.ladder import garbage_reason
 from modelops_dagster.settings import data_folder
 from tests.fakes.real_engine import CAPITAL, MAX_CONTEXT, NAME, STORY, Running, Start
+from tests.fakes.values import a_checkpoint, an_endpoint
 
 pytestmark = pytest.mark.engine
 
@@ -238,23 +237,7 @@ def test_the_contract_cannot_tell_the_engines_apart(engine: Running, model: Path
 
 
 def contract_endpoint(engine: Running, model: Path) -> Endpoint:
-    checkpoint = Checkpoint(
-        revision=ModelRevision(repo_id="demo/SmolLM2", commit_hash="0" * 40),
-        scheme="raw",
-        directory=str(model),
-        digest="sha256:test",
-        size_bytes=1,
-    )
-    return Endpoint(
-        name="test",
-        url=f"{engine.url}/v1",
-        served_model_name=NAME,
-        checkpoint=checkpoint,
-        engine=engine.engine,
-        engine_version="test",
-        rung=engine.engine,
-        ladder=(),
-        start_seconds=engine.start_seconds,
-        tokens_per_second=1,
-        max_context=MAX_CONTEXT,
-    )
+    return an_endpoint(
+        url=f"{engine.url}/v1", served_model_name=NAME, checkpoint=a_checkpoint(directory=str(model)),
+        engine=engine.engine, max_context=MAX_CONTEXT,
+    )  # fmt: skip

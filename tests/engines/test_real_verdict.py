@@ -17,11 +17,10 @@ from modelops_dagster.clients.incumbents import gather_arms
 from modelops_dagster.clients.policies import load_policy
 from modelops_dagster.clients.scores import ScoreStore
 from modelops_dagster.clients.scores.replays import replay
-from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint
-from modelops_dagster.domain.hub import ModelRevision
 from modelops_dagster.domain.verdicts import Verdict, judge
 from tests.fakes.real_engine import MAX_CONTEXT, NAME, Running, Start
+from tests.fakes.values import a_checkpoint, an_endpoint
 
 pytestmark = [pytest.mark.engine, pytest.mark.long]
 SHIPPED = Path(__file__).resolve().parents[2] / "eval_datasets"
@@ -61,20 +60,11 @@ def served(start: Start, model: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def endpoint(running: Running, commit: str) -> Endpoint:
-    revision = ModelRevision(repo_id="demo/SmolLM2", commit_hash=commit * 40)
-    return Endpoint(
-        name=f"smol-{commit}",
-        url=f"{running.url}/v1",
-        served_model_name=NAME,
-        checkpoint=Checkpoint(revision=revision, scheme="raw", directory="/m", digest=f"sha256:{commit}", size_bytes=1),
-        engine="vllm-cpu",
-        engine_version="test",
-        rung="vllm-cpu",
-        ladder=(),
-        start_seconds=1,
-        tokens_per_second=1,
-        max_context=MAX_CONTEXT,
-    )
+    checkpoint = a_checkpoint("demo/SmolLM2", commit * 40, digest=f"sha256:{commit}")
+    return an_endpoint(
+        name=f"smol-{commit}", url=f"{running.url}/v1", served_model_name=NAME, checkpoint=checkpoint,
+        engine="vllm-cpu", max_context=MAX_CONTEXT,
+    )  # fmt: skip
 
 
 def decided(candidate: Endpoint, incumbent: Endpoint, work: Path) -> Verdict:

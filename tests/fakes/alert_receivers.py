@@ -2,15 +2,16 @@
 
 import asyncio
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from email.message import EmailMessage
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs
+
+from tests.fakes.threads import Quiet, http_server, loop_thread
 
 
 @dataclass
@@ -51,10 +52,7 @@ class HttpReceiver:
     def running(self, port: int = 0) -> Iterator["HttpReceiver"]:
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, template: str, *args: object) -> None:
-                del template, args
-
+        class Handler(Quiet, BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 request = Request(self.path, {k.lower(): v for k, v in self.headers.items()}, body)
@@ -70,14 +68,8 @@ class HttpReceiver:
                 self.end_headers()
                 self.wfile.write(content)
 
-        server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        self.url = f"http://127.0.0.1:{server.server_address[1]}"
-        try:
+        with http_server(Handler, port) as self.url:
             yield self
-        finally:
-            server.shutdown()
-            server.server_close()
 
 
 @dataclass
@@ -118,23 +110,14 @@ class SmtpServer:
 
     @contextmanager
     def running(self) -> Iterator["SmtpServer"]:
-        loop, ready, stop = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
+        @asynccontextmanager
+        async def serving() -> AsyncIterator[None]:
+            async with await asyncio.start_server(self._session, "127.0.0.1", 0) as server:
+                self.port = server.sockets[0].getsockname()[1]
+                yield
 
-        async def serve() -> None:
-            server = await asyncio.start_server(self._session, "127.0.0.1", 0)
-            self.port = server.sockets[0].getsockname()[1]
-            ready.set()
-            async with server:
-                await stop.wait()
-
-        thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
-        thread.start()
-        assert ready.wait(10)
-        try:
+        with loop_thread(serving):
             yield self
-        finally:
-            loop.call_soon_threadsafe(stop.set)
-            thread.join(10)
 
     async def _session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         def reply(line: str) -> None:

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import urlsplit
+
+from tests.fakes.threads import Quiet, http_server
 
 FEED = """<?xml version="1.0" encoding="UTF-8"?>
 <feed xmlns="http://www.w3.org/2005/Atom" xmlns:media="http://search.yahoo.com/mrss/" xml:lang="en-US">
@@ -79,10 +80,7 @@ class GitHub:
     def running(self) -> Iterator["GitHub"]:
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, template: str, *args: object) -> None:
-                del template, args
-
+        class Handler(Quiet, BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 path = urlsplit(self.path).path
                 asked = {k.lower(): v for k, v in self.headers.items()}
@@ -96,11 +94,5 @@ class GitHub:
                 self.end_headers()
                 self.wfile.write(content)
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        self.url = f"http://127.0.0.1:{server.server_address[1]}"
-        try:
+        with http_server(Handler) as self.url:
             yield self
-        finally:
-            server.shutdown()
-            server.server_close()

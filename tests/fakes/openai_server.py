@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 import json
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from aiohttp import web
+
+from tests.fakes.threads import loop_thread
 
 MODEL = "fake"
 Fault = Literal[
@@ -83,22 +84,8 @@ class OpenAIServer:
     @contextmanager
     def in_thread(self) -> Iterator["OpenAIServer"]:
         """Serve from a thread with an event loop of its own."""
-        ready, loop = threading.Event(), asyncio.new_event_loop()
-        stop = asyncio.Event()
-
-        async def serve() -> None:
-            async with self.running():
-                ready.set()
-                await stop.wait()
-
-        thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
-        thread.start()
-        assert ready.wait(10)
-        try:
+        with loop_thread(self.running):
             yield self
-        finally:
-            loop.call_soon_threadsafe(stop.set)
-            thread.join(10)
 
     async def _health(self, _: web.Request) -> web.Response:
         return web.Response(status=200 if "health" in self.offers else 404)

@@ -14,15 +14,15 @@ from modelops_dagster.clients.engine_install import MARKER_NAME
 from modelops_dagster.clients.lineage import write_value
 from modelops_dagster.domain.alerts import Alert
 from modelops_dagster.domain.checkpoints import Checkpoint
-from modelops_dagster.domain.endpoints import Endpoint, Parked
+from modelops_dagster.domain.endpoints import Parked
 from modelops_dagster.domain.engines import RungResult
-from modelops_dagster.domain.hub import ModelRevision
 from modelops_dagster.domain.retries import FrameworkCursor
 from modelops_dagster.resources.lineage import LineageResource
 from modelops_dagster.resources.platform import EngineResource, GauntletResource
 from modelops_dagster.resources.watch import AlertResource, FrameworkResource
 from modelops_dagster.sensors.frameworks import MAX_RETRIES_PER_TICK, framework_sensor
 from tests.fakes.github import GitHub
+from tests.fakes.values import a_checkpoint, an_endpoint
 
 VLLM, HF = "vllm-project/vllm", "huggingface/transformers"
 COMMIT = "a" * 40
@@ -90,11 +90,8 @@ class Ticks:
         return [d.alert for d in Outbox(self.home / "alerts").recent(datetime.now(UTC))]
 
     def standing(self, repo_id: str, *ladder: RungResult) -> None:
-        endpoint = Endpoint(
-            name="e", url="http://h/v1", served_model_name="s", checkpoint=checkpoint(repo_id), engine="transformers",
-            engine_version="5", rung=ladder[-1].rung, ladder=ladder, start_seconds=1, tokens_per_second=1,
-            max_context=9,
-        )  # fmt: skip
+        last = ladder[-1].rung
+        endpoint = an_endpoint(checkpoint=checkpoint(repo_id), engine="transformers", rung=last, ladder=ladder)
         self.instance.add_dynamic_partitions("models", [repo_id])
         write_value(self.home / "lineage", "raw/endpoint", repo_id, "r", endpoint)
 
@@ -121,11 +118,7 @@ class Ticks:
 
 
 def checkpoint(repo_id: str) -> Checkpoint:
-    return Checkpoint(
-        revision=ModelRevision(repo_id=repo_id, commit_hash=COMMIT),
-        scheme="raw", directory="/m", digest="sha256:1", size_bytes=1, architectures=("NewForCausalLM",),
-        max_context=None, has_chat_template=True,
-    )  # fmt: skip
+    return a_checkpoint(repo_id, COMMIT, architectures=("NewForCausalLM",))
 
 
 def rung(label: str, reason: str | None = None, version: str = "") -> RungResult:

@@ -6,13 +6,12 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import httpx
 
@@ -22,6 +21,7 @@ from modelops_dagster.clients.keys import KeyStore
 from modelops_dagster.clients.routes import RouteStore
 from modelops_dagster.domain.gateway import Route, RouteTarget, with_targets
 from tests.fakes.backend import FakeBackend
+from tests.fakes.threads import UntilLeft
 
 PROMPT = "a-prompt-that-nobody-may-find-again"
 ALIAS = "acme/SmolLM2-135M-Instruct"
@@ -118,29 +118,20 @@ def target(backend: FakeBackend, *tags: str, name: str = "", weight: int = 1) ->
     )
 
 
-class Load:
+class Load(UntilLeft):
     """Three clients that stream without a pause, until it is left. `calls` holds (began, ended, what answered)."""
 
     def __init__(self, url: str, key: str, alias: str) -> None:
+        super().__init__()
         self.calls: list[tuple[float, float, str]] = []
         self._url, self._key, self._alias = url, key, alias
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    async def _run(self) -> None:
+    async def make_calls(self) -> None:
         async with httpx.AsyncClient(timeout=60, headers={"authorization": f"Bearer {self._key}"}) as client:
             await asyncio.gather(*(self._without_pause(client) for _ in range(3)))
 
     async def _without_pause(self, client: httpx.AsyncClient) -> None:
-        while not self._stop.is_set():
+        while not self.over.is_set():
             await self._one(client)
 
     async def _one(self, client: httpx.AsyncClient) -> None:

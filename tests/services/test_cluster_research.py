@@ -11,24 +11,10 @@ from modelops_dagster.domain.research import JobRequest, JobState, ResearchJob
 from tests.fakes.cluster.kubelet import FakeCluster, Node
 from tests.fakes.cluster.stack import ClusterStack
 from tests.fakes.stack import wait_until
+from tests.fakes.training import TRAINING, WAITS
 
 WAIT_S = 60.0
 IMAGE = "ghcr.io/acme/trainer:1"
-TRAINING = """
-import os, pathlib, signal, sys, time
-saved = pathlib.Path(os.environ["MODELOPS_CHECKPOINT_FILE"])
-def save(*_):
-    saved.write_text("step 1")
-    print("saved", flush=True)
-    sys.exit(0)
-signal.signal(signal.SIGTERM, save)
-if saved.exists():
-    print("resumed", flush=True)
-    sys.exit(0)
-print("training in", pathlib.Path.cwd().name, flush=True)
-time.sleep(60)
-"""
-WAITS = "import pathlib, sys, time\nwhile not pathlib.Path('go').exists(): time.sleep(0.02)\nsys.exit(5)"
 
 
 class World:
@@ -94,7 +80,7 @@ def test_a_job_runs_with_the_class_and_queue_of_research_in_a_folder_that_outliv
 def test_an_endpoint_takes_the_gpus_and_the_job_goes_on_when_it_gives_them_back(world: World):
     client = world.stack.client
     job_id = world.submit(TRAINING)
-    world.says(job_id, f"training in {job_id}")
+    world.says(job_id, f" in {job_id}")
     client.apply(world.stack.spec(name="rival", gpus=1, priority="production"))
     client.wait_ready("rival", WAIT_S)
     job = world.until(job_id, lambda job: job.state is JobState.QUEUED and job.preemptions and "No node" in job.message)

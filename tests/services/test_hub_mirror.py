@@ -156,7 +156,7 @@ def test_clients_that_come_at_once_have_a_content_read_once(tmp_path: Path, monk
         time.sleep(0.2)  # so that the others come meanwhile
         return hash_file(path, on_bytes)
 
-    monkeypatch.setattr("modelops_dagster.services.hub_server.storage.hash_file", counted)
+    monkeypatch.setattr("modelops_dagster.services.hub_server.folders.hash_file", counted)
     storage = HubStorage(tmp_path)
     weights = next(f for f in commit.files if f.path == "model.safetensors")
     with ThreadPoolExecutor(4) as pool:

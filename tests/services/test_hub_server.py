@@ -197,7 +197,7 @@ def test_a_restart_reads_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def refuse(path: Path, on_bytes: object = None) -> None:
         raise AssertionError(f"{path} was read again")
 
-    monkeypatch.setattr("modelops_dagster.services.hub_server.storage.hash_file", refuse)
+    monkeypatch.setattr("modelops_dagster.services.hub_server.folders.hash_file", refuse)
     with running_hub(tmp_path / "hub") as server:
         assert {m.id: m.sha for m in api(server).list_models(expand=["sha"])} == before
         assert httpx.get(f"{server.url}/acme/dropped/resolve/main/model.safetensors").status_code == 200

@@ -22,23 +22,9 @@ from modelops_dagster.services.controller.accelerators import Accelerators
 from modelops_dagster.services.controller.idleness import Idleness
 from modelops_dagster.services.controller.research import ResearchDesk
 from modelops_dagster.services.controller.wishes import Ledger
+from tests.fakes.training import TRAINING, WAITS
 
-TRAINING = """
-import os, pathlib, signal, sys, time
-saved = pathlib.Path(os.environ["MODELOPS_CHECKPOINT_FILE"])
-def save(*_):
-    saved.write_text("step 1")
-    print("saved", flush=True)
-    sys.exit(0)
-signal.signal(signal.SIGTERM, save)
-if saved.exists():
-    print("resumed on", os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
-    sys.exit(0)
-print("training on", os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
-time.sleep(60)
-"""
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
-WAITS = "import pathlib, sys, time\nwhile not pathlib.Path('go').exists(): time.sleep(0.02)\nsys.exit(5)"
 
 
 class Rival:

@@ -1,7 +1,5 @@
 """`allow.yaml`: the commits that an operator allowed to bring code, by whom, when and why."""
 
-import os
-import uuid
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +8,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from modelops_dagster.clients.checkpoints.claims import claim
+from modelops_dagster.clients.whole_files import write_whole
 from modelops_dagster.domain.allowances import Allowance
 from modelops_dagster.domain.errors import IntegrityError, InvalidSpec
 from modelops_dagster.domain.hub import ModelRevision
@@ -74,12 +73,7 @@ class AllowList:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with claim(self.path.with_name(f"{self.path.name}.claim")):
             entries = _ENTRIES.dump_python(change(self.entries()), mode="json", exclude_none=True)
-            staged = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}")
-            with staged.open("w") as out:
-                out.write(_HEADER + yaml.safe_dump(entries, sort_keys=False, allow_unicode=True))
-                out.flush()
-                os.fsync(out.fileno())
-            staged.replace(self.path)
+            write_whole(self.path, _HEADER + yaml.safe_dump(entries, sort_keys=False, allow_unicode=True))
 
 
 def _withdrawn(entries: tuple[Allowance, ...], revision: ModelRevision, by: str, at: datetime) -> tuple[Allowance, ...]:

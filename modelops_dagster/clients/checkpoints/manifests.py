@@ -2,13 +2,13 @@
 
 import os
 import time
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import Field, ValidationError
 
 from modelops_dagster.clients.processes import boot_id
+from modelops_dagster.clients.whole_files import write_whole
 from modelops_dagster.domain.checkpoints import Manifest
 from modelops_dagster.domain.errors import IntegrityError
 from modelops_dagster.domain.values import Value
@@ -69,10 +69,7 @@ def note_verified(directory: Path, manifest: Manifest) -> None:
     """Note that every byte was compared with the manifest just now."""
     stamps = {f.path: _stamp(directory / f.path) for f in manifest.files}
     note = Verification(at=time.time(), boot_id=boot_id(), digest=manifest.digest, stamps=stamps)
-    path = verification_path(directory)
-    staged = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
-    staged.write_text(note.model_dump_json())
-    staged.replace(path)
+    write_whole(verification_path(directory), note.model_dump_json(), is_durable=False)
 
 
 def forget_verified(directory: Path) -> None:

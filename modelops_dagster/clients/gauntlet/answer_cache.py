@@ -1,11 +1,11 @@
 """Answers by the digest of everything that may change them, one file each; processes may share a folder."""
 
 import json
-import uuid
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from modelops_dagster.clients.whole_files import write_whole
 from modelops_dagster.domain.gauntlet.completion import Completion
 
 _KEPT = ("text", "reasoning", "finish_reason", "status", "tokens_in", "tokens_out", "tool_calls")
@@ -30,11 +30,8 @@ class AnswerCache:
 
     def put(self, key: str, got: Completion) -> None:
         """Keep an answer; a file appears whole or not at all."""
-        path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-        temporary.write_text(json.dumps({"key": key, **{name: getattr(got, name) for name in _KEPT}}))
-        temporary.replace(path)
+        kept = {"key": key, **{name: getattr(got, name) for name in _KEPT}}
+        write_whole(self._path(key), json.dumps(kept), is_durable=False)
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.json"

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TextIO
 
+from modelops_dagster.clients.whole_files import write_whole
 from modelops_dagster.domain.gauntlet.completion import Completion
 from modelops_dagster.domain.gauntlet.interceptors import Caching, Chain, PostEvalReport
 from modelops_dagster.domain.gauntlet.redaction import redacted
@@ -15,11 +16,8 @@ OWNER_ONLY = 0o600
 
 def write_json(path: Path, value: Any) -> None:
     """Write a file whole, readable by its owner only."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.touch(mode=OWNER_ONLY)
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-    temporary.replace(path)
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    write_whole(path, text, is_private=True, is_durable=False)
 
 
 class ExchangeLog:

@@ -1,11 +1,12 @@
-"""What a queue's server must do, whichever it is."""
+"""What a queue's server must do, whichever it is, and how its errors are told."""
 
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from modelops_dagster.domain.queues import QueueNames, QueueState
+from modelops_dagster.domain.errors import QueueUnavailable, UserError
+from modelops_dagster.domain.queues import PASSWORD_VARIABLE, USERNAME_VARIABLE, QueueAddress, QueueNames, QueueState
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,33 @@ class Delivery:
     submission: str
     attempt: int  # counted from 1; one that ended with its consumer is counted too
     receipt: Any  # what the server knows it by
+
+
+@contextmanager
+def errors_of(
+    server: str, address: QueueAddress, *, refused: tuple[type[Exception], ...], silent: tuple[type[Exception], ...]
+) -> Iterator[None]:
+    """Errors of a server's client as errors of ours.
+
+    Args:
+        refused: what the client raises where the credentials do not hold; looked for first.
+        silent: and where the server does not answer.
+
+    Raises:
+        UserError: the server does not let this program in.
+        QueueUnavailable: it does not answer.
+    """
+    try:
+        yield
+    except refused as error:
+        raise UserError(
+            f"{server} at {address.url} does not let this program in ({error}): "
+            f"correct {USERNAME_VARIABLE} and {PASSWORD_VARIABLE}."
+        ) from error
+    except silent as error:
+        raise QueueUnavailable(
+            f"{server} at {address.url} does not answer ({type(error).__name__}: {error}); it is asked again."
+        ) from error
 
 
 class Lane(Protocol):

@@ -9,7 +9,7 @@ take one.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -23,13 +23,10 @@ from aio_pika.abc import (
 )
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS, AuthenticationError, ProbableAuthenticationError
 
-from modelops_dagster.clients.queues.broker import Delivery
-from modelops_dagster.domain.errors import QueueUnavailable, UserError
+from modelops_dagster.clients.queues.broker import Delivery, errors_of
 from modelops_dagster.domain.queues import (
     ANSWERS_KEPT_S,
     DEAD_LETTERS_KEPT,
-    PASSWORD_VARIABLE,
-    USERNAME_VARIABLE,
     QueueAddress,
     QueueNames,
     QueueState,
@@ -236,17 +233,7 @@ def _still_open(channel: AbstractChannel) -> None:
         raise ConnectionError("the channel was closed")
 
 
-@contextlib.contextmanager
-def told(address: QueueAddress) -> Iterator[None]:
+def told(address: QueueAddress) -> contextlib.AbstractContextManager[None]:
     """Errors of the client as errors of ours."""
-    try:
-        yield
-    except (AuthenticationError, ProbableAuthenticationError) as error:
-        raise UserError(
-            f"RabbitMQ at {address.url} does not let this program in ({error}): "
-            f"correct {USERNAME_VARIABLE} and {PASSWORD_VARIABLE}."
-        ) from error
-    except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
-        raise QueueUnavailable(
-            f"RabbitMQ at {address.url} does not answer ({type(error).__name__}: {error}); it is asked again."
-        ) from error
+    refused, silent = (AuthenticationError, ProbableAuthenticationError), (*CONNECTION_EXCEPTIONS, TimeoutError)
+    return errors_of("RabbitMQ", address, refused=refused, silent=silent)

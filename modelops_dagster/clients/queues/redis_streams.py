@@ -8,7 +8,7 @@ consumer held is claimed by another one when the lease has run out.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 from redis.asyncio import Redis
@@ -16,14 +16,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
-from modelops_dagster.clients.queues.broker import Delivery
-from modelops_dagster.domain.errors import QueueUnavailable, UserError
+from modelops_dagster.clients.queues.broker import Delivery, errors_of
 from modelops_dagster.domain.queues import (
     ANSWERS_KEPT_S,
     DEAD_LETTERS_KEPT,
     LEASE_S,
-    PASSWORD_VARIABLE,
-    USERNAME_VARIABLE,
     QueueAddress,
     QueueNames,
     QueueState,
@@ -245,17 +242,6 @@ def _entries(found: Any) -> list[tuple[str, dict[str, str]]]:
     return [entry for _, entries in found or () for entry in entries]
 
 
-@contextlib.contextmanager
-def told(address: QueueAddress) -> Iterator[None]:
+def told(address: QueueAddress) -> contextlib.AbstractContextManager[None]:
     """Errors of the client as errors of ours."""
-    try:
-        yield
-    except (AuthenticationError, NoPermissionError) as error:
-        raise UserError(
-            f"Redis at {address.url} does not let this program in ({error}): "
-            f"correct {USERNAME_VARIABLE} and {PASSWORD_VARIABLE}."
-        ) from error
-    except (RedisError, OSError) as error:
-        raise QueueUnavailable(
-            f"Redis at {address.url} does not answer ({type(error).__name__}: {error}); it is asked again."
-        ) from error
+    return errors_of("Redis", address, refused=(AuthenticationError, NoPermissionError), silent=(RedisError, OSError))

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from modelops_dagster.clients.reports.gathering import LaneReport, ModelReport, gather_leaderboard, gather_model
 from modelops_dagster.clients.scores.store import ScoreStore
+from modelops_dagster.clients.whole_files import write_whole
 from modelops_dagster.domain.gauntlet.rows import Row
 from modelops_dagster.domain.pictures import Curve, Span, curves, intervals
 from modelops_dagster.domain.policies import shown
@@ -71,11 +72,12 @@ def write_reports(store: ScoreStore, folder: Path, repo_ids: Sequence[str], made
     """Write the pages of some models and the leaderboard that links to every page there is; returns the leaderboard."""
     folder.mkdir(parents=True, exist_ok=True)
     for repo_id in repo_ids:
-        _write(folder / page_name(repo_id), model_page(gather_model(store, repo_id, made_at)))
+        page = model_page(gather_model(store, repo_id, made_at))
+        write_whole(folder / page_name(repo_id), page, is_durable=False)
     rows = gather_leaderboard(store)
     names = {r["repo_id"]: page_name(r["repo_id"]) for r in rows}
     links = {repo_id: quote(name) for repo_id, name in names.items() if (folder / name).is_file()}
-    _write(folder / "leaderboard.html", leaderboard_page(rows, made_at, links))
+    write_whole(folder / "leaderboard.html", leaderboard_page(rows, made_at, links), is_durable=False)
     return folder / "leaderboard.html"
 
 
@@ -95,12 +97,6 @@ def stale_reports(store: ScoreStore, folder: Path) -> list[str]:
 def page_name(repo_id: str) -> str:
     """The file of a model's page; '@' cannot occur in a repository's name."""
     return f"{repo_id.replace('/', '@')}.html"
-
-
-def _write(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(text)
-    draft.replace(path)
 
 
 def _page(template: str, **values: Any) -> str:

@@ -23,6 +23,7 @@ from pathlib import Path
 from pydantic import Field, TypeAdapter, ValidationError
 
 from modelops_dagster.clients.watcher.detections import DetectionLog, LoggedDetection
+from modelops_dagster.clients.whole_files import write_whole
 from modelops_dagster.domain.errors import Conflict, IntegrityError
 from modelops_dagster.domain.values import Value
 from modelops_dagster.domain.watch_schedule import OrgSchedule
@@ -187,11 +188,4 @@ class WatchStore:
         return self.root / "orgs" / f"{org}.json"
 
     def _write(self, path: Path, content: bytes, *, durable: bool | None = None) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with draft.open("wb") as out:
-            out.write(content)
-            if self._durable if durable is None else durable:
-                out.flush()
-                os.fsync(out.fileno())
-        draft.replace(path)
+        write_whole(path, content, is_durable=self._durable if durable is None else durable)

@@ -4,9 +4,9 @@ Names are those of Kubernetes and of the deployment APIs that follow it.
 """
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import AfterValidator, ConfigDict, Field, field_validator
 
 from modelops_dagster.domain.values import Value
 
@@ -19,6 +19,31 @@ REFERENCE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 AccessMode = Literal["ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod"]
 
 
+def _image(value: str) -> str:
+    if not IMAGE.fullmatch(value):
+        raise ValueError(f"{value!r} is not a container image: write registry/name:tag or registry/name@sha256:…")
+    return value
+
+
+def _variables(variables: dict[str, str]) -> dict[str, str]:
+    for name, value in variables.items():
+        if not VARIABLE.fullmatch(name):
+            raise ValueError(f"{name!r} is not the name of a variable: use letters, digits and '_'")
+        if "\0" in value:
+            raise ValueError(f"{name} holds a NUL character, which cannot be passed to a program")
+        if SECRET_VARIABLE.search(name) and not REFERENCE.fullmatch(value):
+            raise ValueError(
+                f"{name} looks like a secret, and a spec holds none: write ${{{name}}} and set that variable instead"
+            )
+    return variables
+
+
+Image = Annotated[str, Field(max_length=512), AfterValidator(_image)]
+"""Where a container comes from, as registry/name:tag or registry/name@sha256:…"""
+Variables = Annotated[dict[str, str], AfterValidator(_variables)]
+"""Variables of a container; secrets are named and not written."""
+
+
 class Part(Value):
     """A part of a spec whose fields are also known by the names Kubernetes gives them, which is how it is written."""
 
@@ -29,14 +54,7 @@ class Deployment(Value):
     """What runs: an engine of ours, an imported container, or nothing, because somebody else serves it."""
 
     type: Literal["engine", "container", "none"] = "engine"
-    image: str | None = Field(default=None, max_length=512, description="of an imported container, with its tag")
-
-    @field_validator("image")
-    @classmethod
-    def _image(cls, value: str | None) -> str | None:
-        if value is not None and not IMAGE.fullmatch(value):
-            raise ValueError(f"{value!r} is not a container image: write registry/name:tag or registry/name@sha256:…")
-        return value
+    image: Image | None = Field(default=None, description="of an imported container, with its tag")
 
 
 class HealthCheck(Part):
@@ -144,15 +162,3 @@ class RuntimeOverrides(Value):
 
 class AdvancedConfiguration(Value):
     runtime_overrides: RuntimeOverrides = RuntimeOverrides()
-
-
-def variables_problem(variables: dict[str, str]) -> str | None:
-    """What is wrong with a container's variables, as a sentence without its end; None when nothing is."""
-    for name, value in variables.items():
-        if not VARIABLE.fullmatch(name):
-            return f"{name!r} is not the name of a variable: use letters, digits and '_'"
-        if "\0" in value:
-            return f"{name} holds a NUL character, which cannot be passed to a program"
-        if SECRET_VARIABLE.search(name) and not REFERENCE.fullmatch(value):
-            return f"{name} looks like a secret, and a spec holds none: write ${{{name}}} and set that variable instead"
-    return None

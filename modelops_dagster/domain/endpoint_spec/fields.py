@@ -13,8 +13,8 @@ from modelops_dagster.domain.endpoint_spec.container import (
     Deployment,
     HealthCheck,
     Ports,
+    Variables,
     VolumeClaim,
-    variables_problem,
 )
 from modelops_dagster.domain.endpoint_spec.external import Target
 from modelops_dagster.domain.endpoint_spec.quantities import Cpu, Memory
@@ -72,7 +72,7 @@ class EndpointFields(Value):
 
     ports: Ports | None = None
     healthcheck: HealthCheck | None = None
-    env_variables: dict[str, str] = Field(default_factory=dict, description="variables of an imported container")
+    env_variables: Variables = Field(default_factory=dict, description="variables of an imported container")
     deployment_custom_configuration: CustomConfiguration | None = None
     async_deployment_type: Literal["SYNC", "ASYNC"] = Field(
         default="SYNC", description="ASYNC: requests wait in a queue and are answered later"
@@ -127,14 +127,6 @@ class EndpointFields(Value):
                 )
             if "\0" in text:
                 raise ValueError("a NUL character cannot be passed to a program")
-        return value
-
-    @field_validator("env_variables")
-    @classmethod
-    def _variables(cls, value: dict[str, str]) -> dict[str, str]:
-        problem = variables_problem(value)
-        if problem:
-            raise ValueError(problem)
         return value
 
     @field_validator("nodegroups")

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.gauntlet.report import Metric
-from modelops_dagster.domain.gauntlet.rows import Row
+from modelops_dagster.domain.gauntlet.rows import Row, metric_columns
 from modelops_dagster.domain.gauntlet.samples import canonical, digest
 from modelops_dagster.domain.hub import ModelRevision
 from modelops_dagster.domain.values import Value
@@ -86,12 +86,7 @@ def imported_scores(task: ImportedTask, revision: ModelRevision, lane: str) -> l
         | {
             "scheme": IMPORTED,
             "instrument_parts": canonical(task.parts),
-            "metric": metric.name,
-            "value": metric.value,
-            "ci_low": metric.ci_low,
-            "ci_high": metric.ci_high,
-            "n": metric.n,
-            "unit": metric.unit,
+            **metric_columns(metric),
             "n_samples": task.n_samples,
             "n_unscored": task.n_unscored,
             "evaluated_at": task.scored_at,

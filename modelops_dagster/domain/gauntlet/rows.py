@@ -9,7 +9,7 @@ from pydantic import Field
 
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.gauntlet.completion import Completion
-from modelops_dagster.domain.gauntlet.report import SuiteReport
+from modelops_dagster.domain.gauntlet.report import Metric, SuiteReport
 from modelops_dagster.domain.gauntlet.samples import Sample, canonical
 from modelops_dagster.domain.gauntlet.scorers import Scored
 from modelops_dagster.domain.values import Value
@@ -137,6 +137,18 @@ def request_row(context: RunContext, request: Mapping[str, Any]) -> Row:
     }
 
 
+def metric_columns(metric: Metric) -> Row:
+    """What a row of `scores` says of the metric itself."""
+    return {
+        "metric": metric.name,
+        "value": metric.value,
+        "ci_low": metric.ci_low,
+        "ci_high": metric.ci_high,
+        "n": metric.n,
+        "unit": metric.unit,
+    }
+
+
 def score_rows(report: SuiteReport, lane: str) -> list[Row]:
     """One row per metric of the report, missing values included."""
     endpoint = report.endpoint
@@ -155,12 +167,7 @@ def score_rows(report: SuiteReport, lane: str) -> list[Row]:
             "suite_digest": report.suite_digest,
             "instrument": report.instrument,
             "instrument_parts": report.instrument_parts or None,
-            "metric": metric.name,
-            "value": metric.value,
-            "ci_low": metric.ci_low,
-            "ci_high": metric.ci_high,
-            "n": metric.n,
-            "unit": metric.unit,
+            **metric_columns(metric),
             "n_samples": report.n_samples,
             "n_unscored": report.n_unscored,
             "evaluated_at": report.ended_at,

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from modelops_dagster.domain.endpoint_spec.container import IMAGE, variables_problem
+from modelops_dagster.domain.endpoint_spec.container import Image, Variables
 from modelops_dagster.domain.endpoint_spec.quantities import Cpu, Memory
 from modelops_dagster.domain.endpoints import Priority
 from modelops_dagster.domain.errors import InvalidSpec
@@ -20,7 +20,7 @@ from modelops_dagster.domain.kubernetes.pods import (
     quantity,
 )
 from modelops_dagster.domain.kubernetes.site import Site
-from modelops_dagster.domain.research import CHECKPOINT_VARIABLE, JobRequest, require_preemptible
+from modelops_dagster.domain.research import CHECKPOINT_VARIABLE, JobRequest, Preemptible
 from modelops_dagster.domain.values import Value
 
 Manifest = dict[str, Any]
@@ -36,9 +36,9 @@ class ResearchJob(Value):
     """Work that may be preempted for a release. It should write checkpoints of its own, since it starts again."""
 
     name: str = Field(description="lower-case letters, digits and '-'")
-    image: str
+    image: Image
     command: tuple[str, ...] = Field(min_length=1, description="argv, no shell")
-    priority: Priority = Field(default=Priority.RESEARCH, description="research or preview: whom it yields to")
+    priority: Preemptible = Field(default=Priority.RESEARCH, description="research or preview: whom it yields to")
     gpus: int = Field(default=0, ge=0, le=64, description="of one pod")
     pods: int = Field(default=1, ge=1, le=64, description="that run at the same time, each with all of the command")
     cpu: Cpu | None = Field(default=None, description="vCPU of one pod")
@@ -46,33 +46,13 @@ class ResearchJob(Value):
     max_hours: float = Field(default=24, gt=0, le=24 * 60, allow_inf_nan=False, description="then it is ended")
     retries: int = Field(default=3, ge=0, le=100, description="after failures of its own; evictions do not count")
     nodegroups: tuple[str, ...] = ()
-    env_variables: dict[str, str] = Field(default_factory=dict)
+    env_variables: Variables = Field(default_factory=dict)
 
     @field_validator("name")
     @classmethod
     def _name(cls, value: str) -> str:
         if not JOB_NAME.fullmatch(value):
             raise ValueError(f"{value!r} is not the name of a job: use lower-case letters, digits and '-'")
-        return value
-
-    @field_validator("priority")
-    @classmethod
-    def _priority(cls, value: Priority) -> Priority:
-        return require_preemptible(value)
-
-    @field_validator("image")
-    @classmethod
-    def _image(cls, value: str) -> str:
-        if not IMAGE.fullmatch(value):
-            raise ValueError(f"{value!r} is not a container image: write registry/name:tag or registry/name@sha256:…")
-        return value
-
-    @field_validator("env_variables")
-    @classmethod
-    def _variables(cls, value: dict[str, str]) -> dict[str, str]:
-        problem = variables_problem(value)
-        if problem:
-            raise ValueError(problem)
         return value
 
 

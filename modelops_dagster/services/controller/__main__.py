@@ -21,9 +21,7 @@ def main() -> int:
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     try:
         settings = Settings.load()
-        registry = EngineRegistry(
-            settings.engines, settings.cache, settings.own_engines, in_images=settings.engines_in_images
-        )
+        registry = EngineRegistry.from_settings(settings)
         serve(settings, registry, diagnose, keep_engines=options.keep_engines)
     except UserError as error:
         print(f"controller: {error.sentence}", file=sys.stderr)

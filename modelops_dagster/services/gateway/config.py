@@ -7,6 +7,7 @@ import yaml
 
 from modelops_dagster.client import controller_folder
 from modelops_dagster.clients.credentials import credentials_folder
+from modelops_dagster.clients.whole_files import write_whole
 from modelops_dagster.settings import Settings
 
 AUTH = "modelops_dagster.services.gateway.plugin.auth"
@@ -79,12 +80,8 @@ def litellm_config() -> dict[str, object]:
 
 def write_config(path: Path) -> None:
     """Write the configuration file, whole or not at all. It holds no secret."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(
-        "# written at every start of the gateway\n" + yaml.safe_dump(litellm_config(), sort_keys=False)
-    )
-    temporary.replace(path)
+    text = "# written at every start of the gateway\n" + yaml.safe_dump(litellm_config(), sort_keys=False)
+    write_whole(path, text, is_durable=False)
 
 
 def litellm_environment(config: Path, master_key: str) -> dict[str, str]:

@@ -14,14 +14,7 @@ from modelops_dagster.domain.listings import RepoListing
 from modelops_dagster.domain.repo_files import require_safe_path
 from modelops_dagster.domain.values import Value
 from modelops_dagster.services.hub_server.publishing import disk_errors, keep_files, place_main
-from modelops_dagster.services.hub_server.storage import (
-    MAIN,
-    Commit,
-    HubStorage,
-    RepoSettings,
-    StoredFile,
-    write_atomically,
-)
+from modelops_dagster.services.hub_server.storage import MAIN, Commit, HubStorage, RepoSettings, StoredFile
 
 FETCHING = ".mirroring"
 MAX_WORKERS = 4
@@ -86,7 +79,7 @@ def mirror(
                 commit, fetched_bytes = _bring(storage, held, release, hub, progress)
             before = storage.main(repo_id)
             settings = _settings(storage, release, listed, gated=keep_gate and release.gated)
-            write_atomically(storage.root / f"{repo_id}.hub.json", settings.model_dump_json(exclude_defaults=True))
+            storage.write_settings(repo_id, settings)
             held.confirm()
             moves = before is None or (ref == MAIN and before.commit_hash != commit.commit_hash)
             if moves:

@@ -9,16 +9,8 @@ from modelops_dagster.clients.checkpoints.claims import Claim, claim
 from modelops_dagster.clients.checkpoints.store import DISK_IS_FULL
 from modelops_dagster.domain.errors import DiskFull, InvalidSpec
 from modelops_dagster.domain.hub import require_repo_id
-from modelops_dagster.services.hub_server.storage import (
-    Commit,
-    HubStorage,
-    RefKind,
-    RepoSettings,
-    StoredFile,
-    folder_state,
-    repo_paths,
-    write_atomically,
-)
+from modelops_dagster.services.hub_server.folders import folder_state, repo_paths
+from modelops_dagster.services.hub_server.storage import Commit, HubStorage, RefKind, RepoSettings, StoredFile
 from modelops_dagster.services.hub_server.webhook import Webhook
 
 
@@ -60,7 +52,7 @@ def publish(
         paths = {p.relative_to(source_dir).as_posix(): p for p in sources}
         commit = storage.write_commit(repo_id, keep_files(storage, held, paths, progress=progress))
         if settings is not None:
-            write_atomically(root / f"{repo_id}.hub.json", settings.model_dump_json(exclude_defaults=True))
+            storage.write_settings(repo_id, settings)
         held.confirm()
         place_main(storage, repo_id, commit)
     if webhook is not None and (before is None or before.commit_hash != commit.commit_hash):

@@ -11,8 +11,6 @@ it; `publish` makes one commit out of a whole folder at once, and until it is do
 """
 
 import hashlib
-import json
-import os
 import re
 import shutil
 import threading
@@ -25,9 +23,11 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from modelops_dagster.clients.checkpoints.digests import hash_file
+from modelops_dagster.clients.whole_files import write_whole
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.hub import COMMIT_HASH, REPO_ID
 from modelops_dagster.domain.values import Value
+from modelops_dagster.services.hub_server.folders import DigestCache, folder_state, is_hidden, link_or_copy, repo_paths
 
 MAIN = "main"
 OBJECTS, COMMITS = ".objects", ".commits"
@@ -95,7 +95,7 @@ class HubStorage:
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
-        self._digests = DigestCache(self.root)
+        self._digests = DigestCache(self.root, self.root / OBJECTS / "digests.jsonl")
         self._locks: dict[str, threading.Lock] = {}
         self._commits: dict[tuple[str, str], Commit] = {}
 
@@ -118,6 +118,10 @@ class HubStorage:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"]))
             raise InvalidSpec(f"{path} does not hold at {field!r}: {first['msg']}; correct it.", field=field) from error
+
+    def write_settings(self, repo_id: str, settings: RepoSettings) -> None:
+        document = settings.model_dump_json(exclude_defaults=True)
+        write_whole(self.root / f"{repo_id}.hub.json", document, is_durable=False)
 
     def main(self, repo_id: str) -> Commit | None:
         """The commit that main stands at, with what was put into the folder by hand. None: no such repository."""
@@ -176,7 +180,7 @@ class HubStorage:
         refs = self.refs(repo_id)
         field = "tags" if kind == "tag" else "branches"
         moved = refs.model_copy(update={field: {**getattr(refs, field), name: commit_hash}})
-        write_atomically(self._commit_folder(repo_id) / "refs.json", moved.model_dump_json())
+        write_whole(self._commit_folder(repo_id) / "refs.json", moved.model_dump_json(), is_durable=False)
 
     def history(self, repo_id: str) -> list[Commit]:
         """Commits that main stood at, newest first."""
@@ -253,7 +257,7 @@ class HubStorage:
         if known is not None:
             return known
         commit = Commit(commit_hash=commit_hash, created_at=datetime.now(UTC), files=ordered)
-        write_atomically(self._commit_folder(repo_id) / f"{commit_hash}.json", commit.model_dump_json())
+        write_whole(self._commit_folder(repo_id) / f"{commit_hash}.json", commit.model_dump_json(), is_durable=False)
         return commit
 
     def move_main(self, repo_id: str, commit: Commit, state: str) -> None:
@@ -261,7 +265,7 @@ class HubStorage:
         before = self._read_main(repo_id)
         history = tuple(h for h in (before.history if before else ()) if h != commit.commit_hash)
         main = Main(commit_hash=commit.commit_hash, folder_state=state, history=(*history, commit.commit_hash))
-        write_atomically(self._commit_folder(repo_id) / "main.json", main.model_dump_json())
+        write_whole(self._commit_folder(repo_id) / "main.json", main.model_dump_json(), is_durable=False)
 
     def marker(self, repo_id: str) -> Path:
         """Exists while `publish` changes the repository's folder."""
@@ -299,93 +303,3 @@ class HubStorage:
 
     def _object(self, sha256: str) -> Path:
         return self.root / OBJECTS / sha256[:2] / sha256
-
-
-class DigestCache:
-    """Digests by (path, size, mtime), one line each in a file that only grows, so that a restart reads no weights."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._path = root / OBJECTS / "digests.jsonl"
-        self._lock = threading.Lock()
-        self._hashing: dict[str, threading.Lock] = {}
-        self._known: dict[str, list[object]] = {}
-        lines = self._path.read_text().splitlines() if self._path.exists() else []
-        for line in lines:
-            try:
-                key, *entry = json.loads(line)
-            except ValueError:
-                continue  # a kill cut the line short; what is lost is computed again
-            self._known[key] = entry
-
-    def of(self, path: Path) -> tuple[str, str]:
-        """sha256 and git blob id of a file under the root, from the cache when it has not changed."""
-        key, stamp = self._stamp(path)
-        with self._hashing.setdefault(key, threading.Lock()):  # who asks meanwhile waits, and does not read it too
-            known = self._known.get(key)
-            if known is not None and known[:2] == stamp:
-                return str(known[2]), str(known[3])
-            _, sha256, git_sha1 = hash_file(path)
-            self._put(key, [*stamp, sha256, git_sha1])
-            return sha256, git_sha1
-
-    def note(self, path: Path, sha256: str, git_sha1: str) -> None:
-        """Remember digests that were computed elsewhere."""
-        key, stamp = self._stamp(path)
-        self._put(key, [*stamp, sha256, git_sha1])
-
-    def _stamp(self, path: Path) -> tuple[str, list[object]]:
-        stat = path.stat()
-        return path.relative_to(self._root).as_posix(), [stat.st_size, stat.st_mtime_ns]
-
-    def _put(self, key: str, entry: list[object]) -> None:
-        with self._lock:
-            if self._known.get(key) == entry:
-                return
-            self._known[key] = entry
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a") as out:
-                out.write(json.dumps([key, *entry]) + "\n")
-
-
-def repo_paths(folder: Path) -> Iterator[Path]:
-    """The files of a repository's folder, in order; not the hidden ones other than .gitattributes, and no links."""
-    for path in sorted(folder.rglob("*")):
-        parts = path.relative_to(folder).parts
-        is_linked = any((folder / Path(*parts[:i])).is_symlink() for i in range(1, len(parts) + 1))
-        if not is_hidden("/".join(parts)) and not is_linked and path.is_file():
-            yield path
-
-
-def is_hidden(path: str) -> bool:
-    """Whether a file is left out of a commit that is made of a folder."""
-    return any(p.startswith(".") and p != ".gitattributes" for p in path.split("/"))
-
-
-def folder_state(folder: Path) -> str:
-    """Changes when a file of the folder does, judged without reading any."""
-    state = hashlib.sha256()
-    for path in repo_paths(folder):
-        stat = path.stat()
-        state.update(f"{path.relative_to(folder).as_posix()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-    return state.hexdigest()
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """A hard link where the filesystem has them, a copy elsewhere; `target` appears whole."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        return
-    except OSError:
-        staged = target.with_name(f".{uuid.uuid4().hex}.tmp")
-        shutil.copy2(source, staged)
-        staged.replace(target)
-
-
-def write_atomically(path: Path, content: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    staged.write_text(content)
-    staged.replace(path)
