@@ -66,7 +66,9 @@ REASONS: Mapping[tuple[str, str], str] = MappingProxyType(
         ("Pod", "spec.activeDeadlineSeconds"): "what hangs gives its accelerators back",
         ("Pod", "spec.terminationGracePeriodSeconds"): "there is nothing to save",
         ("Pod", "volumeMounts.subPath"): "of the shared volume it sees the store, what it makes, and its own folder",
-        ("PriorityClass", "preemptionPolicy"): "Never: research waits, and evicts nobody",
+        ("PriorityClass", "preemptionPolicy"): (
+            "PreemptLowerPriority evicts pods of lower classes where no node has room; Never, for research, waits"
+        ),
         ("HTTPRoute", "spec.rules"): "weights are proportions of each other, not percent",
         ("LLMInferenceService", "spec.scaling"): "replicas and scaling exclude each other; zero is idleReplicaCount",
         ("", "metadata.labels.kueue.x-k8s.io/queue-name"): "Kueue admits it, and evicts lower priorities as a whole",
