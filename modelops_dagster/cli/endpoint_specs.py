@@ -35,9 +35,7 @@ def open_resolver() -> "SpecResolver":
     from modelops_dagster.settings import Settings
 
     settings = Settings.load()
-    engines = EngineRegistry(
-        settings.engines, settings.cache, settings.own_engines, in_images=settings.engines_in_images
-    )
+    engines = EngineRegistry(settings.engines, settings.cache, settings.own_engines, images_for=settings.images_for)
     return SpecResolver(settings.home / "checkpoints", engines, settings.accelerator)
 
 

@@ -45,9 +45,7 @@ def command(ctx: click.Context, repo_id: str, ref: str, accept: tuple[str, ...],
 
     settings = Settings.load()
     here = Surroundings(
-        registry=EngineRegistry(
-            settings.engines, settings.cache, settings.own_engines, in_images=settings.engines_in_images
-        ),
+        registry=EngineRegistry(settings.engines, settings.cache, settings.own_engines, images_for=settings.images_for),
         accelerator=settings.accelerator,
         store=CheckpointStore(settings.home / "checkpoints", AllowList(settings.allow_list)),
         inventory=inventory(settings.accelerator, settings.gpus),

@@ -79,11 +79,11 @@ class EngineResource(dg.ConfigurableResource[EngineRegistry]):
     rehearsal: Wish = "off"
     rehearsal_timeout_s: float = 600.0
     rehearsals: str = ""
-    in_images: bool = False
+    images_for: str = ""
 
     def registry(self) -> EngineRegistry:
         own = Path(self.own_engines) if self.own_engines else None
-        return EngineRegistry(Path(self.engines), Path(self.cache), own, in_images=self.in_images)
+        return EngineRegistry(Path(self.engines), Path(self.cache), own, images_for=self.images_for)
 
     def placements(self, seen: Preflight | None) -> Mapping[str, Placement]:
         """By engine, on how many accelerators it is planned; none, of a release that was not planned for."""
@@ -109,7 +109,7 @@ class PreflightResource(dg.ConfigurableResource[Surroundings]):
     sequences: int
     licenses: list[str]
     own_engines: str = ""
-    in_images: bool = False
+    images_for: str = ""
 
     def surroundings(self) -> Surroundings:
         """As they are now: engines come and go, and so does memory."""
@@ -118,7 +118,7 @@ class PreflightResource(dg.ConfigurableResource[Surroundings]):
                 Path(self.engines),
                 Path(self.cache),
                 Path(self.own_engines) if self.own_engines else None,
-                in_images=self.in_images,
+                images_for=self.images_for,
             ),
             accelerator=self.accelerator,
             store=CheckpointStore(Path(self.checkpoints), AllowList(Path(self.allow_list))),
@@ -259,7 +259,7 @@ def _engine_resources(settings: Settings) -> Mapping[str, Any]:
             rehearsal=settings.rehearsal,
             rehearsal_timeout_s=settings.rehearsal_timeout_s,
             rehearsals=str(home / "rehearsals"),
-            in_images=settings.engines_in_images,
+            images_for=settings.images_for,
         ),
         "preflight": PreflightResource(
             engines=str(settings.engines),
@@ -272,7 +272,7 @@ def _engine_resources(settings: Settings) -> Mapping[str, Any]:
             gpus=settings.gpus,
             sequences=settings.planned_sequences,
             licenses=list(settings.licenses),
-            in_images=settings.engines_in_images,
+            images_for=settings.images_for,
         ),
         "quantizer": QuantizerResource(
             engines=str(settings.engines),

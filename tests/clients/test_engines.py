@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-import tomllib
 import zipfile
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 
 from modelops_dagster.clients.demo_model import ensure_demo_model
 from modelops_dagster.clients.engine_install import EnvironmentBuilder, is_secret_name
-from modelops_dagster.clients.engine_manifests import MANIFEST_NAME, EngineFolders, pinned
+from modelops_dagster.clients.engine_manifests import MANIFEST_NAME, EngineFolders
 from modelops_dagster.clients.engines import EngineRegistry
 from modelops_dagster.domain.endpoints import EndpointSpec
 from modelops_dagster.domain.errors import EngineFailed, EngineMissing, InvalidSpec
@@ -318,6 +317,19 @@ def test_what_runs_on_either_is_built_for_the_gpu_where_there_is_one(pip_home: P
     assert on_gpu.target("tiny") == on_cpu.target("tiny")
 
 
+def test_images_of_a_cluster_with_gpus_are_built_from_their_lock_whatever_this_machine_has(pip_home: Path):
+    write_engine(pip_home, manifest=BOTH)
+    (pip_home / "engines" / "tiny" / "requirements-cuda.lock").write_text("tiny==2.0\n")
+    folders = pip_home / "engines", pip_home / "cache"
+    (here,) = EngineRegistry(*folders, images_for="auto", gpu=lambda: False).installed_versions().values()
+    for images_for, gpu in (("cpu", False), ("cuda", True)):
+        registry = EngineRegistry(*folders, images_for=images_for)
+        locked = EngineRegistry(*folders, gpu=lambda gpu=gpu: gpu).target("tiny").name.removeprefix("tiny-")
+        assert registry.installed_versions() == {"tiny": f"1.0+{locked}"}
+        assert (registry.installed_versions() == {"tiny": here}) is not gpu
+    assert EngineRegistry(*folders).installed_versions() == {}, "without images there is nothing until it is installed"
+
+
 @pytest.mark.parametrize(("gpus", "seen"), [(0, ""), (1, "3")])
 def test_an_engine_that_can_do_without_sees_no_gpu_that_it_was_not_given(pip_home: Path, gpus: int, seen: str):
     write_engine(pip_home, manifest=BOTH)
@@ -354,51 +366,3 @@ def test_a_broken_conversion_is_told_and_leaves_no_model(pip_home: Path):
         ensure_demo_model(registry, pip_home / "cache", lambda _: None)
     assert caught.value.reason == "crash"
     assert not list((pip_home / "cache" / "demo").glob("*/SmolLM2-135M-Instruct"))
-
-
-# the engines of this repository
-
-
-def test_every_engine_of_the_repository_holds():
-    registry = EngineRegistry(ROOT / "engines", Path("/nonexistent"))
-    manifests = registry.manifests()
-    assert {"vllm", "vllm-nightly", "vllm-cpu", "transformers"} <= set(manifests)
-    for name, manifest in manifests.items():
-        folder = ROOT / "engines" / name
-        assert {"README.md", "Dockerfile"} <= {path.name for path in folder.iterdir()}
-        if manifest.nightly_index is not None:
-            assert not (folder / "requirements.lock").exists()
-            continue
-        lines = pinned(folder / "requirements.lock")
-        assert all("==" in line and "://" not in line and not line.startswith("-") for line in lines), name
-        distribution = "inspect-ai" if name == "inspect" else name
-        assert f"{distribution}=={manifest.version}" in lines
-        assert (folder / "requirements.in").is_file()
-        for cuda in folder.glob("requirements-cuda.lock"):
-            assert {"cuda", "cpu"} <= set(manifest.accelerators), name
-            assert not [line for line in pinned(cuda) if "+" in line or "://" in line]
-            ours = {line for line in lines if not line.startswith("torch==")}
-            assert ours <= set(pinned(cuda)), f"{name}: the locks differ in more than what a GPU needs"
-
-
-def test_every_serving_engine_can_be_told_that_an_operator_allowed_code():
-    manifests = EngineRegistry(ROOT / "engines", Path("/nonexistent")).manifests()
-    told = {name: m.remote_code_args for name, m in manifests.items() if m.serves}
-    assert told == dict.fromkeys(("transformers", "vllm", "vllm-cpu", "vllm-nightly"), ("--trust-remote-code",))
-    assert not any("--trust-remote-code" in m.command for m in manifests.values())
-
-
-def test_every_serving_engine_can_be_told_to_finish_its_calls_before_it_ends():
-    manifests = EngineRegistry(ROOT / "engines", Path("/nonexistent")).manifests()
-    told = {name: m.drain_args[0] for name, m in manifests.items() if m.serves}
-    vllm = dict.fromkeys(("vllm", "vllm-cpu", "vllm-nightly"), "--shutdown-timeout")
-    assert told == {**vllm, "transformers": "--drain-s"}
-    assert {m.drain_args[1:] for m in manifests.values() if m.serves} == {("{drain_s}",)}
-
-
-def test_the_vllm_distribution_fits_its_engine():
-    registry = EngineRegistry(ROOT / "engines", Path("/nonexistent"))
-    project = tomllib.loads((ROOT / "engines/vllm-cpu/vllm-distribution/pyproject.toml").read_text())["project"]
-    version = registry.manifest("vllm-cpu").version
-    assert project["version"] == f"{version}+cpu"
-    assert project["dependencies"] == [f"vllm-cpu=={version}"]

@@ -32,6 +32,7 @@ REASONS: Mapping[tuple[str, str], str] = MappingProxyType(
         ("", "preStop.sleep"): "proxies take a moment to follow; until then calls still arrive",
         ("", "startupProbe.failureThreshold"): "periods that loading may take; until then no other probe counts",
         ("", "livenessProbe.failureThreshold"): "a dead engine answers 503, and one that is only busy does not",
+        ("", "CUDA_VISIBLE_DEVICES.value"): "it asks for no GPU and can do without: those of its node are others'",
         ("", "limits.nvidia.com/gpu"): "accelerators are whole, so what is requested is the limit",
         ("", "persistentVolumeClaim.readOnly"): "every engine shares one store, and none may change it",
         ("", "scratch.emptyDir"): "compiled kernels and temporary files, gone with the pod",

@@ -22,7 +22,7 @@ def main() -> int:
     try:
         settings = Settings.load()
         registry = EngineRegistry(
-            settings.engines, settings.cache, settings.own_engines, in_images=settings.engines_in_images
+            settings.engines, settings.cache, settings.own_engines, images_for=settings.images_for
         )
         serve(settings, registry, diagnose, keep_engines=options.keep_engines)
     except UserError as error:
