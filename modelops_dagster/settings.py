@@ -243,9 +243,9 @@ class Settings(BaseModel):
         return self.home / "engines"
 
     @property
-    def engines_in_images(self) -> bool:
-        """Whether endpoints are started from images, so that no engine need be installed here."""
-        return self.backend == "kubernetes"
+    def images_for(self) -> str:
+        """What the images are built for that endpoints are started from; empty: engines are installed here."""
+        return self.accelerator if self.backend == "kubernetes" else ""
 
     @property
     def site_file(self) -> Path:

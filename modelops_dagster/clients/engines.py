@@ -49,7 +49,7 @@ class EngineSettings(Protocol):
     def own_engines(self) -> Path: ...
 
     @property
-    def engines_in_images(self) -> bool: ...
+    def images_for(self) -> str: ...
 
 
 class EngineRegistry:
@@ -60,8 +60,9 @@ class EngineRegistry:
     environment without its marker is never used.
 
     Args:
-        in_images: engines are started from images on a cluster, so none need be installed here.
-        gpu: whether this machine has one.
+        images_for: cpu, cuda, or auto to look for a GPU here: engines are started from images on a cluster, built for
+            that, and none need be installed here. Empty: engines are installed here.
+        gpu: whether this machine has one, or the nodes of the cluster have.
         today: the day a nightly environment is named after.
     """
 
@@ -71,20 +72,20 @@ class EngineRegistry:
         cache_dir: Path,
         own_dir: Path | None = None,
         *,
-        in_images: bool = False,
+        images_for: str = "",
         gpu: Callable[[], bool] | None = None,
         today: Callable[[], date] = date.today,
     ) -> None:
-        self._gpu = gpu or has_gpu
+        self._gpu = gpu or (has_gpu if images_for in ("", "auto") else lambda: images_for == "cuda")
         self._folders = EngineFolders(engines_dir, own_dir, cuda=self._gpu)
         self._environments_dir = cache_dir / "engines"
-        self._in_images = in_images
+        self._in_images = bool(images_for)
         self._today = today
 
     @classmethod
     def from_settings(cls, settings: EngineSettings) -> Self:
         """The engines of one installation."""
-        return cls(settings.engines, settings.cache, settings.own_engines, in_images=settings.engines_in_images)
+        return cls(settings.engines, settings.cache, settings.own_engines, images_for=settings.images_for)
 
     def manifests(self) -> dict[str, EngineManifest]:
         """Every engine by name, in alphabetical order.
@@ -250,9 +251,7 @@ class EngineRegistry:
         argv += spec.engine_args
         process_environ = clean_environment(os.environ if environ is None else environ, env)
         process_environ |= {name: fill(value, values) for name, value in manifest.environment.items()}
-        if spec.gpus == 0 and {"cuda", "cpu"} <= set(manifest.accelerators):
-            process_environ["CUDA_VISIBLE_DEVICES"] = ""  # it can do without, and these are others'
-        process_environ |= spec.engine_environment
+        process_environ |= manifest.hidden_gpus(spec.gpus) | spec.engine_environment
         return Launch(argv=tuple(argv), environ=process_environ, version=self.version(spec.engine))
 
     def arguments(self, name: str) -> ArgumentCatalog | None:

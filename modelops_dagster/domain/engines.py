@@ -103,6 +103,16 @@ class EngineManifest(Value):
         over = self.requirements if self.nightly_index is None else ()
         return f"{self.version} with {', '.join(over)}" if over else self.version
 
+    @property
+    def runs_on_either(self) -> bool:
+        """Whether it is built twice: for machines with GPUs, and for those without."""
+        return {"cuda", "cpu"} <= set(self.accelerators)
+
+    def hidden_gpus(self, gpus: int) -> dict[str, str]:
+        """Variables of an endpoint that asks for so many GPUs: one that can do without and asks for none sees none,
+        since those there are, are others'."""
+        return {"CUDA_VISIBLE_DEVICES": ""} if gpus == 0 and self.runs_on_either else {}
+
     def is_for(self, architectures: Sequence[str]) -> bool:
         """Whether it is worth trying with a model of these architectures, as far as the manifest says."""
         if not self.architectures or not architectures:

@@ -16,11 +16,11 @@ class InstalledEngines(dg.ConfigurableResource[Any]):
     cache: str
     accelerator: str
     own_engines: str = ""
-    in_images: bool = False
+    images_for: str = ""
 
     def registry(self) -> EngineRegistry:
         own = Path(self.own_engines) if self.own_engines else None
-        return EngineRegistry(Path(self.engines), Path(self.cache), own, in_images=self.in_images)
+        return EngineRegistry(Path(self.engines), Path(self.cache), own, images_for=self.images_for)
 
 
 def installed_engines(settings: Settings) -> dict[str, Any]:
@@ -30,5 +30,5 @@ def installed_engines(settings: Settings) -> dict[str, Any]:
         "cache": str(settings.cache),
         "accelerator": settings.accelerator,
         "own_engines": str(settings.own_engines),
-        "in_images": settings.engines_in_images,
+        "images_for": settings.images_for,
     }

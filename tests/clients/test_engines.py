@@ -265,6 +265,19 @@ def test_what_runs_on_either_is_built_for_the_gpu_where_there_is_one(pip_home: P
     assert on_gpu.target("tiny") == on_cpu.target("tiny")
 
 
+def test_images_of_a_cluster_with_gpus_are_built_from_their_lock_whatever_this_machine_has(pip_home: Path):
+    write_engine(pip_home, manifest=BOTH)
+    (pip_home / "engines" / "tiny" / "requirements-cuda.lock").write_text("tiny==2.0\n")
+    folders = pip_home / "engines", pip_home / "cache"
+    (here,) = EngineRegistry(*folders, images_for="auto", gpu=lambda: False).installed_versions().values()
+    for images_for, gpu in (("cpu", False), ("cuda", True)):
+        registry = EngineRegistry(*folders, images_for=images_for)
+        locked = EngineRegistry(*folders, gpu=lambda gpu=gpu: gpu).target("tiny").name.removeprefix("tiny-")
+        assert registry.installed_versions() == {"tiny": f"1.0+{locked}"}
+        assert (registry.installed_versions() == {"tiny": here}) is not gpu
+    assert EngineRegistry(*folders).installed_versions() == {}, "without images there is nothing until it is installed"
+
+
 @pytest.mark.parametrize(("gpus", "seen"), [(0, ""), (1, "3")])
 def test_an_engine_that_can_do_without_sees_no_gpu_that_it_was_not_given(pip_home: Path, gpus: int, seen: str):
     write_engine(pip_home, manifest=BOTH)

@@ -273,7 +273,7 @@ def test_engines_that_are_not_installed_cannot_hold_anything(tmp_path: Path, sce
 
 
 def test_engines_in_images_are_there_and_only_starting_them_tells(tmp_path: Path, scene: Scene):
-    scene.registry = EngineRegistry(scene.root / "engines", tmp_path / "nothing", in_images=True)
+    scene.registry = EngineRegistry(scene.root / "engines", tmp_path / "nothing", images_for="cpu")
     found = scene.look()
     assert [s.kind for s in found.supports] == ["not_known"] * 3
     assert found.first_rung == "vllm-cpu"

@@ -20,6 +20,7 @@ from modelops_dagster.clients.kubernetes.site_file import read_site
 from modelops_dagster.domain.kubernetes import Site, platform_objects
 from modelops_dagster.domain.kubernetes.names import PART_LABEL
 from modelops_dagster.domain.kubernetes.steps import PART
+from modelops_dagster.domain.kubernetes.text import as_yaml
 from modelops_dagster.settings import Settings
 from tests.fakes.cluster.schemas import problems
 
@@ -176,8 +177,17 @@ def test_every_volume_claim_is_there_and_is_what_engines_mount():
         assert site.checkpoints.claim in claims
 
 
-def test_priority_classes_are_those_that_are_rendered():
-    assert list(of_kind("PriorityClass").values()) == platform_objects(Site())
+def test_priority_classes_are_those_that_are_printed_and_say_what_they_do():
+    """Comments included: they are what an administrator reads before applying them."""
+    head, _, printed = (BASE / "priority-classes.yaml").read_text().partition("\n")
+    assert head == "# As `modelops endpoints render --platform` prints them."
+    assert printed == as_yaml(platform_objects(Site()))
+    classes = sorted(of_kind("PriorityClass").values(), key=lambda item: -item["value"])
+    policies = [(item["preemptionPolicy"], "evicts nobody" in item["description"]) for item in classes]
+    assert policies == [("PreemptLowerPriority", False), ("PreemptLowerPriority", False), ("Never", True)]
+    (said,) = [line for line in printed.splitlines() if line.startswith("#")]
+    for policy, does in (("PreemptLowerPriority", "evicts"), ("Never", "waits")):
+        assert re.search(rf"{policy}\b[^;]* {does}\b", said), "one comment stands above every policy"
 
 
 def test_settings_of_the_config_map_are_settings():

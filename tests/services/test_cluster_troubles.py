@@ -82,6 +82,26 @@ def test_node_group_that_nobody_has_is_said(stack: ClusterStack, cluster: AnyClu
     del cluster.nodes["c"]
 
 
+def test_endpoint_held_back_by_a_quota_names_it_and_goes_on_when_there_is_more(
+    stack: ClusterStack, cluster: AnyCluster
+):
+    cluster.limit("gpu-budget", {"requests.nvidia.com/gpu": 3})
+    fields = {"gpus": 2, "min_replicas": 2, "max_replicas": 2}
+    stack.client.apply(stack.spec(name="held", **fields))
+    said = (
+        "ResourceQuota gpu-budget admits no further pod (it asks for 2 requests.nvidia.com/gpu where 2 of 3 are taken)"
+    )
+    status = told(stack, "held", f"1 of 2 replicas answer. {said}: raise the quota")
+    assert (status.state, status.condition) == (EndpointState.RUNNING, "Degraded")
+    stack.client.apply(stack.spec(name="kept-out", gpus=2))
+    status = told(stack, "kept-out", said)
+    assert (status.state, status.url) == (EndpointState.DEPLOYING, None)
+    cluster.unlimit("gpu-budget")
+    for name in ("held", "kept-out"):
+        assert until(stack, name, "Running").message == ""
+        gone(stack, name)
+
+
 def test_endpoint_that_finds_no_place_in_time_fails_with_what_the_scheduler_says(cluster: AnyCluster, tmp_path: Path):
     impatient = ClusterStack(tmp_path, cluster.controller_kubeconfig(tmp_path), placing_timeout_s=1)
     impatient.up()

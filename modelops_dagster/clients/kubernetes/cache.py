@@ -50,6 +50,7 @@ class KindCache:
         self._groups: dict[str, dict[str, Manifest]] = {}
         self._condition = threading.Condition()
         self._synced = False
+        self._version: str | None = None  # up to which the server has told everything; None: list first
         self._stop = threading.Event()
         self.trouble: ModelOpsError | None = None
         self._thread = threading.Thread(target=self._follow, name=f"watch {kind}", daemon=True)
@@ -86,8 +87,12 @@ class KindCache:
         return sorted(found, key=lambda item: str(item["metadata"].get("creationTimestamp", "")))
 
     def put(self, item: Manifest) -> None:
-        """Take an object as the server just answered it, so that nobody waits for the watch to say so."""
-        self._set(item)
+        """Take an object as the server just answered it, so that nobody waits for the watch to say so.
+
+        Unless the watch was quicker: what it told since, such as a status or the end of the object, is newer, and is
+        not told again.
+        """
+        self._set(item, watched=False)
 
     def wait_for(self, good: Callable[[], bool], timeout_s: float) -> bool:
         """Wait until `good`, which is asked again with every change."""
@@ -96,13 +101,12 @@ class KindCache:
 
     def _follow(self) -> None:
         delay_s = _FIRST_DELAY_S
-        version: str | None = None
         while not self._stop.is_set():
             try:
-                if version is None:
-                    version = self._list()
+                if self._version is None:
+                    self._list()
+                version = str(self._version)
                 for event, item in self._api.watch(self._kind, self._selector, version, self._watch_s):
-                    version = item["metadata"]["resourceVersion"]
                     self._take(event, item)
                     delay_s = _FIRST_DELAY_S
                     if self._stop.is_set():
@@ -110,18 +114,18 @@ class KindCache:
                 delay_s = _FIRST_DELAY_S
                 self._stop.wait(_FIRST_DELAY_S)
             except VersionGone:
-                version = None
+                self._version = None
             except NoSuchObject:
                 self._absent()
-                version = None
+                self._version = None
                 self._stop.wait(_MAX_DELAY_S)
             except ModelOpsError as error:
                 self._failed(error)
-                version = None
+                self._version = None
                 self._stop.wait(delay_s)
                 delay_s = min(_MAX_DELAY_S, delay_s * 2)
 
-    def _list(self) -> str:
+    def _list(self) -> None:
         items, version = self._api.list(self._kind, self._selector)
         found = {item["metadata"]["name"]: _kept(item, self._kind) for item in items}
         with self._condition:
@@ -129,11 +133,10 @@ class KindCache:
             self._objects, self._groups = {}, {}
             for item in found.values():
                 self._keep(item)
-            self._synced, self.trouble = True, None
+            self._synced, self.trouble, self._version = True, None, version
             self._condition.notify_all()
         for item in (*found.values(), *gone):
             self._changed(item)
-        return version
 
     def _absent(self) -> None:
         with self._condition:
@@ -150,21 +153,27 @@ class KindCache:
             self._condition.notify_all()
 
     def _take(self, event: str, item: Manifest) -> None:
+        version = str(item["metadata"]["resourceVersion"])
         if event == "BOOKMARK":
-            return
-        if event == "DELETED":
+            self._version = version
+        elif event == "DELETED":
             with self._condition:
                 self._objects.pop(item["metadata"]["name"], None)
                 self._groups.get(self._group_of(item), {}).pop(item["metadata"]["name"], None)
-                self.trouble = None
+                self.trouble, self._version = None, version
                 self._condition.notify_all()
             self._changed(item)
         else:
-            self._set(item)
+            self._set(item, watched=True)
 
-    def _set(self, item: Manifest) -> None:
+    def _set(self, item: Manifest, *, watched: bool) -> None:
         kept = _kept(item, self._kind)
+        version = str(item["metadata"]["resourceVersion"])
         with self._condition:
+            if watched:
+                self._version = version
+            elif self._version is not None and int(version) <= int(self._version):
+                return  # one counter numbers the versions of all objects
             self._keep(kept)
             self.trouble = None
             self._condition.notify_all()

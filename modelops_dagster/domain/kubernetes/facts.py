@@ -10,6 +10,7 @@ from modelops_dagster.domain.engines import FailureReason
 from modelops_dagster.domain.kubernetes.disruptions import PREEMPTED, disruption
 from modelops_dagster.domain.kubernetes.pods import CONTAINER
 from modelops_dagster.domain.kubernetes.queues import QUEUE_TRIGGERS
+from modelops_dagster.domain.kubernetes.quotas import refused_pod
 from modelops_dagster.domain.kubernetes.render import LEADER, ROLE_LABEL
 from modelops_dagster.domain.lifecycle import Observation
 
@@ -53,13 +54,16 @@ def observe(seen: Seen) -> Observation:
     wanted = int((workload.get("spec") or {}).get("replicas", 1))
     ready = [p for p in answering if is_ready(p)]
     troubles = [trouble for p in seen.pods if not is_ready(p) and (trouble := look(p)) is not None]
+    unmade = _unmade(workload)
     if ready:
-        said = _degraded(len(ready), wanted, troubles) or _scaler_trouble(seen.scaler)
+        said = _degraded(len(ready), wanted, troubles if unmade is None else [unmade, *troubles]) or _scaler_trouble(
+            seen.scaler
+        )
         return Observation(alive=True, ready=True, condition="Degraded" if said else None, said=said)
     if wanted == 0:
         return Observation(alive=True, ready=False, asleep=True, placed=False, resumes=_by_queue(seen.scaler))
     preempted = any(disruption(p) == PREEMPTED for p in seen.pods)
-    worst = max(troubles, key=_severity, default=None) or _no_pod(workload)
+    worst = max(troubles, key=_severity, default=None) or unmade or Trouble(0, _no_pod_yet(workload))
     return Observation(
         alive=not worst.fatal,
         ready=False,
@@ -248,9 +252,16 @@ def _scaler_trouble(scaler: Manifest | None) -> str:
     return f"Its autoscaler does not work: {str(bad.get('message', '')).rstrip('.')}." if bad else ""
 
 
-def _no_pod(workload: Manifest) -> Trouble:
+def _unmade(workload: Manifest) -> Trouble | None:
+    """Why there are fewer pods than there should be; None where nothing keeps the cluster from making them."""
     conditions = (workload.get("status") or {}).get("conditions") or []
     failed = next((c for c in conditions if c["type"] == "ReplicaFailure" and c["status"] == "True"), None)
-    if failed is not None:
-        return Trouble(2, f"The cluster makes no pod: {str(failed.get('message', '')).rstrip('.')}.", "unschedulable")
-    return Trouble(0, "The cluster has made no pod yet.")
+    return None if failed is None else Trouble(2, refused_pod(str(failed.get("message", ""))), "unschedulable")
+
+
+def _no_pod_yet(workload: Manifest) -> str:
+    """A Deployment carries the reason where there is one; the StatefulSet of a group tells it in events alone."""
+    if workload.get("kind") != "LeaderWorkerSet":
+        return "The cluster has made no pod yet."
+    name = workload["metadata"]["name"]
+    return f"The cluster has made no pod yet; should that last, `kubectl describe statefulset {name}` tells why."

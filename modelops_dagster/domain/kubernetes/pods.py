@@ -146,6 +146,11 @@ def program(engine: EngineManifest, values: Mapping[str, str | None]) -> tuple[l
     return argv, variables
 
 
+def image_version(engine: EngineManifest, gpus: int) -> str:
+    """The tag of an engine's image: one that is built twice has an image for GPUs, with the CUDA build of torch."""
+    return f"{engine.version}-cuda" if gpus and engine.runs_on_either else engine.version
+
+
 def secret_name(name: str) -> str:
     """The Secret that the variables of an endpoint's container may refer to."""
     return f"{slug(name)}-env"
@@ -173,10 +178,10 @@ def _engine(spec: EndpointSpec, site: Site, engine: EngineManifest, extra_args: 
     health = engine.health_path or "/health"
     return {
         "name": CONTAINER,
-        "image": site.image(engine.name, engine.version),
+        "image": site.image(engine.name, image_version(engine, spec.gpus)),
         "command": argv[:1],
         "args": argv[1:],
-        "env": environment(variables | spec.engine_environment, secret_name(spec.name)),
+        "env": environment(variables | engine.hidden_gpus(spec.gpus) | spec.engine_environment, secret_name(spec.name)),
         "ports": [{"name": "http", "containerPort": HTTP_PORT}],
         "startupProbe": _probe(health, "http", period_s=10, failures=failures),
         "readinessProbe": _probe(health, "http", period_s=5, failures=3),

@@ -32,6 +32,7 @@ REASONS: Mapping[tuple[str, str], str] = MappingProxyType(
         ("", "preStop.sleep"): "proxies take a moment to follow; until then calls still arrive",
         ("", "startupProbe.failureThreshold"): "periods that loading may take; until then no other probe counts",
         ("", "livenessProbe.failureThreshold"): "a dead engine answers 503, and one that is only busy does not",
+        ("", "CUDA_VISIBLE_DEVICES.value"): "it asks for no GPU and can do without: those of its node are others'",
         ("", "limits.nvidia.com/gpu"): "accelerators are whole, so what is requested is the limit",
         ("", "persistentVolumeClaim.readOnly"): "every engine shares one store, and none may change it",
         ("", "scratch.emptyDir"): "compiled kernels and temporary files, gone with the pod",
@@ -66,7 +67,9 @@ REASONS: Mapping[tuple[str, str], str] = MappingProxyType(
         ("Pod", "spec.activeDeadlineSeconds"): "what hangs gives its accelerators back",
         ("Pod", "spec.terminationGracePeriodSeconds"): "there is nothing to save",
         ("Pod", "volumeMounts.subPath"): "of the shared volume it sees the store, what it makes, and its own folder",
-        ("PriorityClass", "preemptionPolicy"): "Never: research waits, and evicts nobody",
+        ("PriorityClass", "preemptionPolicy"): (
+            "PreemptLowerPriority evicts pods of lower classes where no node has room; Never, for research, waits"
+        ),
         ("HTTPRoute", "spec.rules"): "weights are proportions of each other, not percent",
         ("LLMInferenceService", "spec.scaling"): "replicas and scaling exclude each other; zero is idleReplicaCount",
         ("", "metadata.labels.kueue.x-k8s.io/queue-name"): "Kueue admits it, and evicts lower priorities as a whole",

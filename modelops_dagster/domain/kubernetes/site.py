@@ -108,7 +108,9 @@ class Site(Value):
     namespace: str = "modelops"
     images: dict[str, str] = Field(default_factory=dict, description="image of an engine, by the engine's name")
     image_repository: str = Field(
-        default=IMAGE_REPOSITORY, description="where <engine>:<version> is found for engines without an image here"
+        default=IMAGE_REPOSITORY,
+        description="where <engine>:<version> is found for engines without an image here; "
+        "<version>-cuda for an endpoint with GPUs on an engine that runs with and without",
     )
     image_pull_secrets: tuple[str, ...] = Field(default=(), description="names of Secrets in the namespace")
     checkpoints: CheckpointVolume = CheckpointVolume()

@@ -199,6 +199,21 @@ def test_cache_follows_by_one_list_and_one_watch(cache: KindCache, api: Kubernet
     assert server.counts["get deployments"] == 0
 
 
+def test_answer_that_the_watch_overtook_is_not_taken(cache: KindCache, api: KubernetesApi, server: FakeApiServer):
+    key = ("deployments", "modelops", "x")
+    answered = api.apply(deployment(), "modelops")
+    server.store.update(key, {"status": {"replicas": 1}}, "controller-manager")
+    wait_until(lambda: (cache.get("x") or {}).get("status"))
+    cache.put(answered)
+    assert cache.get("x")["status"] == {"replicas": 1}, "nothing would tell it again"
+    cache.put(server.store.update(key, {"status": {"replicas": 2}}, "controller-manager"))
+    assert cache.get("x")["status"] == {"replicas": 2}
+    server.store.remove(key)
+    wait_until(lambda: cache.get("x") is None)
+    cache.put(answered)
+    assert cache.get("x") is None
+
+
 def test_cache_survives_dropped_watches_forgotten_versions_and_a_server_that_fails(
     cache: KindCache, api: KubernetesApi, server: FakeApiServer
 ):

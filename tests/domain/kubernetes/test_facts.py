@@ -154,11 +154,68 @@ def test_workload_that_is_gone_or_going_is_lost():
     assert observe(Seen(going, ())).lost
 
 
-def test_no_replica_wanted_is_asleep_and_no_pod_made_says_why():
+def test_no_replica_wanted_is_asleep():
     assert see(replicas=0).asleep
-    quota = workload(conditions=[{"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: gpus"}])
-    seen = observe(Seen(quota, ()))
-    assert (seen.placed, seen.said) == (False, "The cluster makes no pod: exceeded quota: gpus.")
+
+
+def refused(message: str, replicas: int = 1) -> dict[str, Any]:
+    """A workload whose pods an admission controller refuses."""
+    condition = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": message}
+    return workload(replicas, conditions=[{"type": "Available", "status": "False"}, condition])
+
+
+FULL = (
+    'pods "x-r1-dccc5ccb9-vjvmf" is forbidden: exceeded quota: gpus, requested: requests.nvidia.com/gpu=1, '
+    "used: requests.nvidia.com/gpu=8, limited: requests.nvidia.com/gpu=8"
+)
+FULL_SAID = (
+    "ResourceQuota gpus admits no further pod (it asks for 1 requests.nvidia.com/gpu where 8 of 8 are taken): "
+    "raise the quota, stop another endpoint, or ask for less."
+)
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (FULL, FULL_SAID),
+        (
+            'pods "p" is forbidden: exceeded quota: all, requested: limits.cpu=4,pods=1, used: limits.cpu=15,pods=3, '
+            "limited: limits.cpu=16,pods=3",
+            "ResourceQuota all admits no further pod (it asks for 4 limits.cpu where 15 of 16 are taken, 1 pods where "
+            "3 of 3 are taken): raise the quota, stop another endpoint, or ask for less.",
+        ),
+        (
+            'pods "p" is forbidden: failed quota: cpus: must specify limits.cpu for: consumer,engine; '
+            "requests.memory for: consumer,engine",
+            "ResourceQuota cpus admits only pods whose containers say limits.cpu, requests.memory: set that in the "
+            "endpoint's spec, or give the namespace a LimitRange with defaults.",
+        ),
+        (
+            'pods "p" is forbidden: violates PodSecurity "restricted:latest": runAsNonRoot != true',
+            'The cluster makes no pod: pods "p" is forbidden: violates PodSecurity "restricted:latest": '
+            "runAsNonRoot != true.",
+        ),
+    ],
+)
+def test_refused_pod_is_said_with_the_quota_and_what_to_do(message: str, said: str):
+    seen = observe(Seen(refused(message), ()))
+    assert (seen.alive, seen.placed, seen.reason, seen.said) == (True, False, "unschedulable", said)
+
+
+def test_group_whose_pods_are_not_made_says_where_the_cluster_tells_why():
+    assert observe(Seen(workload(), ())).said == "The cluster has made no pod yet."
+    group = workload() | {"kind": "LeaderWorkerSet"}
+    assert "`kubectl describe statefulset x-r1` tells why" in observe(Seen(group, ())).said
+
+
+def test_some_replicas_held_back_by_a_quota_degrade_those_that_answer():
+    good = pod("a", ready=True, state={"running": {}})
+    seen = observe(Seen(refused(FULL, replicas=2), [good]))
+    assert (seen.ready, seen.condition) == (True, "Degraded")
+    assert seen.said == f"1 of 2 replicas answer. {FULL_SAID}"
+    ending = waiting("CrashLoopBackOff", lastState=ENDED, restartCount=3)
+    seen = observe(Seen(refused(FULL, replicas=3), [good, ending]))
+    assert "ended with exit code 1" in seen.said, "what somebody must mend in the endpoint comes first"
 
 
 def test_autoscaler_that_does_not_work_degrades_what_answers():

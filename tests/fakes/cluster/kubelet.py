@@ -13,13 +13,13 @@ from typing import Self
 from tests.fakes.cluster.containers import OVER, Containers, has_failed, is_ready
 from tests.fakes.cluster.jobs import Jobs
 from tests.fakes.cluster.programs import time_of_now
+from tests.fakes.cluster.quotas import GPU, excess, gpus_of
 from tests.fakes.cluster.server import FakeApiServer
 from tests.fakes.cluster.store import Key, Manifest
 
 TICK_S = 0.02
 FINALIZER_S = 0.3  # what KEDA takes to let a ScaledObject go
 TOLERATED_S = 0.3  # between a node that says nothing and the end of its pods; 300 s on a real cluster
-GPU = "nvidia.com/gpu"
 
 
 @dataclass
@@ -43,6 +43,7 @@ class FakeCluster:
         self.missing_images, self.muted = self._containers.missing_images, self._containers.muted
         self.evicted, self.programs = self._containers.evicted, self._containers.programs
         self.jobs = Jobs(self.api.store, self._delete)
+        self._quotas: dict[str, dict[str, int]] = {}
         self._finalized: dict[Key, float] = {}
         self._lost: dict[str, float] = {}
         self._stop = threading.Event()
@@ -86,6 +87,14 @@ class FakeCluster:
     def remove(self, plural: str, name: str) -> None:
         """What somebody does who deletes an object, and what it owns with it."""
         self.api.store.remove(next(k for k in self.api.store.objects if k[0] == plural and k[2] == name))
+
+    def limit(self, quota: str, hard: dict[str, int]) -> None:
+        """Give the namespace a ResourceQuota of `pods` or `requests.nvidia.com/gpu`, or another amount of it."""
+        self._quotas[quota] = hard
+
+    def unlimit(self, quota: str) -> None:
+        """Take a ResourceQuota away again."""
+        del self._quotas[quota]
 
     def controller_kubeconfig(self, folder: Path) -> Path:
         return self.api.kubeconfig(folder)
@@ -159,12 +168,18 @@ class FakeCluster:
             outdated = outdated[: sum(map(is_ready, alive)) == len(wanted)]
         for pod in outdated:
             self._delete(pod)
+        conditions = []
         if len(alive) < len(wanted):
-            self._make(workload, wanted[len(alive)], generation)
+            refusal = excess(self._quotas, wanted[len(alive)]["spec"], self.pods())
+            if refusal is None:
+                self._make(workload, wanted[len(alive)], generation)
+            elif plural == "deployments":  # other workloads tell it in events alone
+                why = {"reason": "FailedCreate", "message": f'pods "{workload["metadata"]["name"]}-x" is {refusal}'}
+                conditions = [{"type": "ReplicaFailure", "status": "True", **why}]
         for pod in alive[len(wanted) :]:
             self._delete(pod)
         ready = sum(1 for p in alive if is_ready(p))
-        status = {"replicas": len(alive), "readyReplicas": ready, "availableReplicas": ready}
+        status = {"replicas": len(alive), "readyReplicas": ready, "availableReplicas": ready, "conditions": conditions}
         self.api.store.update(_key(plural, workload), {"status": status}, "controller-manager")
 
     def _templates(self, plural: str, workload: Manifest) -> Iterator[Manifest]:
@@ -244,7 +259,7 @@ class FakeCluster:
             self.api.store.update(key, {"status": status}, "kubelet")
 
     def _place(self, pod: Manifest) -> None:
-        needs = int(((pod["spec"]["containers"][0].get("resources") or {}).get("limits") or {}).get(GPU, 0))
+        needs = gpus_of(pod["spec"])
         fits = [n for n in self.nodes.values() if n.ready and not n.cordoned and _wants(pod, n)]
         free = next((n for n in fits if self._free(n) >= needs), None)
         if free is not None:
@@ -272,8 +287,7 @@ class FakeCluster:
         used = 0
         for pod in self.pods():
             if pod["spec"].get("nodeName") == node.name and pod["status"].get("phase") not in OVER:
-                limits = (pod["spec"]["containers"][0].get("resources") or {}).get("limits") or {}
-                used += int(limits.get(GPU, 0))
+                used += gpus_of(pod["spec"])
         return node.gpus - used
 
     def _lower(self, pod: Manifest, node: Node) -> list[Manifest]:

@@ -14,8 +14,9 @@ from kubernetes.client import ApiException
 from kubernetes.dynamic import DynamicClient
 
 from tests.fakes.cluster.containers import Containers, Logs
-from tests.fakes.cluster.kubelet import GPU, Node
+from tests.fakes.cluster.kubelet import Node
 from tests.fakes.cluster.kubelet_server import KubeletServer
+from tests.fakes.cluster.quotas import GPU
 from tests.fakes.cluster.server import KINDS
 from tests.fakes.cluster.store import Manifest
 from tests.fakes.stack import wait_until
@@ -142,6 +143,17 @@ class RealCluster:
     def remove(self, plural: str, name: str) -> None:
         """What somebody does who deletes an object, and what it owns with it."""
         self._resource(KINDS[plural]).delete(name=name, namespace=self.namespace)
+
+    def limit(self, quota: str, hard: dict[str, int]) -> None:
+        """Give the namespace a ResourceQuota, or another amount of it."""
+        spec = {"hard": {resource: str(amount) for resource, amount in hard.items()}}
+        named = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": quota}}
+        self.apply({**named, "spec": spec})
+        wait_until(lambda: self._listed("ResourceQuota")[0].get("status", {}).get("hard") == spec["hard"], timeout_s=30)
+
+    def unlimit(self, quota: str) -> None:
+        """Take a ResourceQuota away again."""
+        self._resource("ResourceQuota").delete(name=quota, namespace=self.namespace)
 
     def _resource(self, kind: str) -> Any:
         return next(r for r in self._client.resources.search(kind=kind) if not r.kind.endswith("List"))
