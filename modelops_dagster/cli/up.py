@@ -69,7 +69,7 @@ def command(hub_url: str | None, hub_dir: Path | None, orgs: tuple[str, ...], po
 
 
 def stop_on_signals(request_stop: Callable[[], None]) -> None:
-    """SIGINT and SIGTERM end the wait; a second one interrupts at once."""
+    """SIGINT, SIGTERM and the end of the terminal end the wait; a second SIGINT interrupts at once."""
 
     def handler(_signum: int, _frame: object) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -77,3 +77,5 @@ def stop_on_signals(request_stop: Callable[[], None]) -> None:
 
     signal.signal(signal.SIGINT, handler)
     signal.signal(signal.SIGTERM, handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
+        signal.signal(signal.SIGHUP, handler)
