@@ -8,7 +8,7 @@ import click
 
 from modelops_dagster.cli.onboard import follow_run
 from modelops_dagster.cli.output import program, progress_line, table
-from modelops_dagster.cli.up import echo_line, stop_on_signals, where
+from modelops_dagster.cli.up import echo_line, echo_own, stop_on_signals, where
 from modelops_dagster.domain.lanes import QUANTIZED_LANES
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def command(
     _welcome(settings, policy)
     hub_root = None if hub_url else settings.home / "hub"
     # all that can be wrong is told before minutes are spent on engines: policy, home, ports, Hub
-    with Stack(settings, echo=echo_line if logs else (lambda *_: None), hub_root=hub_root) as stack:
+    with Stack(settings, echo=echo_line if logs else echo_own, hub_root=hub_root) as stack:
         stop_on_signals(_interrupt)
         if hub_url:
             _require_repo(hub_url, repo_id)

@@ -26,6 +26,12 @@ def echo_line(name: str, line: str) -> None:
     click.echo(click.style(f"{name:>10} ", fg=COLOURS.get(name)) + line)
 
 
+def echo_own(name: str, line: str) -> None:
+    """A line of ours, and none of the programs'."""
+    if name == "up":
+        echo_line(name, line)
+
+
 def where(settings: "Settings") -> str:
     """The addresses a person needs, one a line."""
     return (
@@ -55,8 +61,7 @@ def command(hub_url: str | None, hub_dir: Path | None, orgs: tuple[str, ...], po
     settings = Settings.load()
     changes = {"hub_url": hub_url, "hub_orgs": orgs or None, "policy": policy}
     settings = settings.model_copy(update={k: v for k, v in changes.items() if v is not None})
-    echo = (lambda name, line: None) if quiet else echo_line
-    with Stack(settings, echo=echo, hub_root=hub_dir) as stack:
+    with Stack(settings, echo=echo_own if quiet else echo_line, hub_root=hub_dir) as stack:
         stop_on_signals(stack.request_stop)
         with progress_line("starting") as say:
             stack.start(say if quiet else (lambda _: None))

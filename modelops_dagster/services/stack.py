@@ -29,6 +29,7 @@ from modelops_dagster.clients.processes import (
     free_port,
     identify,
     is_alive,
+    session_members,
     someone_listens,
     stop_group,
     who_listens,
@@ -128,9 +129,10 @@ class Stack:
         if not record.is_file():
             return
         for name, identity in json.loads(record.read_text())["programs"].items():
-            if is_alive(ProcessIdentity(**identity)):
+            left = ProcessIdentity(**identity)
+            if session_members(left):  # the first of them may be gone, and a run of Dagster's still there
                 self._echo("up", f"stopping {name}, left behind by a run that was killed")
-                stop_group(ProcessIdentity(**identity), grace_s=10)
+                stop_group(left, grace_s=10)
         record.unlink()
 
     def __enter__(self) -> "Stack":
@@ -218,7 +220,7 @@ class Stack:
             ),
             Program(
                 "daemon",
-                (python, "-m", "dagster._daemon", "run", "-w", workspace),
+                (python, "-m", "modelops_dagster.sensors.daemon", "run", "-w", workspace),
                 lambda: None,
                 after=("code",),
             ),
