@@ -173,7 +173,8 @@ class Stack:
                 raise NotRunning(
                     f"{name} was not ready within {READY_TIMEOUT_S} s ({problem}): read {self._log_path(name)}."
                 )
-            on_wait("starting: " + ", ".join([*waiting, *(p.name for p in pending)]))
+            if waiting or pending:
+                on_wait("starting: " + ", ".join([*waiting, *(p.name for p in pending)]))
             time.sleep(0.25)
 
     def prepare_home(self) -> None:

@@ -36,6 +36,15 @@ def test_a_revision_is_mirrored_and_told_as_json(tmp_path: Path):
         assert "acme/none" in absent.stderr and "Traceback" not in absent.stderr
 
 
+def test_a_hub_that_does_not_answer_and_a_folder_that_is_not_there_are_for_the_user(tmp_path: Path):
+    away = modelops(tmp_path, "mirror", "acme/one", "--from", "http://127.0.0.1:1", "--to", str(tmp_path / "mirror"))
+    assert away.returncode == 2, "1 would be a verdict"
+    assert "The Hub at http://127.0.0.1:1 did not answer" in away.stderr and "Traceback" not in away.stderr
+    mistyped = modelops(tmp_path, "serve", str(tmp_path / "mistyped"))
+    assert mistyped.returncode == 2
+    assert "does not exist" in mistyped.stderr and not (tmp_path / "mistyped").exists()
+
+
 def test_a_tag_is_set_and_a_bad_one_is_one_sentence(tmp_path: Path):
     commit = publish(tmp_path / "hub", "acme/one", write_repo(tmp_path / "source"))
     done = modelops(tmp_path, "ref", str(tmp_path / "hub"), "acme/one", "v1", "--json")
