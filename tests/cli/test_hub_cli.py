@@ -76,6 +76,6 @@ def test_a_publication_tells_a_webhook(tmp_path: Path, is_up: bool):
         source = str(write_repo(tmp_path / "source"))
         done = modelops(tmp_path, "publish", str(tmp_path / "hub"), "acme/one", source, *words)
     assert [r.headers["x-webhook-secret"] for r in receiver.requests] == ["s3cret"]
-    assert done.returncode == (0 if is_up else 1), done.stderr
+    assert done.returncode == (0 if is_up else 2), done.stderr
     assert is_up or "status 403" in done.stderr
     assert "s3cret" not in done.stdout + done.stderr
