@@ -24,6 +24,7 @@ test-fast: check
 	@$(BIN)/pytest -m "not long and not slow and not engine and not browser"
 
 check: $(VENV)/.dev
+	@echo "check: format, lint, types (about a minute the first time), imports"
 	@$(BIN)/ruff format --check -q .
 	@$(BIN)/ruff check -q .
 	@$(BIN)/mypy
@@ -45,16 +46,22 @@ clean:
 	rm -rf $(VENV) .modelops
 
 $(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) or sys.platform != "linux")' 2>/dev/null || { \
+	  echo "setup: needs Python 3.11 or newer on Linux, and $(PYTHON) is not ($$($(PYTHON) --version 2>&1));" \
+	    "name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
 	@echo "setup: creating $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 
 # Locks are complete, so --no-deps installs exactly what they name.
 $(VENV)/.runtime: requirements.lock pyproject.toml | $(VENV)/bin/pip
 	@echo "setup: installing $$(grep -c == requirements.lock) packages (about a minute the first time)"
-	@$(BIN)/pip install -q --no-deps --disable-pip-version-check -r requirements.lock
-	@$(BIN)/pip install -q --no-deps --disable-pip-version-check -e .
+	@$(BIN)/pip install -q --no-deps --disable-pip-version-check -r requirements.lock \
+	  && $(BIN)/pip install -q --no-deps --disable-pip-version-check -e . || { \
+	  echo "setup: pip could not install the packages, for the reason it gives above; check the network, or name a" \
+	    "package index with PIP_INDEX_URL, then run make again" >&2; exit 2; }
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
+	@echo "setup: installing what tests need"
 	@$(BIN)/pip install -q --no-deps --disable-pip-version-check -r requirements-dev.lock
 	@touch $@

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from modelops_dagster.clients.processes import ProcessIdentity, is_alive
 from modelops_dagster.domain.capacity import parse_hardware
 from modelops_dagster.domain.errors import UserError
 from modelops_dagster.domain.frameworks import parse_framework
@@ -53,6 +54,17 @@ def secret(name: str, environ: Mapping[str, str] | None = None) -> str | None:
 def github_token(environ: Mapping[str, str] | None = None) -> str | None:
     """The GitHub token, which raises the limit of requests; none is needed."""
     return secret("GITHUB_TOKEN", environ)
+
+
+def _running(record: Path) -> dict[str, object]:
+    """What `modelops up` wrote. Of one that was killed only the ports: its Hub may have been its own, and is gone."""
+    if not record.is_file():
+        return {}
+    document = json.loads(record.read_text())
+    written: dict[str, object] = document["settings"]
+    if is_alive(ProcessIdentity(**document["owner"])):
+        return written
+    return {name: value for name, value in written.items() if name.endswith("_port")}
 
 
 class Settings(BaseModel):
@@ -215,9 +227,7 @@ class Settings(BaseModel):
         }
         if env.get("HF_ENDPOINT"):
             values["hub_url"] = env["HF_ENDPOINT"]
-        running = home / "run" / "stack.json"
-        if running.is_file():
-            values.update(json.loads(running.read_text())["settings"])
+        values.update(_running(home / "run" / "stack.json"))
         lists = {"asset_owners", "hub_orgs", "frameworks", "licenses", "lanes", "lane_recipes"}
         for name in cls.model_fields:
             raw = env.get(f"MODELOPS_{name.upper()}")

@@ -1,6 +1,7 @@
 """What a user gets: the wheel loads without the checkout, `dg` accepts the project, the command starts light."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,32 @@ def test_dg_accepts_the_project(tmp_path: Path):
     checked = run(str(Path(sys.executable).parent / "dg"), "check", "defs", cwd=ROOT, MODELOPS_HOME=str(tmp_path))
     assert checked.returncode == 0, checked.stdout[-2000:] + checked.stderr[-2000:]
     assert "All definitions loaded successfully" in checked.stdout + checked.stderr
+
+
+def make(folder: Path, python: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    """`make demo` in a folder that holds what the set-up reads, and nothing to run."""
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copyfile(ROOT / name, folder / name)
+    return run("make", "demo", f"PYTHON={python}", cwd=folder, **environ)
+
+
+def test_a_python_that_is_too_old_is_told_before_anything_is_made(tmp_path: Path):
+    old = tmp_path / "python3.10"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.10.13 || exit 1\n')
+    old.chmod(0o755)
+    made = make(tmp_path, old)
+    assert made.returncode == 2
+    assert f"setup: needs Python 3.11 or newer on Linux, and {old} is not (Python 3.10.13);" in made.stderr
+    assert "make demo PYTHON=" in made.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_without_a_package_index_the_set_up_says_what_to_do(tmp_path: Path):
+    closed = {"PIP_INDEX_URL": "http://127.0.0.1:1/simple", "PIP_CONFIG_FILE": os.devnull, "PIP_RETRIES": "0"}
+    made = make(tmp_path, Path(sys.executable), PIP_FIND_LINKS="", PIP_EXTRA_INDEX_URL="", **closed)
+    assert made.returncode == 2
+    assert "check the network, or name a package index with PIP_INDEX_URL" in made.stderr
+    assert not (tmp_path / ".venv" / ".runtime").exists()
 
 
 def test_the_command_imports_neither_dagster_nor_torch():

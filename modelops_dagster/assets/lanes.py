@@ -20,6 +20,7 @@ from modelops_dagster.assets.metadata import (
 )
 from modelops_dagster.assets.partitions import models
 from modelops_dagster.assets.progress import log_changes, log_tenths
+from modelops_dagster.clients.addresses import as_it_answers
 from modelops_dagster.clients.gauntlet.regrading import Regrading
 from modelops_dagster.clients.gauntlet.runner import not_asked, run_suite
 from modelops_dagster.clients.incumbents import FoundIncumbent, find_incumbent, gather_arms
@@ -154,6 +155,8 @@ def _gauntlet(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
             asked = {
                 key: s.subset(policy.subsets[s.name]) if s.name in policy.subsets else s for key, s in by_key.items()
             }
+            # it may have been restarted since it was materialized
+            endpoint = as_it_answers(endpoint, controller.client(), log_changes(context.log))
             found = _incumbent(policy, list(asked.values()), endpoint, gateway, controller)
             panel = grader_panel(suites, gauntlet, scores, gateway, controller)
         for key, suite in asked.items():

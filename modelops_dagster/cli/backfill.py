@@ -33,11 +33,13 @@ def command(
     it again after it was stopped: what is done is not done again.
     """
     from modelops_dagster.clients.dagster_api import DagsterClient
+    from modelops_dagster.clients.gauntlet.loading import load_suites
     from modelops_dagster.clients.scores import ScoreStore
     from modelops_dagster.domain.hub import require_repo_id
     from modelops_dagster.settings import Settings
 
     settings = Settings.load()
+    load_suites(settings.eval_datasets, [suite])  # else told by the run, minutes later
     config = {
         "suite": suite, "models": [require_repo_id(m) for m in models], "lanes": list(lanes), "at_once": at_once,
         "awake": awake, "again": again,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from modelops_dagster.cli.onboard import follow_run
-from modelops_dagster.cli.output import progress_line, table
-from modelops_dagster.cli.up import echo_line, stop_on_signals, where
+from modelops_dagster.cli.output import program, progress_line, table
+from modelops_dagster.cli.up import echo_line, echo_own, stop_on_signals, where
 from modelops_dagster.domain.lanes import QUANTIZED_LANES
 
 if TYPE_CHECKING:
@@ -73,15 +73,18 @@ def command(
     if hub_url:
         settings = settings.model_copy(update={"hub_url": hub_url})
     _welcome(settings, policy)
-    registry = EngineRegistry.from_settings(settings)
-    _install_engines(registry, (*ENGINES, "llmcompressor") if lanes else ENGINES)
     hub_root = None if hub_url else settings.home / "hub"
-    model = None if hub_url else _demo_model(registry, settings)
-    if hub_root is not None:
-        hub_root.mkdir(parents=True, exist_ok=True)
-    prepared = time.monotonic()
-    with Stack(settings, echo=echo_line if logs else (lambda *_: None), hub_root=hub_root) as stack:
+    # all that can be wrong is told before minutes are spent on engines: policy, home, ports, Hub
+    with Stack(settings, echo=echo_line if logs else echo_own, hub_root=hub_root) as stack:
         stop_on_signals(_interrupt)
+        if hub_url:
+            _require_repo(hub_url, repo_id)
+        registry = EngineRegistry.from_settings(settings)
+        _install_engines(registry, (*ENGINES, "llmcompressor") if lanes else ENGINES)
+        model = None if hub_root is None else _demo_model(registry, settings)
+        if hub_root is not None:
+            hub_root.mkdir(parents=True, exist_ok=True)
+        prepared = time.monotonic()
         with progress_line("starting") as say:
             stack.start(say)
         up = time.monotonic()
@@ -101,8 +104,10 @@ def command(
             click.echo("\nEverything keeps running; Ctrl-C stops it.")
             stop_on_signals(stack.request_stop)
             stack.wait()
+            click.echo("stopping")
         else:
-            click.echo("\nStopping everything; `modelops up` brings it back with the same state.")
+            up_again = f"{program()} up" if hub_root is None else f"{program()} up --hub-dir {hub_root}"
+            click.echo(f"\nStopping everything; `{up_again}` brings it back at these addresses, with the same state.")
     ctx.exit(0 if verdict.outcome == "pass" else 1)
 
 
@@ -115,6 +120,15 @@ def _welcome(settings: "Settings", policy: str) -> None:
     if policy == "demo":
         click.echo("Policy 'demo' is sized for a 135M model; production uses 'default', which it would not pass.")
     click.echo(f"State: {settings.home}")
+
+
+def _require_repo(hub_url: str, repo_id: str) -> None:
+    """Raise what the Hub says when it does not answer or has no such repository."""
+    from modelops_dagster.clients.hub import HubClient
+    from modelops_dagster.settings import hub_token
+
+    with progress_line(f"Hub {hub_url}: looking for {repo_id}"):
+        HubClient(hub_url, hub_token(), max_tries=2).resolve(repo_id, "main")
 
 
 def _install_engines(registry: "EngineRegistry", names: tuple[str, ...]) -> None:
@@ -209,9 +223,14 @@ def _summary(settings: "Settings", repo_id: str, state: "RunState", setup: dict[
     route = RouteStore(settings.home / "gateway").get(repo_id)
     if route is not None and any("preview" in t.tags for t in route.targets):
         _ask(settings, repo_id)
-    click.echo(f"\nDagster   {settings.dagster_url}/assets/raw/verdict?partition={repo_id.replace('/', '%2F')}")
+    click.echo(
+        f"\nDagster   {settings.dagster_url}/assets/raw/verdict?view=partitions&partition={repo_id.replace('/', '%2F')}"
+    )
+    click.echo(
+        f"endpoints {settings.controller_url}/endpoints   (asks for a key: `{program()} access create --alias me`)"
+    )
     click.echo(f"gateway   {settings.gateway_url}/v1   alias {repo_id}")
-    click.echo(f'scores    modelops scores --sql "{SCORES_SQL}"')
+    click.echo(f'scores    {program()} scores --sql "{SCORES_SQL}"')
     return verdict
 
 
@@ -242,4 +261,4 @@ def _ask(settings: "Settings", alias: str) -> None:
         model=alias, messages=[{"role": "user", "content": QUESTION}], max_tokens=48, temperature=0
     )
     click.echo(f"\nQ: {QUESTION}\nA: {answer.choices[0].message.content}")
-    click.echo(f"\nkey       {key}   (shown once; `modelops keys create` makes another)")
+    click.echo(f"\nkey       {key}   (shown once; `{program()} keys create --alias me --tags preview` makes another)")

@@ -63,6 +63,7 @@ def command(
 
     Exits 1 when a contract check fails or a suite could not be scored, 2 when the address, key or model id is wrong.
     """
+    from modelops_dagster.clients.gauntlet.loading import require_subset
     from modelops_dagster.clients.gauntlet.reaching import reach
     from modelops_dagster.domain.gauntlet.redaction import redacted
     from modelops_dagster.settings import Settings
@@ -80,6 +81,8 @@ def command(
         )
         ctx.exit(0 if is_whole else 1)
     asked = _asked(plan, settings.eval_datasets, suites)
+    if subset is not None:
+        require_subset(subset, [a.suite for a in asked])
     chosen = _for_route([_chosen(a.suite, subset, limit) for a in asked], plan, is_named=bool(suites))
     panel, chosen = panel_for(chosen, settings, is_named=bool(suites))
     endpoint = reach(plan, _api(plan), api_key, min(REACH_TIMEOUT_S, budget * 60))

@@ -14,7 +14,7 @@ def command() -> None:
 
 
 @command.command("serve")
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
+@click.argument("folder", type=click.Path(exists=True, path_type=Path, file_okay=False), metavar="DIR")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind to.")
 @click.option("--port", default=8500, show_default=True, type=click.IntRange(0, 65535), help="0 picks a free one.")
 @click.option(

@@ -7,7 +7,17 @@ import sys
 import click
 
 from modelops_dagster import __version__
-from modelops_dagster.domain.errors import ModelOpsError, UserError
+from modelops_dagster.domain.errors import (
+    ClusterUnavailable,
+    HubUnavailable,
+    ModelOpsError,
+    QueueUnavailable,
+    SourceUnavailable,
+    UserError,
+)
+
+# what does not answer is for the user to look after, as what is not running is; it says nothing about a model
+FOR_THE_USER = (UserError, HubUnavailable, SourceUnavailable, ClusterUnavailable, QueueUnavailable)
 
 # name -> (module with an object named `command`, the line that --help shows)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -77,7 +87,7 @@ def main() -> None:
         sys.exit(130)
     except ModelOpsError as error:
         click.echo(f"modelops: {error.sentence}", err=True)
-        sys.exit(2 if isinstance(error, UserError) else 1)
+        sys.exit(2 if isinstance(error, FOR_THE_USER) else 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

@@ -1,8 +1,11 @@
 """How every command speaks: a table for people, JSON for programs, one sentence for a mistake."""
 
 import json
+import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -48,6 +51,14 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
         out.add_row(*("-" if row[i] is None else str(row[i]) for i in kept))
     console = Console()
     (console if console.is_terminal else Console(width=PIPED_WIDTH)).print(out)
+
+
+def program() -> str:
+    """What to type here for `modelops`: that, where the shell finds it, else the path of it from the current folder."""
+    if shutil.which("modelops"):
+        return "modelops"
+    path, here = Path(sys.executable).with_name("modelops"), Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 @contextmanager

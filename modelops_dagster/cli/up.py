@@ -26,6 +26,12 @@ def echo_line(name: str, line: str) -> None:
     click.echo(click.style(f"{name:>10} ", fg=COLOURS.get(name)) + line)
 
 
+def echo_own(name: str, line: str) -> None:
+    """A line of ours, and none of the programs'."""
+    if name == "up":
+        echo_line(name, line)
+
+
 def where(settings: "Settings") -> str:
     """The addresses a person needs, one a line."""
     return (
@@ -55,8 +61,7 @@ def command(hub_url: str | None, hub_dir: Path | None, orgs: tuple[str, ...], po
     settings = Settings.load()
     changes = {"hub_url": hub_url, "hub_orgs": orgs or None, "policy": policy}
     settings = settings.model_copy(update={k: v for k, v in changes.items() if v is not None})
-    echo = (lambda name, line: None) if quiet else echo_line
-    with Stack(settings, echo=echo, hub_root=hub_dir) as stack:
+    with Stack(settings, echo=echo_own if quiet else echo_line, hub_root=hub_dir) as stack:
         stop_on_signals(stack.request_stop)
         with progress_line("starting") as say:
             stack.start(say if quiet else (lambda _: None))
@@ -69,7 +74,7 @@ def command(hub_url: str | None, hub_dir: Path | None, orgs: tuple[str, ...], po
 
 
 def stop_on_signals(request_stop: Callable[[], None]) -> None:
-    """SIGINT and SIGTERM end the wait; a second one interrupts at once."""
+    """SIGINT, SIGTERM and the end of the terminal end the wait; a second SIGINT interrupts at once."""
 
     def handler(_signum: int, _frame: object) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -77,3 +82,5 @@ def stop_on_signals(request_stop: Callable[[], None]) -> None:
 
     signal.signal(signal.SIGINT, handler)
     signal.signal(signal.SIGTERM, handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
+        signal.signal(signal.SIGHUP, handler)

@@ -60,9 +60,9 @@ class HashedKeys(Generic[R]):
             record = self.record_type(key_id=digest[:16], key_sha256=digest, created_at=self._now(), **fields)
         except ValidationError as error:
             first = error.errors()[0]
-            raise InvalidSpec(
-                f"the key cannot be made: {first['msg'].removeprefix('Value error, ')}.", field=str(first["loc"][0])
-            ) from error
+            field = str(first["loc"][0])
+            said = first["msg"].removeprefix("Value error, ")
+            raise InvalidSpec(f"the key cannot be made: {field}: {said}.", field=field) from error
         self.prepare()
         self._write(record)
         return key, record

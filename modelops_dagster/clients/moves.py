@@ -71,6 +71,10 @@ class Moves:
         found = self.find(alias, list(weights), override)
 
         def change(route: Route | None) -> Route:
+            if route is None and not found:
+                raise InvalidSpec(
+                    f"there is no route {alias!r} yet: name what answers, e.g. my-endpoint=1.", field="alias"
+                )
             targets = list(route.targets) if route else []
             for target in found:
                 target = target.model_copy(update={"weight": weights[target.endpoint], **target_fields})

@@ -1,7 +1,7 @@
 """Every error this product raises on purpose.
 
 ModelOpsError
-├── UserError                 the user must do something; the CLI prints the sentence and exits 2
+├── UserError                 the user must do something; the CLI prints the sentence and exits 2, as for *Unavailable
 │   ├── RepoNotFound          the Hub has no such repository, or this token may not see it
 │   ├── RepoGated             the repository asks for a licence acceptance or a token
 │   ├── UnsafeCheckpoint      pickle, remote code, a path outside the directory

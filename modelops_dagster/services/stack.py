@@ -4,6 +4,8 @@ hub (only when embedded) · controller · gateway · code server · Dagster webs
 its own; what a killed `modelops up` left behind is stopped by the next one.
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import re
@@ -21,11 +23,13 @@ import httpx
 
 from modelops_dagster.clients.dagster_api import LOCATION, DagsterClient
 from modelops_dagster.clients.gateway import GatewayClient
+from modelops_dagster.clients.policies import load_policy
 from modelops_dagster.clients.processes import (
     ProcessIdentity,
     free_port,
     identify,
     is_alive,
+    session_members,
     someone_listens,
     stop_group,
     who_listens,
@@ -92,13 +96,24 @@ class Stack:
             settings: what to start, and where.
             echo: called with (program, line) for every line any program prints.
             hub_root: folder to serve as an embedded Hub; None when the Hub is elsewhere.
+
+        Raises:
+            UserError: the home cannot be written, or another platform runs from it.
+            InvalidSpec: there is no such policy, or it does not hold.
+            PortTaken: somebody else listens on one of its ports.
         """
         self._echo = echo
         self._hub_root = hub_root
         self._running: list[Running] = []
         self._stopping = False
-        self._stop_leftovers(settings)
-        self.settings = resolve_ports(settings)
+        load_policy(settings.eval_datasets / "policies", settings.policy)  # else told by the first run, at its end
+        self._claim = _claim(settings.home)
+        try:
+            self._stop_leftovers(settings)
+            self.settings = resolve_ports(settings)
+        except BaseException:
+            self._claim.close()
+            raise
         self._code_port = free_port(settings.host)
         if hub_root is not None:
             self.settings = self.settings.model_copy(
@@ -113,16 +128,11 @@ class Stack:
         record = settings.home / "run" / "stack.json"
         if not record.is_file():
             return
-        left = json.loads(record.read_text())
-        owner = ProcessIdentity(**left["owner"])
-        if is_alive(owner):
-            raise UserError(
-                f"the platform already runs from {settings.home} (pid {owner.pid}): use it, or stop it with Ctrl-C."
-            )
-        for name, identity in left["programs"].items():
-            if is_alive(ProcessIdentity(**identity)):
+        for name, identity in json.loads(record.read_text())["programs"].items():
+            left = ProcessIdentity(**identity)
+            if session_members(left):  # the first of them may be gone, and a run of Dagster's still there
                 self._echo("up", f"stopping {name}, left behind by a run that was killed")
-                stop_group(ProcessIdentity(**identity), grace_s=10)
+                stop_group(left, grace_s=10)
         record.unlink()
 
     def __enter__(self) -> "Stack":
@@ -163,7 +173,8 @@ class Stack:
                 raise NotRunning(
                     f"{name} was not ready within {READY_TIMEOUT_S} s ({problem}): read {self._log_path(name)}."
                 )
-            on_wait("starting: " + ", ".join([*waiting, *(p.name for p in pending)]))
+            if waiting or pending:
+                on_wait("starting: " + ", ".join([*waiting, *(p.name for p in pending)]))
             time.sleep(0.25)
 
     def prepare_home(self) -> None:
@@ -210,7 +221,7 @@ class Stack:
             ),
             Program(
                 "daemon",
-                (python, "-m", "dagster._daemon", "run", "-w", workspace),
+                (python, "-m", "modelops_dagster.sensors.daemon", "run", "-w", workspace),
                 lambda: None,
                 after=("code",),
             ),
@@ -269,7 +280,8 @@ class Stack:
                 log.flush()
                 text = line.decode(errors="replace").rstrip()
                 if not CHATTER.search(text):
-                    self._echo(name, text)
+                    with contextlib.suppress(OSError):  # a closed terminal or pipe; the log goes on
+                        self._echo(name, text)
 
     def _write_record(self) -> None:
         ports = {f: getattr(self.settings, f) for f in (*PORTS, "hub_url", "hub_orgs", "policy", "hub_poll_interval_s")}
@@ -319,6 +331,32 @@ class Stack:
         if self._running:
             self._record.unlink(missing_ok=True)
         self._running = []
+        self._claim.close()
+
+
+def _claim(home: Path) -> IO[str]:
+    """Hold the home for one platform, until the file is closed or this program ends, however it ends."""
+    path = home / "run" / "stack.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("a+")
+    except OSError as error:
+        raise UserError(
+            f"{home} cannot hold the platform's state ({error.strerror}): set MODELOPS_HOME to a folder you may write."
+        ) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.seek(0)
+        pid = lock.read()
+        lock.close()
+        raise UserError(
+            f"the platform already runs from {home} (pid {pid}): use it, or stop it with Ctrl-C."
+        ) from error
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
 
 
 def _identity(pid: int) -> ProcessIdentity:

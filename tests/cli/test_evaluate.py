@@ -76,6 +76,9 @@ def test_mistakes_are_one_sentence(environ: dict[str, str]) -> None:
         assert "There is no suite 'nope'" in refused(
             run(environ, "--url", "http://x", "--model-id", "m", "--suite", "nope")
         )
+        assert "There is no subset 'nope' in contract, mine; there are: none." in refused(
+            run(environ, "--url", server.url, "--model-id", MODEL, "--subset", "nope")
+        )
     assert "cannot be reached" in refused(run(environ, "--url", "http://127.0.0.1:9/v1", "--model-id", "m"))
     assert "is not a URL" in refused(run(environ, "--url", "localhost:8000", "--model-id", "m"))
     with OpenAIServer(fault="html").in_thread() as server:

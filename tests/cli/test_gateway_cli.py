@@ -93,6 +93,12 @@ def test_settings_of_a_route_are_set_and_cleared(home: Path) -> None:
     assert (made["sticky"], made["fallbacks"], made["timeout_s"], made["max_in_flight"]) == (False, [], None, None)
 
 
+def test_a_misspelt_alias_makes_no_empty_route(home: Path) -> None:
+    with pytest.raises(InvalidSpec, match="there is no route 'misspelt' yet: name what answers"):
+        run(routes.command, "set", "misspelt", "--sticky")
+    assert [r["alias"] for r in run(routes.command, "list")] == [ALIAS]
+
+
 def test_a_hosted_model_needs_its_key_and_a_reason(home: Path) -> None:
     hosted = ("hosted", "smart", "openai/gpt-4o-mini", "--credential", "openai")
     with pytest.raises(InvalidSpec, match="modelops routes credential openai"):

@@ -36,6 +36,15 @@ def test_a_revision_is_mirrored_and_told_as_json(tmp_path: Path):
         assert "acme/none" in absent.stderr and "Traceback" not in absent.stderr
 
 
+def test_a_hub_that_does_not_answer_and_a_folder_that_is_not_there_are_for_the_user(tmp_path: Path):
+    away = modelops(tmp_path, "mirror", "acme/one", "--from", "http://127.0.0.1:1", "--to", str(tmp_path / "mirror"))
+    assert away.returncode == 2, "1 would be a verdict"
+    assert "The Hub at http://127.0.0.1:1 did not answer" in away.stderr and "Traceback" not in away.stderr
+    mistyped = modelops(tmp_path, "serve", str(tmp_path / "mistyped"))
+    assert mistyped.returncode == 2
+    assert "does not exist" in mistyped.stderr and not (tmp_path / "mistyped").exists()
+
+
 def test_a_tag_is_set_and_a_bad_one_is_one_sentence(tmp_path: Path):
     commit = publish(tmp_path / "hub", "acme/one", write_repo(tmp_path / "source"))
     done = modelops(tmp_path, "ref", str(tmp_path / "hub"), "acme/one", "v1", "--json")
@@ -67,6 +76,6 @@ def test_a_publication_tells_a_webhook(tmp_path: Path, is_up: bool):
         source = str(write_repo(tmp_path / "source"))
         done = modelops(tmp_path, "publish", str(tmp_path / "hub"), "acme/one", source, *words)
     assert [r.headers["x-webhook-secret"] for r in receiver.requests] == ["s3cret"]
-    assert done.returncode == (0 if is_up else 1), done.stderr
+    assert done.returncode == (0 if is_up else 2), done.stderr
     assert is_up or "status 403" in done.stderr
     assert "s3cret" not in done.stdout + done.stderr

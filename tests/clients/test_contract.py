@@ -144,8 +144,9 @@ def test_a_dead_endpoint_is_no_verdict_on_the_model() -> None:
         server = OpenAIServer(url="http://127.0.0.1:9/v1")
         await ask_suite(contract(), endpoint(server), lane="raw", run_id="r", work=Path("unused"))
 
-    with pytest.raises(EvaluationFailed, match="could not be scored"):
+    with pytest.raises(EvaluationFailed, match=r"could not be scored on .*; and \d+ more\.$") as told:
         asyncio.run(run())
+    assert told.value.sentence.count("could not be asked") == 3, "each request failed for the same reason"
 
 
 def test_every_5xx_is_the_endpoints_fault() -> None:

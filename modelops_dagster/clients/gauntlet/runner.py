@@ -32,6 +32,8 @@ from modelops_dagster.domain.gauntlet.samples import Sample, canonical, digest
 from modelops_dagster.domain.gauntlet.scorers import SCORER_VERSIONS
 from modelops_dagster.domain.gauntlet.suite import Suite, items_digest
 
+MAX_TOLD = 3  # reasons in the sentence of a suite that could not be scored; a dead endpoint gives one a request
+
 
 class Land(Protocol):
     """Stores rows of one table durably and returns the file, as `ScoreStore.land` does. Landing again replaces."""
@@ -266,9 +268,10 @@ class _Run:
 
     def _failed(self, why: Sequence[str]) -> EvaluationFailed:
         endpoint = self.context.endpoint
+        told = [*why[:MAX_TOLD], *([f"and {len(why) - MAX_TOLD} more"] if len(why) > MAX_TOLD else [])]
         return EvaluationFailed(
             f"Suite {self.suite.name!r} could not be scored on {endpoint.name!r} at {endpoint.url}: "
-            f"{'; '.join(why) or 'there is nothing to ask'}."
+            f"{'; '.join(told) or 'there is nothing to ask'}."
         )
 
     def report(

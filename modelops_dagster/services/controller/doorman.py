@@ -131,7 +131,7 @@ def require(caller: Caller | None, needed: Role, what: str) -> None:
         have = f"the key of {caller.alias} is a {caller.role}'s" if caller else "none was sent"
         raise Forbidden(
             f"{what} needs a key with the role {needed}, and {have}; "
-            f"an admin makes one with `modelops access create --role {needed}`."
+            f"an admin makes one with `modelops access create --alias NAME --role {needed}`."
         )
 
 

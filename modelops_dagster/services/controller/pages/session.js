@@ -47,7 +47,7 @@ function askForKey(wrong) {
         make("label", { className: "hidden", htmlFor: "key" }, "Key"),
         make("input", { id: "key", type: "password", required: true, autocomplete: "off", spellcheck: false }),
         make("button", { className: "primary" }, "Use this key"),
-        make("p", {}, "Make one with ", make("code", {}, "modelops access create"), "."),
+        make("p", {}, "Make one with ", make("code", {}, "modelops access create --alias NAME"), "."),
       ));
     box.addEventListener("cancel", (event) => event.preventDefault());
     box.addEventListener("close", () => {
