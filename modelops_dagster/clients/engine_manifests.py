@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
+from modelops_dagster.clients.yaml_files import read_yaml
 from modelops_dagster.domain.endpoints import ENGINE_NAME, ENGINE_VARIABLE
 from modelops_dagster.domain.engines import EngineManifest, EngineOverride
 from modelops_dagster.domain.errors import EngineMissing, InvalidSpec
@@ -175,10 +175,7 @@ def pinned(lock: Path) -> list[str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        document = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise InvalidSpec(f"{path} is not YAML ({error}); correct it.") from error
+    document = read_yaml(path)
     if not isinstance(document, dict):
         raise InvalidSpec(f"{path} is not a YAML mapping; write `name: {path.parent.name}` and what follows it.")
     return document

@@ -3,12 +3,12 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
-import yaml
 from pydantic import ValidationError
 
 from modelops_dagster.clients.routes import RouteStore
+from modelops_dagster.clients.yaml_files import read_yaml
 from modelops_dagster.domain.endpoint_spec.complaints import invalid_spec
-from modelops_dagster.domain.errors import Conflict, InvalidSpec
+from modelops_dagster.domain.errors import Conflict
 from modelops_dagster.domain.hosted_models import (
     FILE,
     HostedModel,
@@ -32,11 +32,9 @@ def read_hosted_models(path: Path) -> HostedModels:
         InvalidSpec: it does not hold; names the alias and the field.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
     except FileNotFoundError:
         return HostedModels(models={})
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InvalidSpec(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from None
     try:
         return HostedModels.model_validate({"models": content or {}})
     except ValidationError as error:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from modelops_dagster.clients.yaml_files import read_yaml
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.policies import Policy, policy_schema
 
@@ -43,12 +44,7 @@ def load_policy(folder: Path, name: str) -> Policy:
     if not POLICY_NAME.fullmatch(name) or not path.is_file():
         there = ", ".join(policy_names(folder)) or "none"
         raise InvalidSpec(f"there is no policy {name!r} in {folder}; there are: {there}.", field="policy")
-    try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise InvalidSpec(f"{where} is not YAML: {getattr(error, 'problem', None) or error}.") from error
+    document = read_yaml(path, loader=_StrictLoader)
     if not isinstance(document, dict):
         raise InvalidSpec(f"{path} holds no policy: write name, version, description and criteria.")
     try:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import yaml
 from pydantic import ValidationError
 
+from modelops_dagster.clients.yaml_files import read_yaml
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.quantization import LANE_RECIPES, Recipe
 from modelops_dagster.domain.recovery import RecoveryPolicy
@@ -74,14 +74,12 @@ def _load(folder: Path, name: str, kind: type[Document]) -> Document:
         there = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none"
         raise InvalidSpec(f"there is no {kind.__name__} {name!r} in {folder}; there are: {there}.", field="name")
     try:
-        document = kind.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        document = kind.model_validate(read_yaml(path))
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(step) for step in first["loc"])
         said = first["msg"].removeprefix("Value error, ")
         raise InvalidSpec(f"{path}: {field + ': ' if field else ''}{said}.", field=field or None) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidSpec(f"{path} is not YAML ({error}); correct it.") from error
     if document.name != name:
         raise InvalidSpec(f"{path}: name is {document.name!r}; it has to be the file's, {name!r}.", field="name")
     return document

@@ -158,7 +158,7 @@ def test_a_file_that_does_not_hold_is_one_sentence(environ: dict[str, str], tmp_
     file.parent.mkdir()
     assert "does not exist" in refused(run(environ, "--config", str(file)))
     file.write_text("a: [")
-    assert "cannot be read as YAML" in refused(run(environ, "--config", str(file)))
+    assert "is not YAML" in refused(run(environ, "--config", str(file)))
     file.write_text(FILE.replace("use_caching", "use_cashing"))
     assert "use_cashing: there is no such flag" in refused(run(environ, "--config", str(file)))
     file.write_text(FILE.replace("mmlu_pro", "chess"))

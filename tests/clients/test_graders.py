@@ -62,7 +62,7 @@ def test_graders_beside_the_suites_are_no_suite(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("graders: [", "cannot be read as YAML"),
+        ("graders: [", "is not YAML"),
         ("graders: [{name: g, alias: a, key_env: sk-secret-123}]", r"graders\.0\.key_env"),
         ("graders: [{name: g, alias: a, prompt: 2}]", r"graders\.0\.prompt"),
         ("graders: [{name: g, alias: a, speed: 2}]", r"graders\.0\.speed"),

@@ -62,7 +62,7 @@ def test_lines_that_do_not_hold(lines: list[Any], words: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("suite", "words"),
     [
-        ("name: [", "cannot be read as YAML"),
+        ("name: [", "is not YAML"),
         ("- a\n", "is not a mapping"),
         (SUITE + "concurency: 3\n", "concurency: this field is not known"),
         (SUITE.replace("mine\n", "other\n", 1), "the suite is named 'other'"),

@@ -207,7 +207,7 @@ def test_a_mistake_is_named_with_its_file_and_field(
     ("text", "words"),
     [
         ("a: [", r"mine\.yaml:1 is not YAML"),
-        (GOOD + "version: 2\n", r"mine\.yaml:7 is not YAML: 'version' is given twice"),
+        (GOOD + "version: 2\n", r"mine\.yaml:7 is not YAML \('version' is given twice\)"),
         ("- 1", "holds no policy"),
         ("", "holds no policy"),
         ("!!python/object/apply:os.system [ls]", "is not YAML"),

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from modelops_dagster.clients.yaml_files import read_yaml
 from modelops_dagster.domain.alerts import KINDS, AlertKind
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.values import Value
@@ -113,12 +113,7 @@ def load_alert_config(path: Path) -> AlertConfig:
     """
     if not path.is_file():
         return AlertConfig()
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise InvalidSpec(f"{where} is not YAML: {getattr(error, 'problem', None) or error}.") from error
+    document = read_yaml(path)
     try:
         return AlertConfig.model_validate({} if document is None else document)
     except ValidationError as error:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from modelops_dagster.clients.yaml_files import read_yaml
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.gauntlet.eval_config import EvalPlan, EvalTask, eval_plan, overridden
 from modelops_dagster.domain.gauntlet.suite import Suite
@@ -18,11 +19,9 @@ def load_plan(path: Path, overrides: Sequence[str], variables: Mapping[str, str]
         InvalidSpec: the file cannot be read, or something in it does not hold.
     """
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = read_yaml(path, field="--config")
     except FileNotFoundError:
         raise InvalidSpec(f"{path} does not exist: give the path of an evaluation file.", field="--config") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InvalidSpec(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.", field="--config") from None
     if not isinstance(document, dict):
         raise InvalidSpec(f"{path} is not a mapping: docs/examples/bring_your_own.yaml shows one.", field="--config")
     try:

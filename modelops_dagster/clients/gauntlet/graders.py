@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
 from pydantic import SecretStr, ValidationError
 
 from modelops_dagster.clients.gauntlet.loading import GRADERS_NAME
+from modelops_dagster.clients.yaml_files import read_yaml
 from modelops_dagster.domain.endpoints import EndpointStatus
 from modelops_dagster.domain.errors import InvalidSpec, ModelOpsError, UserError
 from modelops_dagster.domain.gateway import Route
@@ -41,10 +41,8 @@ def load_graders(*folders: Path) -> GradersFile:
     if path is None:
         return GradersFile()
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = read_yaml(path)
         return GradersFile.model_validate({} if document is None else document)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InvalidSpec(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
     except ValidationError as error:
         # the value is not shown: somebody may have written a key where its variable's name belongs
         first = error.errors()[0]

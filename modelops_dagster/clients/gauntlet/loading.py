@@ -4,9 +4,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
 from pydantic import ValidationError
 
+from modelops_dagster.clients.yaml_files import read_yaml
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.gauntlet.rubrics import rubric_of
 from modelops_dagster.domain.gauntlet.samples import Sample
@@ -54,10 +54,7 @@ def load_suite(path: Path) -> Suite:
     Raises:
         InvalidSpec: the YAML or a sample does not hold.
     """
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InvalidSpec(f"{path} cannot be read as YAML: {_one_line(error)}.") from error
+    raw = read_yaml(path)
     if not isinstance(raw, dict):
         raise InvalidSpec(f"{path} is not a mapping of settings: see README.md beside it.")
     try:

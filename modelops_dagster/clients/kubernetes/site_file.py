@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import yaml
 from pydantic import ValidationError
 
+from modelops_dagster.clients.yaml_files import read_yaml
 from modelops_dagster.domain.endpoint_spec.complaints import invalid_spec
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.kubernetes import Site
@@ -21,10 +21,6 @@ def read_site(path: Path, *, must_exist: bool = False) -> Site:
             raise InvalidSpec(f"{path} does not exist; docs/kubernetes.md describes what a site file says.")
         return Site()
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InvalidSpec(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
-    try:
-        return Site.model_validate(document)
+        return Site.model_validate(read_yaml(path) or {})
     except ValidationError as error:
         raise invalid_spec(error, str(path)) from error

@@ -3,9 +3,9 @@
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-import yaml
 from pydantic import ValidationError
 
+from modelops_dagster.clients.yaml_files import read_yaml
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.watchlist import OrgWatch, Watchlist, is_org
 
@@ -38,12 +38,7 @@ def load_watchlist(home: Path, orgs: Sequence[str] = (), policies: Collection[st
 
 
 def _read(path: Path) -> Watchlist:
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise InvalidSpec(f"{where} is not YAML ({getattr(error, 'problem', None) or error}): correct it.") from error
+    document = read_yaml(path)
     try:
         return Watchlist.model_validate(document if document is not None else {})
     except ValidationError as error:
