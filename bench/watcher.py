@@ -17,7 +17,7 @@ from modelops_dagster.clients.hub import HubClient
 from modelops_dagster.clients.watcher import Watcher, WatchStore
 from modelops_dagster.domain.watchlist import OrgWatch, Watchlist
 from tests.fakes.listing_hub import ListingHub
-from tests.fakes.publishers import Outcome, simulate
+from tests.fakes.watcher_simulation import Outcome, simulate
 
 WORLDS, HISTORIES_EACH = 1_000, 10
 ORGS, REPOS_EACH = 1_000, 20

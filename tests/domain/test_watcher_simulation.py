@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.publishers import Outcome, simulate
+from tests.fakes.watcher_simulation import Outcome, simulate
 
 ORGS = 30
 
