@@ -4,15 +4,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from modelops_dagster.domain.gauntlet.imported import (
-    ImportedAnswer,
-    ImportedTask,
-    field,
-    moment,
-    number,
-    share,
-    with_stderr,
-)
+from modelops_dagster.domain.gauntlet.foreign_documents import field, moment, number, share, with_stderr
+from modelops_dagster.domain.gauntlet.imported import ImportedAnswer, ImportedTask
 from modelops_dagster.domain.gauntlet.metrics import Scoring, mean_metric, share_metric
 from modelops_dagster.domain.gauntlet.report import Metric
 from modelops_dagster.domain.gauntlet.samples import canonical, digest

@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from modelops_dagster.domain.errors import InvalidSpec
-from modelops_dagster.domain.gauntlet.imported import ImportedAnswer, ImportedTask, field, number, share, with_stderr
+from modelops_dagster.domain.gauntlet.foreign_documents import field, number, share, with_stderr
+from modelops_dagster.domain.gauntlet.imported import ImportedAnswer, ImportedTask
 from modelops_dagster.domain.gauntlet.report import Metric
 from modelops_dagster.domain.gauntlet.samples import canonical, digest
 from modelops_dagster.domain.hub import COMMIT_HASH

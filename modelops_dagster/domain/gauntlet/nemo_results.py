@@ -6,15 +6,8 @@ from datetime import datetime
 from typing import Any
 
 from modelops_dagster.domain.errors import InvalidSpec
-from modelops_dagster.domain.gauntlet.imported import (
-    ImportedAnswer,
-    ImportedTask,
-    field,
-    moment,
-    number,
-    share,
-    with_stderr,
-)
+from modelops_dagster.domain.gauntlet.foreign_documents import field, moment, number, share, with_stderr
+from modelops_dagster.domain.gauntlet.imported import ImportedAnswer, ImportedTask
 from modelops_dagster.domain.gauntlet.report import Metric
 from modelops_dagster.domain.gauntlet.samples import canonical, digest
 
