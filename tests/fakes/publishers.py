@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 from modelops_dagster.domain.errors import HubUnavailable, InvalidSpec
 from modelops_dagster.domain.listings import RepoContent, RepoListing
@@ -62,9 +63,9 @@ class Repo:
 
 def publisher(repo: Repo, rng: random.Random) -> Iterator[None]:
     """What one publisher does, a step at a time: one way to appear, then changes in any order."""
-    yield from rng.choice((_at_once, _empty_then_filled, _shards, _private_first, _gated_first, _disabled_first))(
-        repo, rng
-    )
+    gated_first, disabled_first = (partial(_closed_first, flag) for flag in ("gated", "disabled"))
+    first = rng.choice((_at_once, _empty_then_filled, _shards, _private_first, gated_first, disabled_first))
+    yield from first(repo, rng)
     changes = [_documents, _documents, _fix, _fix, _revert, _rename, _away_and_back, _partial_fix, _delete]
     for change in rng.sample(changes, rng.randint(0, 4)):
         yield from change(repo, rng)
@@ -112,19 +113,13 @@ def _private_first(repo: Repo, rng: random.Random) -> Iterator[None]:
     yield
 
 
-def _gated_first(repo: Repo, rng: random.Random) -> Iterator[None]:
-    repo.exists = repo.gated = True
+def _closed_first(flag: str, repo: Repo, rng: random.Random) -> Iterator[None]:
+    """Listed, and not to be had while it is gated or disabled."""
+    repo.exists = True
+    setattr(repo, flag, True)
     repo.push()
     yield from _pause(rng)
-    repo.gated = False
-    yield
-
-
-def _disabled_first(repo: Repo, rng: random.Random) -> Iterator[None]:
-    repo.exists = repo.disabled = True
-    repo.push()
-    yield from _pause(rng)
-    repo.disabled = False
+    setattr(repo, flag, False)
     yield
 
 
