@@ -60,18 +60,10 @@ def command(
     from modelops_dagster.clients.engines import EngineRegistry
     from modelops_dagster.domain.hub import require_repo_id
     from modelops_dagster.services.stack import Stack
-    from modelops_dagster.settings import Settings
 
     require_repo_id(repo_id)
     started = time.monotonic()
-    settings = Settings.load().model_copy(
-        update={"policy": policy, "hub_poll_interval_s": POLL_INTERVAL_S, "hub_orgs": (repo_id.split("/")[0],)}
-    )
-    settings = settings.model_copy(
-        update={"lanes": lanes or ("raw",), "lane_recipes": settings.lane_recipes or (QUICK_AWQ,)}
-    )
-    if hub_url:
-        settings = settings.model_copy(update={"hub_url": hub_url})
+    settings = _settings(hub_url, repo_id, policy, lanes)
     _welcome(settings, policy)
     hub_root = None if hub_url else settings.home / "hub"
     # all that can be wrong is told before minutes are spent on engines: policy, home, ports, Hub
@@ -109,6 +101,21 @@ def command(
             up_again = f"{program()} up" if hub_root is None else f"{program()} up --hub-dir {hub_root}"
             click.echo(f"\nStopping everything; `{up_again}` brings it back at these addresses, with the same state.")
     ctx.exit(0 if verdict.outcome == "pass" else 1)
+
+
+def _settings(hub_url: str | None, repo_id: str, policy: str, lanes: tuple[str, ...]) -> "Settings":
+    """The installation's, with what the demo wants of it: to notice soon, one model, the lanes that were asked for."""
+    from modelops_dagster.settings import Settings
+
+    found = Settings.load()
+    changes = {
+        "policy": policy,
+        "hub_poll_interval_s": POLL_INTERVAL_S,
+        "hub_orgs": (repo_id.split("/")[0],),
+        "lanes": lanes or ("raw",),
+        "lane_recipes": found.lane_recipes or (QUICK_AWQ,),
+    }
+    return found.model_copy(update=changes | ({"hub_url": hub_url} if hub_url else {}))
 
 
 def _interrupt() -> None:

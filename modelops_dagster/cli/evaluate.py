@@ -65,7 +65,6 @@ def command(
     """
     from modelops_dagster.clients.gauntlet.loading import require_subset
     from modelops_dagster.clients.gauntlet.reaching import reach
-    from modelops_dagster.domain.gauntlet.redaction import redacted
     from modelops_dagster.settings import Settings
 
     settings = Settings.load()
@@ -92,19 +91,24 @@ def command(
     work = Path(plan.output_dir) if plan.output_dir else settings.cache / "gauntlet"
     reports, failures = _evaluate(chosen, endpoint, work, api_key, plan, deadline, panel)
     _say_where_logs_are(plan, work)
-    shown = {
-        "url": endpoint.url,
-        "model_id": plan.model_id,
-        "chain": [{"name": i.name, "config": redacted(i.given)} for i in plan.chain.interceptors],
-        "stands_in_for": {a.suite.name: a.stands_in_for for a in asked if a.stands_in_for},
-        "reports": [r.model_dump(mode="json", exclude={"endpoint", "samples_file"}) for r in reports],
-        "failures": failures,
-    }
+    shown = {"url": endpoint.url, **_shown(plan, asked, reports), "failures": failures}
     emit(shown, as_json, lambda: _render(reports))
     for sentence in failures:
         click.echo(f"modelops: {sentence}", err=True)
     if failures or any(_failed_checks(r) for r in reports):
         ctx.exit(1)
+
+
+def _shown(plan: "EvalPlan", asked: "Sequence[Asked]", reports: "Sequence[SuiteReport]") -> dict[str, Any]:
+    """What `--json` prints of the plan and of what came of it."""
+    from modelops_dagster.domain.gauntlet.redaction import redacted
+
+    return {
+        "model_id": plan.model_id,
+        "chain": [{"name": i.name, "config": redacted(i.given)} for i in plan.chain.interceptors],
+        "stands_in_for": {a.suite.name: a.stands_in_for for a in asked if a.stands_in_for},
+        "reports": [r.model_dump(mode="json", exclude={"endpoint", "samples_file"}) for r in reports],
+    }
 
 
 def _say_where_logs_are(plan: "EvalPlan", work: Path) -> None:
