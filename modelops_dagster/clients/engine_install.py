@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modelops_dagster.clients.engine_manifests import EngineSource
+from modelops_dagster.clients.whole_files import write_whole
 from modelops_dagster.domain.errors import DiskFull, EngineMissing
 
 MARKER_NAME = ".complete"
@@ -293,13 +294,10 @@ class EnvironmentBuilder:
         )
 
     def _write_marker(self, *, seconds: float) -> None:
-        marker = self._target / MARKER_NAME
-        partial = marker.with_suffix(".tmp")
         document = {
             "engine": self._manifest.name,
             "version": self._version,
             "python": sys.version.split()[0],
             "install_seconds": round(seconds, 1),
         }
-        partial.write_text(json.dumps(document) + "\n")
-        os.replace(partial, marker)  # noqa: PTH105  (named for what it is: atomic)
+        write_whole(self._target / MARKER_NAME, json.dumps(document) + "\n")

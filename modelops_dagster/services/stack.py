@@ -34,6 +34,7 @@ from modelops_dagster.clients.processes import (
     stop_group,
     who_listens,
 )
+from modelops_dagster.clients.whole_files import write_whole
 from modelops_dagster.domain.errors import ModelOpsError, NotRunning, PortTaken, UserError
 from modelops_dagster.settings import Settings, data_folder
 
@@ -290,9 +291,7 @@ class Stack:
             "settings": ports,
             "programs": {r.program.name: r.identity.model_dump() for r in self._running},
         }
-        temporary = self._record.with_suffix(".tmp")
-        temporary.write_text(json.dumps(record, indent=1))
-        temporary.replace(self._record)
+        write_whole(self._record, json.dumps(record, indent=1), is_durable=False)
 
     # --- running ----------------------------------------------------------------------------------------------------
 

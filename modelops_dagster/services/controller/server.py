@@ -28,6 +28,7 @@ from modelops_dagster.clients.endpoints import (
 )
 from modelops_dagster.clients.endpoints.history import History, WatchedRecords
 from modelops_dagster.clients.keys import AccessStore
+from modelops_dagster.clients.whole_files import write_whole
 from modelops_dagster.domain.alerts import Alert
 from modelops_dagster.domain.errors import DiskFull, PortTaken, UserError
 from modelops_dagster.domain.lifecycle import RestartPolicy
@@ -179,9 +180,7 @@ def _told_address(folder: Path, host: str, listener: socket.socket) -> Generator
     """The URL, in a file as long as this lasts, for clients of a port that was picked."""
     url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     address = folder / "address.json"
-    draft = address.with_suffix(".tmp")
-    draft.write_text(json.dumps({"url": url, "pid": os.getpid()}))
-    draft.replace(address)
+    write_whole(address, json.dumps({"url": url, "pid": os.getpid()}), is_durable=False)
     yield url
     address.unlink(missing_ok=True)
 

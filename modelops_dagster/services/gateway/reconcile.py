@@ -14,6 +14,7 @@ from modelops_dagster.clients.credentials import CredentialStore
 from modelops_dagster.clients.endpoints import LiveStore
 from modelops_dagster.clients.endpoints.live import FileSignature
 from modelops_dagster.clients.routes import RouteStore, Signature
+from modelops_dagster.clients.whole_files import write_whole
 from modelops_dagster.domain.errors import IntegrityError, InvalidSpec
 from modelops_dagster.domain.gateway import Route, litellm_deployments, routed_targets
 from modelops_dagster.services.gateway.whereabouts import Live, as_specified, replicas_of
@@ -153,9 +154,7 @@ class RouteReconciler:
             "created": psutil.Process().create_time(),
             "versions": {alias: route.version for alias, route in self.table.items()},
         }
-        temporary = self._report.with_suffix(".tmp")
-        temporary.write_text(json.dumps(body))
-        temporary.replace(self._report)
+        write_whole(self._report, json.dumps(body), is_durable=False)
 
     def _say_once(self, sentence: str) -> None:
         if sentence != self._complaint:
