@@ -82,7 +82,7 @@ def gather_leaderboard(store: ScoreStore) -> list[Row]:
     """Every model and lane in the leaderboard's order, with the reason of its verdict."""
     return _rows(
         store,
-        "select l.*, v.reason from leaderboard l left join latest_verdicts v using (repo_id, lane) "
+        "select l.*, v.reason from leaderboard l left join latest_verdicts v using (repo_id, lane, commit_hash) "
         "order by l.quality_digest, l.rank, l.repo_id, l.lane",
         {},
     )
