@@ -99,7 +99,9 @@ def curves(lines: Sequence[Curve], *, x_label: str, y_label: str) -> str:
     for line in sorted((line for line in lines if line.points), key=lambda line: line.points[-1][1]):
         below = min(top + height * (1 - line.points[-1][1] / y_high), below - LABEL_HEIGHT)
         tone = f"c{lines.index(line) % 4}"
-        parts.append(f'<text class="{tone}" x="{left + width + 8}" y="{below + 4:.1f}">{escape(short(line.label))}</text>')
+        parts.append(
+            f'<text class="{tone}" x="{left + width + 8}" y="{below + 4:.1f}">{escape(short(line.label))}</text>'
+        )
     return "".join([*parts, "</svg>"])
 
 
