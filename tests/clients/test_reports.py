@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from modelops_dagster.clients.reports import gather_leaderboard, gather_model, m
 from modelops_dagster.clients.scores import ScoreStore
 from modelops_dagster.domain.errors import InvalidSpec
 from tests.clients.score_rows import score, verdict
-from tests.clients.score_world import SMALL, TINY, fill
+from tests.clients.score_world import SMALL, TINY, at_work, fill
 from tests.fakes.browser import new_page
 
 NOW = datetime(2026, 11, 23, 9, tzinfo=UTC)
@@ -78,6 +78,24 @@ def test_a_model_without_samples_and_an_unknown_one(tmp_path: Path):
     assert "Nothing stands out" in model_page(gather_model(store, "org/model", NOW))
     board = write_reports(store, tmp_path / "reports", [], NOW)
     assert "org/model" in board.read_text()
+
+
+def test_a_report_tells_what_the_model_occupied(tmp_path: Path):
+    store = fill(tmp_path)
+    decided = gather_model(store, TINY, NOW).lanes[0].verdict.decided_at
+    now = decided + timedelta(hours=3)
+    assert gather_model(store, TINY, now).lanes[0].occupancy is None, "its endpoint is not the controller's"
+    at_work(tmp_path, gpus=2, usd_per_hour=4.0)
+    found = gather_model(store, TINY, now).lanes[0].occupancy
+    assert found is not None
+    assert (found.hours, found.unit, found.usd) == ((4.0, 12.0), "GPU-hours", 32.0)
+    text = model_page(gather_model(store, TINY, now))
+    assert "4.00 GPU-hours while it was evaluated for this verdict, 12.0 besides" in text
+    assert "$32.00 in all" in text
+    at_work(tmp_path)
+    bare = gather_model(store, TINY, now).lanes[0].occupancy
+    assert bare is not None
+    assert (bare.hours, bare.unit, bare.usd) == ((2.0, 6.0), "engine-hours on processors", None)
 
 
 def test_a_verdict_is_told_of_the_commit_that_was_judged_only(tmp_path: Path):
