@@ -113,21 +113,33 @@ class Backfill:
         # asked once: every answer of the history reads what landed since it was published, and much lands here
         evaluated = set(self._store.query(EVALUATED, [self.suite.name])[1])
 
+        def keep(found: Done) -> None:
+            done.append(found)
+            on_done(found)
+
         async def one(target: Target) -> None:
             # a sleeping one waits for room before it takes a slot, so that it keeps none from one that runs
             async with contextlib.AsyncExitStack() as room:
                 for needed in (self._slots,) if target.running else (self._awake, self._slots):
                     await room.enter_async_context(needed)
-                found = await self._finished(target, evaluated, on_done)
-            done.append(found)
+                unstopped = await self._finished(target, evaluated, keep)
+            if unstopped:
+                told = [
+                    d.model_copy(update={"reason": d.reason or unstopped}) if d.target == target else d for d in done
+                ]
+                done[:] = told
 
         async with asyncio.TaskGroup() as group:
             for target in targets:
                 group.create_task(one(target))
         return done
 
-    async def _finished(self, target: Target, evaluated: Evaluated, on_done: Callable[[Done], None]) -> Done:
-        """Ask it, keep what came of it, and only then put it back: stopping takes long enough to be killed in."""
+    async def _finished(self, target: Target, evaluated: Evaluated, keep: Callable[[Done], None]) -> str:
+        """Ask it, keep what came of it, and only then put it back: stopping takes long enough to be killed in.
+
+        Returns:
+            Why it is still awake, or nothing.
+        """
         unstopped = ""
         try:
             found = await self._asked(target, evaluated)
@@ -135,12 +147,12 @@ class Backfill:
                 row = found.row(self._run_id, self.suite.name, self.suite.digest)
                 land = self._store.land
                 await asyncio.to_thread(land, "backfills", [row], repo_id=target.repo_id, run_id=self._run_id)
-            on_done(found)
+            keep(found)
         finally:
             # one that a killed backfill left awake has its mark still: it is ours to put back
             if self._mark(target.endpoint.name).is_file():
                 unstopped = await self._put_back(target.endpoint.name)
-        return found.model_copy(update={"reason": unstopped}) if unstopped and not found.reason else found
+        return unstopped
 
     async def _asked(self, target: Target, evaluated: Evaluated) -> Done:
         begun = datetime.now(UTC)
