@@ -14,13 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.figures import Figure
-from modelops_dagster.client import ModelOpsClient
-from modelops_dagster.clients.lineage import read_value, write_value
-from modelops_dagster.domain.checkpoints import Checkpoint
-from modelops_dagster.domain.endpoints import Endpoint, EndpointSpec
-from modelops_dagster.domain.hub import ModelRevision
-from tests.e2e.platform import Platform, running_platform
-from tests.e2e.scenery import prepared, write_engine
+from modelops_dagster.clients.lineage import read_value
+from tests.e2e.platform import running_platform
+from tests.e2e.scenery import fake_engine
+from tests.e2e.served_models import repo_id_of, serve_models
 
 AT_ONCE = 8
 TOKENS_PER_SECOND = "4"
@@ -32,10 +29,10 @@ def run() -> Iterator[Figure]:
     models = int(os.environ.get("MODELOPS_BENCH_MODELS", "100"))
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        write_engine(place / "engines", "vllm-cpu", "--tokens-per-second", TOKENS_PER_SECOND)
+        environ = fake_engine(place, "--tokens-per-second", TOKENS_PER_SECOND)
         (place / "hub").mkdir()
-        with running_platform(place / "home", prepared(place), "--hub-dir", str(place / "hub")) as platform:
-            _serve(platform, place, models)
+        with running_platform(place / "home", environ, "--hub-dir", str(place / "hub")) as platform:
+            serve_models(platform, place, models)
             print(f"bench backfill: {models} endpoints run", file=sys.stderr)
             arguments = ("backfill", "--suite", "quality", "--at-once", str(AT_ONCE), "--wait", "--json")
             told = json.loads(platform.modelops(*arguments, timeout_s=TIMEOUT_S).stdout)
@@ -43,7 +40,7 @@ def run() -> Iterator[Figure]:
                 raise RuntimeError(f"the backfill ended otherwise than it should: {told}")
             state = platform.dagster.run(told["run_id"])
             lineage = platform.home / "lineage"
-            reports = [read_value(lineage, "raw/gauntlet/quality", _repo_id(n), None) for n in range(models)]
+            reports = [read_value(lineage, "raw/gauntlet/quality", repo_id_of(n), None) for n in range(models)]
     if state is None or state.started is None or state.ended is None:
         raise RuntimeError("Dagster does not know when the run started and ended")
     wall_s = state.ended - state.started
@@ -52,50 +49,3 @@ def run() -> Iterator[Figure]:
     yield Figure("backfill", "wall_s", wall_s, "s", "")
     yield Figure("backfill", "requests_s", requests_s, "s", f"in flight, {AT_ONCE} models at once")
     yield Figure("backfill", "models", models, "models", "")
-
-
-def _repo_id(number: int) -> str:
-    return f"bench/model-{number:03d}"
-
-
-def _serve(platform: Platform, place: Path, models: int) -> None:
-    """Endpoints for all models, wanted first and waited for afterwards, and the lineage that names them."""
-    checkpoint = place / "checkpoint"
-    checkpoint.mkdir()
-    client = ModelOpsClient.from_settings(platform.settings)
-    for number in range(models):
-        client.apply(_spec(number, checkpoint))
-    for number in range(models):
-        spec = _spec(number, checkpoint)
-        status = client.wait_ready(spec.name, 300)
-        served = Endpoint(
-            name=spec.name,
-            url=str(status.url),
-            served_model_name=spec.served_model_name,
-            checkpoint=Checkpoint(
-                revision=ModelRevision(repo_id=_repo_id(number), commit_hash=f"{number:040x}"),
-                scheme="raw",
-                directory=str(checkpoint),
-                digest=spec.checkpoint_digest,
-                size_bytes=0,
-            ),
-            engine=spec.engine,
-            engine_version="1.0",
-            rung=spec.engine,
-            ladder=(),
-            start_seconds=status.start_seconds or 0.0,
-            tokens_per_second=float(TOKENS_PER_SECOND),
-            max_context=spec.max_context,
-        )
-        write_value(platform.home / "lineage", "raw/endpoint", _repo_id(number), "bench", served)
-
-
-def _spec(number: int, checkpoint: Path) -> EndpointSpec:
-    return EndpointSpec(
-        name=f"bench-model-{number:03d}",
-        checkpoint=str(checkpoint),
-        checkpoint_digest=f"sha256:{number:064x}",
-        engine="vllm-cpu",
-        served_model_name=f"{_repo_id(number)}@bench",
-        max_context=2048,
-    )

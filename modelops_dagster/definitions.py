@@ -8,7 +8,6 @@ from modelops_dagster.assets.describing import owned_by
 from modelops_dagster.assets.eval_datasets import dataset_asset
 from modelops_dagster.assets.lanes import lane_assets
 from modelops_dagster.assets.operations import OPERATIONS, decide_again
-from modelops_dagster.assets.partitions import models
 from modelops_dagster.assets.quantized import lane_plan, quantized_weights
 from modelops_dagster.assets.release import release
 from modelops_dagster.assets.research import research
@@ -42,7 +41,6 @@ def build_definitions(settings: Settings) -> dg.Definitions:
     onboard = dg.define_asset_job(
         "onboard",
         selection=dg.AssetSelection.assets(release, lane_plan, raw_weights) | dg.AssetSelection.groups("raw"),
-        partitions_def=models,
         description="One revision from the Hub to the gateway: fetch, serve, evaluate, decide, register.",
         tags={"modelops/chain": "day-0"},
     )
@@ -50,7 +48,6 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         lane.name: dg.define_asset_job(
             lane_job(lane.name),
             selection=dg.AssetSelection.assets(lane.checkpoint_asset) | dg.AssetSelection.groups(lane.name),
-            partitions_def=models,
             description=f"The {lane.name} lane, from quantizing to the gateway. {lane.description}",
             tags={"modelops/chain": "day-2"},
         )

@@ -1,6 +1,9 @@
 """The asset graph, as a golden file, and what it says about itself: assets, checks, jobs."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import dagster as dg
@@ -28,6 +31,25 @@ def definitions(tmp_path_factory: pytest.TempPathFactory) -> dg.Definitions:
 
 def test_definitions_load(definitions: dg.Definitions):
     dg.Definitions.validate_loadable(definitions)
+
+
+STRICT = """
+import warnings
+import dagster as dg
+import pydantic
+for kind in (DeprecationWarning, dg.BetaWarning, dg.PreviewWarning, dg.SupersessionWarning):
+    warnings.simplefilter("error", kind)
+warnings.simplefilter("ignore", pydantic.PydanticDeprecatedSince20)  # Dagster's own use of Pydantic
+from modelops_dagster.definitions import build_definitions
+from modelops_dagster.settings import Settings
+dg.Definitions.validate_loadable(build_definitions(Settings.load()))
+"""
+
+
+def test_nothing_is_used_that_dagster_is_to_remove_or_may_change(tmp_path: Path):
+    environ = {"MODELOPS_HOME": str(tmp_path), "HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    loaded = subprocess.run((sys.executable, "-c", STRICT), env=environ, capture_output=True, text=True, check=False)
+    assert loaded.returncode == 0, loaded.stderr[-2000:]
 
 
 def test_asset_graph_is_the_one_in_the_golden_file(definitions: dg.Definitions):

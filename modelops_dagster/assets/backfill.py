@@ -12,8 +12,9 @@ from modelops_dagster.assets.metadata import report_metadata, table
 from modelops_dagster.clients.backfills import Backfill, find_targets
 from modelops_dagster.clients.gauntlet import event_loop
 from modelops_dagster.clients.gauntlet.panel import Panel
-from modelops_dagster.domain.backfills import Done
+from modelops_dagster.domain.backfills import Done, Target
 from modelops_dagster.domain.errors import InvalidSpec
+from modelops_dagster.domain.gauntlet.report import SuiteReport
 from modelops_dagster.domain.gauntlet.suite import Suite
 from modelops_dagster.domain.lanes import LANES
 from modelops_dagster.resources.lineage import LineageResource
@@ -71,12 +72,13 @@ def backfill_job(suites: Sequence[Suite]) -> dg.JobDefinition:
                 store=scores.store(),
                 endpoints=controller.client(),
                 work=Path(gauntlet.work),
-                run_id=context.run_id,
+                run_id=_run_id(context),
                 at_once=config.at_once,
                 awake=config.awake,
                 wake_timeout_s=config.wake_timeout_s,
                 again=config.again,
                 panel=panel,
+                kept=lambda target: _kept(lineage, suite, target),
             )
             done = event_loop.run(work.run(targets, lambda one: _record(context, lineage, suite, one, len(targets))))
             scores.store().publish()
@@ -120,13 +122,25 @@ def _require_graders(suite: Suite, panel: Panel) -> None:
         )
 
 
+def _run_id(context: dg.OpExecutionContext) -> str:
+    """Whose rows they are: a try that the daemon makes because a process died goes on as the first one did. What a
+    person executes again is a run of its own, which takes nothing of the history away."""
+    root = context.run.root_run_id
+    return root if root and context.has_tag("dagster/retry_number") else context.run_id
+
+
+def _kept(lineage: LineageResource, suite: Suite, target: Target) -> str | None:
+    """The instrument of the report on the model's page."""
+    report: SuiteReport | None = lineage.value(f"{target.lane}/gauntlet/{suite.name}", target.repo_id)
+    return report.instrument if report is not None else None
+
+
 def _record(context: dg.OpExecutionContext, lineage: LineageResource, suite: Suite, one: Done, total: int) -> None:
     """What one model's page shows, and what its next verdict reads."""
     context.log.info(f"{one.target.repo_id} ({one.target.lane}): {one.outcome}{one.reason and f', {one.reason}'}")
     if one.report is None:
         return
     key = [one.target.lane, "gauntlet", suite.name]
-    lineage.keep("/".join(key), one.target.repo_id, context.run_id, one.report)
     context.log_event(
         dg.AssetMaterialization(
             asset_key=key,
@@ -135,6 +149,8 @@ def _record(context: dg.OpExecutionContext, lineage: LineageResource, suite: Sui
             tags={"dagster/data_version": f"{one.report.instrument.removeprefix('sha256:')[:12]}-{context.run_id[:8]}"},
         )
     )
+    # last: what has its report kept is not asked again, and would never be shown
+    lineage.keep("/".join(key), one.target.repo_id, context.run_id, one.report)
 
 
 def _summarize(context: dg.OpExecutionContext, done: Sequence[Done]) -> None:

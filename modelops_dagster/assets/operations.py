@@ -7,7 +7,6 @@ import dagster as dg
 from pydantic import Field, ValidationError
 
 from modelops_dagster.assets.failures import clear_failure
-from modelops_dagster.assets.partitions import models
 from modelops_dagster.clients.moves import Moves
 from modelops_dagster.clients.rollout import Change, Rollout
 from modelops_dagster.domain.errors import InvalidSpec
@@ -118,7 +117,6 @@ def stop_endpoint() -> None:
 re_evaluate = dg.define_asset_job(
     "re_evaluate",
     selection=dg.AssetSelection.groups("raw") - dg.AssetSelection.assets(dg.AssetKey(["raw", "endpoint"])),
-    partitions_def=models,
     description="Ask every suite again of the endpoint that serves a model, and decide and register anew.",
     tags={"modelops/chain": "re-evaluate"},
 )
@@ -126,7 +124,6 @@ decide_again = [
     dg.define_asset_job(
         decide_job(lane.name),
         selection=dg.AssetSelection.assets([lane.name, "verdict"], [lane.name, "gateway_registration"]),
-        partitions_def=models,
         description=f"Decide and register a held model of the lane {lane.name} anew, from its stored answers and "
         "people's labels: the same as `modelops verdict reopen`. Nothing is asked.",
         tags={"modelops/chain": "decide-again"},

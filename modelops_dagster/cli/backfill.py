@@ -53,7 +53,7 @@ def command(
     with progress_line(f"{suite}: waiting for the run") as say:
         state = dagster.follow(run_id, lambda event: say(event.failure or event.message) if event.step else None)
     sql = "select outcome, count(*) from backfills where run_id = ? group by outcome order by outcome"
-    counts = dict(ScoreStore(settings.home / "scores").query(sql, [state.run_id])[1])
+    counts = dict(ScoreStore(settings.home / "scores").query(sql, [run_id])[1])  # of all tries
     told = {"run_id": state.run_id, "url": url, "status": state.status, "outcomes": counts}
     shown = ", ".join(f"{n} {outcome}" for outcome, n in counts.items()) or "nothing was left to do"
     emit(told, as_json, lambda: click.echo(f"{state.status.lower()}: {shown}"))

@@ -12,6 +12,7 @@ import click
 from pydantic import BaseModel
 
 PIPED_WIDTH = 140  # columns, where there is no terminal to ask
+COLUMN_GAP = 3  # between two columns of a table
 
 
 def _jsonable(value: Any) -> Any:
@@ -59,6 +60,23 @@ def program() -> str:
         return "modelops"
     path, here = Path(sys.executable).with_name("modelops"), Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def table_or_records(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table where the columns' names fit side by side; else every row as a block of its own, a line a column."""
+    from rich.console import Console
+
+    console = Console()
+    width = console.width if console.is_terminal else PIPED_WIDTH
+    if sum(len(name) + COLUMN_GAP for name in columns) <= width:
+        table("", columns, rows)
+        return
+    longest = max(len(name) for name in columns)
+    for number, row in enumerate(rows, 1):
+        click.echo(f"row {number}")
+        for name, cell in zip(columns, row, strict=True):
+            if cell is not None:
+                click.echo(f"  {name:<{longest}}  {cell}")
 
 
 @contextmanager

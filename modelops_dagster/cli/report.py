@@ -9,7 +9,10 @@ import click
 from modelops_dagster.cli.output import emit, json_option, table
 
 if TYPE_CHECKING:
-    from modelops_dagster.clients.reports import ModelReport
+    from collections.abc import Iterator
+
+    from modelops_dagster.clients.reports.gathering import LaneReport, ModelReport
+    from modelops_dagster.domain.gauntlet.rows import Row
 
 
 @click.command("report")
@@ -61,6 +64,34 @@ def command(repo_id: str | None, output: Path | None, as_json: bool) -> None:
     emit(report if report else rows, as_json, render)
 
 
+LOAD = ("loop", "level", "failed", "output tokens/s", "TTFT p95 ms", "end to end p95 ms")
+
+
+def _load_cells(row: "Row") -> "tuple[object, ...]":
+    """What `LOAD` names, of one level."""
+    level = f"{row['level']} {'at a time' if row['loop'] == 'closed' else 'requests/s'}"
+    times = (row["output_tokens_per_s"], row["ttft_p95_ms"], row["e2el_p95_ms"])
+    return row["loop"], level, f"{row['failed']} of {row['requests']}", *(_shown(value) for value in times)
+
+
+def _shown(value: float | None) -> str | None:
+    from modelops_dagster.domain.summary import number
+
+    return number(value)
+
+
+def _spent(lane: "LaneReport") -> "Iterator[str]":
+    """What calls through the gateway cost, and what the endpoint occupied."""
+    calls, occupied = lane.calls, lane.occupancy
+    if calls["calls"]:
+        since, usd = calls["since"].strftime("%Y-%m-%d"), calls["usd"] or 0.0
+        yield f"  {calls['calls']:,} calls since {since}, {calls['failed']:,} failed, ${usd:,.4f}"
+    if occupied is not None:
+        price = "" if occupied.usd is None else f", ${occupied.usd:,.2f} in all"
+        evaluation, serving = (_shown(hours) for hours in occupied.hours)
+        yield f"  {evaluation} {occupied.unit} for the evaluation, {serving} besides{price}"
+
+
 def _render(report: "ModelReport") -> None:
     from modelops_dagster.domain.summary import interval, number, verdict_table
 
@@ -79,5 +110,12 @@ def _render(report: "ModelReport") -> None:
             table("by category, worst first", ["suite", "category", "n", "mean", "95 % interval"], cells)
         if lane.flips:
             flips = [(f["change"], f["suite"], f["sample_id"], f["category"]) for f in lane.flips]
-            table(f"{lane.n_flips} answered unlike the incumbent", ["change", "suite", "sample", "category"], flips)
+            more = f", the first {len(flips)}" if lane.n_flips > len(flips) else ""
+            table(
+                f"{lane.n_flips} answered unlike the incumbent{more}", ["change", "suite", "sample", "category"], flips
+            )
+        if lane.load:
+            table("under load", list(LOAD), [_load_cells(row) for row in lane.load])
+        for line in _spent(lane):
+            click.echo(line)
         table("", ["rests on", ""], list(lane.lineage))

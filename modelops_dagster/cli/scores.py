@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from modelops_dagster.cli.output import emit, json_option, table
+from modelops_dagster.cli.output import emit, json_option, table, table_or_records
 from modelops_dagster.cli.score_files import export_run, import_files
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _answer(store: "ScoreStore", sql: str, as_json: bool) -> None:
     columns, rows = store.query(sql)
 
     def render() -> None:
-        table("", columns, [[_text(cell) for cell in row] for row in rows])
+        table_or_records(columns, [[_text(cell) for cell in row] for row in rows])
         click.echo(f"{len(rows)} row{'' if len(rows) == 1 else 's'}", err=True)
 
     # a join may name two columns alike; as JSON keys the second would swallow the first

@@ -1,6 +1,7 @@
 """One suite asked of many models in one process: bounded, resumable, each result kept as soon as it is there."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ LAST_ASKED = """
     group by run_id order by max(evaluated_at) desc limit 1
 """
 STOP_TIMEOUT_S = 120.0
+Evaluated = set[tuple[str, ...]]  # repo_id, lane, commit_hash, instrument
 
 
 class Endpoints(Protocol):
@@ -84,14 +86,18 @@ class Backfill:
         wake_timeout_s: float = 900.0,
         again: bool = False,
         panel: Panel | None = None,
+        kept: Callable[[Target], str | None] | None = None,
     ) -> None:
         """
         Args:
+            run_id: whose rows they are; one that goes on under the same run_id replaces what a kill left half of.
             work: where journals of unfinished evaluations are.
             at_once: models that are asked at the same time.
             awake: of those, endpoints that were woken for it; as many as the machine holds beside what runs.
             again: ask also what has scores of this suite.
             panel: the graders that answers are put to which no code can score.
+            kept: the instrument of the report that `on_done` kept last of a target. Scores without their report are
+                what a kill left between the two; that target is asked again.
         """
         self.suite = suite
         self._store, self._endpoints, self._work, self._run_id = store, endpoints, work, run_id
@@ -99,7 +105,7 @@ class Backfill:
         self._slots = asyncio.Semaphore(1 if suite.kind == "performance" else at_once)
         self._awake = asyncio.Semaphore(awake)
         self._wake_timeout_s, self._again = wake_timeout_s, again
-        self._panel = panel or Panel()
+        self._panel, self._kept = panel or Panel(), kept
 
     async def run(self, targets: Sequence[Target], on_done: Callable[[Done], None]) -> list[Done]:
         """Ask all of them; `on_done` is called with each result once it is stored, in the order they finish."""
@@ -107,32 +113,48 @@ class Backfill:
         # asked once: every answer of the history reads what landed since it was published, and much lands here
         evaluated = set(self._store.query(EVALUATED, [self.suite.name])[1])
 
-        async def one(target: Target) -> None:
-            # a sleeping one waits for room before it takes a slot, so that it keeps none from one that runs
-            if target.running:
-                async with self._slots:
-                    found = await self._recorded(target, evaluated)
-            else:
-                async with self._awake, self._slots:
-                    found = await self._recorded(target, evaluated)
+        def keep(found: Done) -> None:
             done.append(found)
             on_done(found)
+
+        async def one(target: Target) -> None:
+            # a sleeping one waits for room before it takes a slot, so that it keeps none from one that runs
+            async with contextlib.AsyncExitStack() as room:
+                for needed in (self._slots,) if target.running else (self._awake, self._slots):
+                    await room.enter_async_context(needed)
+                unstopped = await self._finished(target, evaluated, keep)
+            if unstopped:
+                told = [
+                    d.model_copy(update={"reason": d.reason or unstopped}) if d.target == target else d for d in done
+                ]
+                done[:] = told
 
         async with asyncio.TaskGroup() as group:
             for target in targets:
                 group.create_task(one(target))
         return done
 
-    async def _recorded(self, target: Target, evaluated: set[tuple[str, ...]]) -> Done:
-        """Ask it, and land what came of it before another one is asked in its place."""
-        found = await self._asked(target, evaluated)
-        if found.outcome != "current":
-            row = found.row(self._run_id, self.suite.name, self.suite.digest)
-            land = self._store.land
-            await asyncio.to_thread(land, "backfills", [row], repo_id=target.repo_id, run_id=self._run_id)
-        return found
+    async def _finished(self, target: Target, evaluated: Evaluated, keep: Callable[[Done], None]) -> str:
+        """Ask it, keep what came of it, and only then put it back: stopping takes long enough to be killed in.
 
-    async def _asked(self, target: Target, evaluated: set[tuple[str, ...]]) -> Done:
+        Returns:
+            Why it is still awake, or nothing.
+        """
+        unstopped = ""
+        try:
+            found = await self._asked(target, evaluated)
+            if found.outcome != "current":
+                row = found.row(self._run_id, self.suite.name, self.suite.digest)
+                land = self._store.land
+                await asyncio.to_thread(land, "backfills", [row], repo_id=target.repo_id, run_id=self._run_id)
+            keep(found)
+        finally:
+            # one that a killed backfill left awake has its mark still: it is ours to put back
+            if self._mark(target.endpoint.name).is_file():
+                unstopped = await self._put_back(target.endpoint.name)
+        return unstopped
+
+    async def _asked(self, target: Target, evaluated: Evaluated) -> Done:
         begun = datetime.now(UTC)
         report, reason = None, ""
         outcome: BackfillOutcome = "current"
@@ -144,8 +166,6 @@ class Backfill:
                 outcome, reason = "unreachable", error.sentence
             except ModelOpsError as error:
                 outcome, reason = "failed", error.sentence
-        elif self._mark(target.endpoint.name).is_file():
-            await self._put_back(target.endpoint.name)  # killed between its last answer and this
         return Done(
             target=target, outcome=outcome, reason=reason, report=report, started_at=begun, ended_at=datetime.now(UTC)
         )
@@ -157,47 +177,48 @@ class Backfill:
             if is_current:
                 return "current", None  # the same answers by the same scorers are the same scores
             return "rescored", await asyncio.to_thread(self._rescore, target)
-        # a backfill that was killed left it awake: it is ours to put back
-        mark = self._mark(name)
-        woken = not _answers(status) or mark.is_file()
-        try:
-            if not _answers(status):
-                mark.parent.mkdir(parents=True, exist_ok=True)
-                mark.touch()
-                await asyncio.to_thread(self._endpoints.start, name)
-                status = await asyncio.to_thread(self._endpoints.wait_ready, name, self._wake_timeout_s)
-            if status.url is None:
-                raise EndpointFailed(f"its endpoint {name} does not start: {status.message or status.state}")
-            report, _ = await ask_suite(
-                self.suite,
-                target.endpoint.model_copy(update={"url": str(status.url)}),
-                lane=target.lane,
-                run_id=self._run_id,
-                work=self._work,
-                land=self._store.land,
-                panel=self._panel,
-            )
-        finally:
-            if woken:
-                await self._put_back(name)
+        if not _answers(status):
+            self._mark(name).parent.mkdir(parents=True, exist_ok=True)
+            self._mark(name).touch()
+            await asyncio.to_thread(self._endpoints.start, name)
+            status = await asyncio.to_thread(self._endpoints.wait_ready, name, self._wake_timeout_s)
+        if status.url is None:
+            raise EndpointFailed(f"its endpoint {name} does not start: {status.message or status.state}")
+        report, _ = await ask_suite(
+            self.suite,
+            target.endpoint.model_copy(update={"url": str(status.url)}),
+            lane=target.lane,
+            run_id=self._run_id,
+            work=self._work,
+            land=self._store.land,
+            panel=self._panel,
+        )
         return "evaluated", report
 
     def _mark(self, name: str) -> Path:
         """The file that says that a backfill woke the endpoint."""
         return self._work / "woken" / name
 
-    async def _put_back(self, name: str) -> None:
-        await asyncio.to_thread(self._endpoints.stop, name)
-        await asyncio.to_thread(self._endpoints.wait_stopped, name, STOP_TIMEOUT_S)
+    async def _put_back(self, name: str) -> str:
+        """Stop it; why that failed, or nothing. The mark of one that failed stays for the next backfill."""
+        try:
+            if await asyncio.to_thread(self._endpoints.get, name) is not None:
+                await asyncio.to_thread(self._endpoints.stop, name)
+                await asyncio.to_thread(self._endpoints.wait_stopped, name, STOP_TIMEOUT_S)
+        except ModelOpsError as error:
+            return f"its endpoint {name} is still awake: {error.sentence}"
         self._mark(name).unlink(missing_ok=True)
+        return ""
 
-    def _is_current(self, target: Target, evaluated: set[tuple[str, ...]]) -> bool:
+    def _is_current(self, target: Target, evaluated: Evaluated) -> bool:
         endpoint = target.endpoint
         samples = self.suite.asked(endpoint.max_context or None)
         graders = self._panel.scoring(self.suite, [endpoint])
         now = run_context(self.suite, samples, endpoint, target.lane, self._run_id, Chain(), graders).instrument
         commit = endpoint.checkpoint.revision.commit_hash
-        return (target.repo_id, target.lane, commit, now) in evaluated
+        if (target.repo_id, target.lane, commit, now) not in evaluated:
+            return False
+        return self._kept is None or self._kept(target) == now
 
     def _rescore(self, target: Target) -> SuiteReport:
         """Score the stored answers of a model whose endpoint is gone."""

@@ -31,7 +31,7 @@ class Done(Value):
 
     target: Target
     outcome: BackfillOutcome
-    reason: str = Field(default="", description="why it was not asked; empty when it was")
+    reason: str = Field(default="", description="why it was not asked, or is still awake; else empty")
     report: SuiteReport | None = None
     started_at: datetime
     ended_at: datetime

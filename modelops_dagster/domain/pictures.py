@@ -10,7 +10,7 @@ from modelops_dagster.domain.policies import shown
 from modelops_dagster.domain.values import Value
 
 Point = tuple[float, float]
-LABEL_HEIGHT = 13
+LABEL_HEIGHT, TICK_WIDTH = 13, 16
 
 
 class Span(Value):
@@ -56,7 +56,7 @@ def intervals(spans: Sequence[Span], *, low: float = 0.0, high: float = 1.0, zer
     for i, span in enumerate(spans):
         y = row * i + row / 2
         start, end = at(low if span.low is None else span.low), at(high if span.high is None else span.high)
-        parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{escape(_short(span.label))}</text>')
+        parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{escape(short(span.label))}</text>')
         if span.low is not None or span.high is not None:
             parts.append(f'<line class="span {escape(span.tone)}" x1="{start:.1f}" x2="{end:.1f}" y1="{y}" y2="{y}"/>')
         parts.append(f'<circle class="{escape(span.tone)}" cx="{at(span.value):.1f}" cy="{y}" r="4"/>')
@@ -81,7 +81,7 @@ def curves(lines: Sequence[Curve], *, x_label: str, y_label: str) -> str:
         y = top + height * (1 - tick / y_high)
         parts.append(f'<line class="grid" x1="{left}" x2="{left + width}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="tick" x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
-    for x in sorted({x for x, _ in points}):
+    for x in _apart(sorted({x for x, _ in points}), TICK_WIDTH * x_high / width):
         parts.append(
             f'<text class="tick" x="{left + width * x / x_high:.1f}" y="{top + height + 15}" '
             f'text-anchor="middle">{x:g}</text>'
@@ -98,8 +98,28 @@ def curves(lines: Sequence[Curve], *, x_label: str, y_label: str) -> str:
     below = math.inf
     for line in sorted((line for line in lines if line.points), key=lambda line: line.points[-1][1]):
         below = min(top + height * (1 - line.points[-1][1] / y_high), below - LABEL_HEIGHT)
-        parts.append(f'<text x="{left + width + 8}" y="{below + 4:.1f}">{escape(_short(line.label))}</text>')
+        tone = f"c{lines.index(line) % 4}"
+        parts.append(
+            f'<text class="{tone}" x="{left + width + 8}" y="{below + 4:.1f}">{escape(short(line.label))}</text>'
+        )
     return "".join([*parts, "</svg>"])
+
+
+def _apart(numbers: Sequence[float], least: float) -> list[float]:
+    """Those of ascending numbers that are so far apart, the largest among them."""
+    kept: list[float] = []
+    for number in reversed(numbers):
+        if not kept or kept[-1] - number >= least:
+            kept.append(number)
+    return kept
+
+
+def short(label: str, room: int = 30) -> str:
+    """What fits beside a picture. The middle goes: names of one kind begin alike, and differ at their ends."""
+    if len(label) <= room:
+        return label
+    tail = (room - 1) * 3 // 5
+    return f"{label[: room - 1 - tail]}…{label[-tail:]}"
 
 
 def _open(width: float, height: float, text: str) -> str:
@@ -116,7 +136,3 @@ def _ticks(low: float, high: float) -> list[float]:
     step = next(s for s in (step / 5, step / 2, step, step * 2) if (high - low) / s <= 7)
     first = math.ceil(low / step - 1e-9)
     return [round(i * step, 10) for i in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def _short(label: str, room: int = 30) -> str:
-    return label if len(label) <= room else f"{label[: room - 1]}…"

@@ -33,12 +33,13 @@ def interval(low: float | None, high: float | None) -> str | None:
 def verdict_table(verdict: Verdict) -> list[TableRow]:
     """One row per criterion, required ones first and among them those that decided."""
     order = {"fail": 0, "hold": 1, "pass": 2}
+    units = {(e.suite, m.name): m.unit for e in verdict.evidence for m in e.metrics}
     ranked = sorted(verdict.criteria, key=lambda c: (c.tier != "required", order[c.outcome]))
     return [
         {
             "outcome": c.outcome,
             "criterion": f"{c.suite}.{c.metric}",
-            "value": number(c.value),
+            "value": number(c.value, units.get((c.suite, c.metric), "")),
             "95 % interval": interval(c.ci_low, c.ci_high),
             "n": str(c.n),
             "rule": c.rule,

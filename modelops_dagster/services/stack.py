@@ -61,6 +61,11 @@ class Running(NamedTuple):
     pump: threading.Thread
 
 
+def _ports(settings: Settings) -> set[int]:
+    """Those that programs of the stack will listen on, though none does yet."""
+    return {getattr(settings, field) for field in PORTS}
+
+
 def resolve_ports(settings: Settings) -> Settings:
     """Pick a free port where the setting is 0, and refuse one that somebody else holds.
 
@@ -71,7 +76,7 @@ def resolve_ports(settings: Settings) -> Settings:
     for field, what in PORTS.items():
         port = getattr(settings, field)
         if port == 0:
-            chosen[field] = free_port(settings.host)
+            chosen[field] = free_port(settings.host, _ports(settings.model_copy(update=chosen)))
             continue
         holder = who_listens(port, settings.host)
         if holder:
@@ -115,11 +120,10 @@ class Stack:
         except BaseException:
             self._claim.close()
             raise
-        self._code_port = free_port(settings.host)
+        self._code_port = free_port(settings.host, _ports(self.settings))
         if hub_root is not None:
-            self.settings = self.settings.model_copy(
-                update={"hub_url": f"http://{settings.host}:{free_port(settings.host)}"}
-            )
+            port = free_port(settings.host, {*_ports(self.settings), self._code_port})
+            self.settings = self.settings.model_copy(update={"hub_url": f"http://{settings.host}:{port}"})
 
     @property
     def _record(self) -> Path:

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from modelops_dagster.cli.report import command
 from modelops_dagster.domain.errors import InvalidSpec, UserError
-from tests.clients.score_world import TINY, fill
+from tests.clients.score_world import TINY, at_work, fill
 
 
 @pytest.fixture
@@ -22,7 +22,16 @@ def test_a_model_in_the_terminal(home: Path):
     shown = CliRunner().invoke(command, [TINY], catch_exceptions=False)
     assert shown.exit_code == 0
     assert "look at: 1 sample that the incumbent got right" in shown.stdout
-    assert "by category, worst first" in shown.stdout
+    for words in ("by category, worst first", "1 answered unlike the incumbent", "under load", "4 at a time", "0 of 4"):
+        assert words in shown.stdout, words
+
+
+def test_what_it_cost_in_the_terminal(home: Path):
+    at_work(home, gpus=2, usd_per_hour=4.0)
+    shown = CliRunner().invoke(command, [TINY], catch_exceptions=False)
+    assert "  4.00 GPU-hours for the evaluation, " in shown.stdout
+    told = json.loads(CliRunner().invoke(command, [TINY, "--json"], catch_exceptions=False).stdout)
+    assert told["lanes"][0]["occupancy"]["evaluation_hours"] == 2.0
 
 
 def test_the_leaderboard_in_the_terminal_and_for_programs(home: Path):

@@ -54,6 +54,16 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_more_columns_than_fit_are_told_a_row_a_block(home: Path):
+    wide = modelops(home, "scores", "--sql", "from score_history order by repo_id, metric limit 2")
+    assert wide.returncode == 0, wide.stderr
+    assert wide.stdout.splitlines()[0] == "row 1"
+    assert "  metric          accuracy\n" in wide.stdout
+    assert "previous_value" not in wide.stdout, "what is null is left out"
+    narrow = modelops(home, "scores", "--sql", "select repo_id, metric from scores limit 1")
+    assert "repo_id   metric" in narrow.stdout
+
+
 def test_the_latest_scores_are_a_table_with_intervals_and_the_verdict(home: Path) -> None:
     done = modelops(home, "scores")
     assert done.returncode == 0, done.stderr

@@ -5,8 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from modelops_dagster.clients.calls import CallFile
+from modelops_dagster.clients.endpoints import EndpointRecord, RecordStore
+from modelops_dagster.clients.endpoints.history import History
 from modelops_dagster.clients.scores import ScoreStore
+from modelops_dagster.domain.endpoints import EndpointSpec, EndpointState
 from modelops_dagster.domain.gauntlet.report import Incumbent, Metric
+from modelops_dagster.domain.monitoring import Stand
 from modelops_dagster.domain.verdicts import PairedResult, SuiteEvidence, Verdict
 from tests.clients.score_rows import NOW, score, verdict
 
@@ -36,6 +40,21 @@ def fill(home: Path) -> ScoreStore:
     return store
 
 
+def at_work(home: Path, **fields: Any) -> None:
+    """The controller's record and history of the endpoint that the newest verdict is about: an engine two hours before
+    that verdict, which begins to answer at once, and two from the verdict on."""
+    spec = EndpointSpec(
+        name="e-b", checkpoint="/c", checkpoint_digest="sha256:0", engine="fake", served_model_name="m", **fields
+    )  # fmt: skip
+    decided = NOW + timedelta(days=1)
+    record = EndpointRecord(spec=spec, desired="Running", state=EndpointState.RUNNING, since=NOW)
+    RecordStore(home / "controller" / "endpoints").save(record)
+    history = History(home / "controller" / "history")
+    history.forget("e-b")
+    for at, replicas in ((decided - timedelta(hours=2), 1), (decided, 2)):
+        history.note("e-b", Stand(at=at, expected=True, answering=True, replicas=replicas))
+
+
 def _row(run_id: str, repo_id: str, commit_hash: str, lane: str = "raw", **more: Any) -> dict[str, Any]:
     where = {"run_id": run_id, "repo_id": repo_id, "commit_hash": commit_hash, "lane": lane}
     return where | {"endpoint": f"e-{commit_hash[:1]}"} | more
@@ -52,7 +71,7 @@ def _evaluated(
             "instrument": "i", "item_uid": f"sha256:{name}", "sample_id": name, "category": category, "epoch": 0,
             "cluster": category, "weight": 1.0, "input": f"question {name}", "completion": f"{run} on {name}",
             "expected": "answer", "outcome_class": "unscored" if mark is None else "correct" if mark else "wrong",
-            "score": mark, "explanation": "timed out" if mark is None else "", "started_at": at,
+            "score": mark, "explanation": "timed out" if mark is None else "", "started_at": at - timedelta(hours=2),
         }
         for (name, category), mark in zip(QUESTIONS, marks, strict=True)
     ]  # fmt: skip

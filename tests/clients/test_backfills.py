@@ -18,7 +18,7 @@ from modelops_dagster.clients.lineage import write_value
 from modelops_dagster.clients.scores import ScoreStore
 from modelops_dagster.domain.backfills import Done, Target, in_order
 from modelops_dagster.domain.endpoints import Endpoint, EndpointSpec, EndpointState, EndpointStatus
-from modelops_dagster.domain.errors import InvalidSpec
+from modelops_dagster.domain.errors import EndpointFailed, InvalidSpec
 from modelops_dagster.domain.gauntlet.samples import Sample
 from modelops_dagster.domain.gauntlet.suite import Suite
 from tests.clients.gauntlet_parts import echo, endpoint, quality
@@ -163,6 +163,57 @@ def test_one_that_a_killed_backfill_woke_is_put_back_by_the_next(
     (tmp_path / "work" / "woken" / "aa").touch()
     again = asyncio.run(backfill(tmp_path, store, controller, quality(4), "bf-2").run(found, lambda one: None))
     assert (outcomes(again), controller.states["aa"]) == ({"aa": "current"}, "Stopped"), "killed after its last answer"
+
+
+def test_what_a_kill_kept_from_its_page_is_asked_again_and_replaces_its_rows(
+    tmp_path: Path, store: ScoreStore, server: OpenAIServer
+):
+    controller = Controller(server.url, {"aa": "Running", "bb": "Running"})
+    targets = find_targets(lineage_of(tmp_path, server, ["aa", "bb"]), controller, ["raw"])
+    kept: dict[str, str] = {}
+
+    def keep(one: Done) -> None:
+        if one.report is not None:
+            kept[one.target.repo_id] = one.report.instrument
+
+    def again() -> dict[str, str]:
+        work = backfill(tmp_path, store, controller, quality(4), kept=lambda target: kept.get(target.repo_id))
+        return outcomes(asyncio.run(work.run(targets, keep)))
+
+    assert again() == {"aa": "evaluated", "bb": "evaluated"}
+    del kept["org/bb"]  # as a kill between the landing of its scores and this leaves it
+    assert again() == {"aa": "current", "bb": "evaluated"}
+    assert again() == {"aa": "current", "bb": "current"}
+    sql = "select repo_id, count(*), count(distinct sample_id) from samples group by all order by repo_id"
+    assert store.query(sql)[1] == [("org/aa", 4, 4), ("org/bb", 4, 4)]
+
+
+def test_a_result_is_kept_before_its_endpoint_is_put_back(tmp_path: Path, store: ScoreStore, server: OpenAIServer):
+    controller = Controller(server.url, {"aa": "Stopped"})
+    targets = find_targets(lineage_of(tmp_path, server, ["aa"]), controller, ["raw"])
+
+    def keep(one: Done) -> None:
+        controller.diary.append(f"keep {one.target.endpoint.name}")
+
+    asyncio.run(backfill(tmp_path, store, controller, quality(4)).run(targets, keep))
+    assert controller.diary == ["start aa", "keep aa", "stop aa"]
+
+
+def test_one_that_does_not_stop_is_told_and_left_to_the_next(tmp_path: Path, store: ScoreStore, server: OpenAIServer):
+    class Stubborn(Controller):
+        def stop(self, name: str) -> None:
+            raise EndpointFailed(f"Endpoint {name} has processes that do not end.")
+
+    stubborn = Stubborn(server.url, {"aa": "Stopped"})
+    targets = find_targets(lineage_of(tmp_path, server, ["aa"]), stubborn, ["raw"])
+    (done,) = asyncio.run(backfill(tmp_path, store, stubborn, quality(4)).run(targets, lambda one: None))
+    assert (done.outcome, done.reason) == (
+        "evaluated",
+        "its endpoint aa is still awake: Endpoint aa has processes that do not end.",
+    )
+    controller = Controller(server.url, {"aa": "Running"})
+    (done,) = asyncio.run(backfill(tmp_path, store, controller, quality(4)).run(targets, lambda one: None))
+    assert (done.outcome, controller.states["aa"]) == ("current", "Stopped")
 
 
 def test_a_model_without_endpoint_is_scored_again_where_only_scoring_changed(

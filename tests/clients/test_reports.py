@@ -2,17 +2,17 @@
 
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page
 
-from modelops_dagster.clients.reports import gather_model, model_page, write_reports
+from modelops_dagster.clients.reports import gather_leaderboard, gather_model, model_page, write_reports
 from modelops_dagster.clients.scores import ScoreStore
 from modelops_dagster.domain.errors import InvalidSpec
 from tests.clients.score_rows import score, verdict
-from tests.clients.score_world import SMALL, TINY, fill
+from tests.clients.score_world import SMALL, TINY, at_work, fill
 from tests.fakes.browser import new_page
 
 NOW = datetime(2026, 11, 23, 9, tzinfo=UTC)
@@ -80,6 +80,32 @@ def test_a_model_without_samples_and_an_unknown_one(tmp_path: Path):
     assert "org/model" in board.read_text()
 
 
+def test_a_report_tells_what_the_model_occupied(tmp_path: Path):
+    store = fill(tmp_path)
+    decided = gather_model(store, TINY, NOW).lanes[0].verdict.decided_at
+    now = decided + timedelta(hours=3)
+    assert gather_model(store, TINY, now).lanes[0].occupancy is None, "its endpoint is not the controller's"
+    at_work(tmp_path, gpus=2, usd_per_hour=4.0)
+    found = gather_model(store, TINY, now).lanes[0].occupancy
+    assert found is not None
+    assert (found.hours, found.unit, found.usd) == ((4.0, 12.0), "GPU-hours", 32.0)
+    text = model_page(gather_model(store, TINY, now))
+    assert "4.00 GPU-hours while it was evaluated for this verdict, 12.0 besides" in text
+    assert "$32.00 in all" in text
+    at_work(tmp_path)
+    bare = gather_model(store, TINY, now).lanes[0].occupancy
+    assert bare is not None
+    assert (bare.hours, bare.unit, bare.usd) == ((2.0, 6.0), "engine-hours on processors", None)
+
+
+def test_a_verdict_is_told_of_the_commit_that_was_judged_only(tmp_path: Path):
+    store = fill(tmp_path)
+    newer = score("run-3", TINY, commit_hash="c" * 40, evaluated_at=NOW)
+    store.land("scores", [newer], repo_id=TINY, run_id="run-3")
+    (row,) = (r for r in gather_leaderboard(store) if (r["repo_id"], r["lane"]) == (TINY, "raw"))
+    assert (row["commit_hash"], row["verdict"], row["reason"]) == ("c" * 40, None, None)
+
+
 @pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
     with new_page(viewport={"width": 1280, "height": 900}) as opened:
@@ -120,3 +146,22 @@ def test_it_prints(folder: Path, page: Page, tmp_path: Path):
     page.screenshot(path=ARTIFACTS / "report-acme@tiny-print.png", full_page=True)
     printed = page.pdf(path=tmp_path / "report.pdf", format="A4", print_background=True)
     assert printed.startswith(b"%PDF")
+
+
+def styled(page: Page, selector: str, name: str) -> set[str]:
+    """What a style property is, on everything that the selector finds."""
+    read = "([selector, name]) => [...document.querySelectorAll(selector)].map(e => getComputedStyle(e)[name])"
+    return set(page.evaluate(read, [selector, name]))
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", ["acme@tiny", "leaderboard"])
+def test_paper_is_white_and_ends_where_a_reader_can_stop(folder: Path, page: Page, name: str):
+    page.emulate_media(media="print", color_scheme="dark")
+    page.goto(f"file://{folder / name}.html")
+    assert styled(page, "body", "backgroundColor") == {"rgb(255, 255, 255)"}, "a dark screen prints on white paper"
+    assert styled(page, "h1, td.number, svg text.value", "color") == {"rgb(27, 31, 36)"}
+    assert styled(page, "figure, tbody tr, .first", "breakInside") == {"avoid"}
+    assert styled(page, "h2, h3, summary, .pictures", "breakAfter") == {"avoid"}, "no heading without what it heads"
+    assert styled(page, "footer", "breakBefore") == {"avoid"}, "no page for one line"
+    page.emulate_media(media="screen", color_scheme="light")

@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from modelops_dagster.domain.pictures import Curve, Span, curves, intervals
+from modelops_dagster.domain.pictures import Curve, Span, curves, intervals, short
 
 
 def read(picture: str) -> ET.Element:
@@ -47,6 +47,26 @@ def test_labels_of_lines_that_end_together_stand_apart_and_above_the_axis():
     assert at["lower"] == 162.0 + 4
     assert at["low"] <= at["lower"] - 13
     assert at["high"] == 12.0 + 4
+
+
+def test_each_curve_is_named_in_its_own_colour():
+    lines = [Curve(label=name, points=((0, 0), (4, y))) for name, y in (("low", 1), ("high", 100))]
+    drawn = read(curves(lines, x_label="x", y_label="y"))
+    colours = {text.text: text.get("class") for text in drawn.iter("text") if text.text in ("low", "high")}
+    assert colours == {"low": "c0", "high": "c1"}
+
+
+def test_numbers_of_an_axis_do_not_stand_on_each_other():
+    drawn = read(curves([Curve(label="a", points=tuple((x, x) for x in (1, 2, 64)))], x_label="x", y_label="y"))
+    below = [text.text for text in drawn.iter("text") if text.get("y") == "177"]
+    assert sorted(below) == ["2", "64"]
+
+
+def test_of_a_long_name_the_end_stays():
+    names = [f"organisation/A-Model-Of-Some-Length-{size}-Instruct" for size in ("8B", "70B")]
+    assert len({short(name) for name in names}) == 2
+    assert {len(short(name)) for name in names} == {30}
+    assert short("acme/tiny") == "acme/tiny"
 
 
 def test_nothing_to_draw_is_an_empty_picture():

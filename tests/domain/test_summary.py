@@ -14,7 +14,7 @@ from modelops_dagster.domain.summary import (
     number,
     verdict_table,
 )
-from modelops_dagster.domain.verdicts import Criterion
+from modelops_dagster.domain.verdicts import Criterion, SuiteEvidence
 from tests.fakes.values import a_verdict, an_endpoint
 
 
@@ -44,6 +44,21 @@ def test_what_decided_comes_first() -> None:
     assert [row["criterion"] for row in verdict_table(verdict)] == [
         f"s.{tier}_{outcome}" for tier in ("required", "advisory") for outcome in ("fail", "hold", "pass")
     ]
+
+
+def test_a_value_has_the_unit_that_was_measured() -> None:
+    latency = Metric(name="ttft_p95_ms@1", value=43.0, n=9, unit="ms")
+    share = Metric(name="accuracy", value=0.5, n=9, unit="share")
+    criteria = tuple(
+        Criterion(suite="s", metric=m.name, tier="required", outcome="pass", value=m.value, n=9, rule="value >= 0")
+        for m in (latency, share)
+    )
+    evidence = SuiteEvidence(
+        suite="s", kind="dataset", run_id="r", suite_digest="d", instrument="i", metrics=(latency, share), n_samples=9,
+        n_unscored=0,
+    )  # fmt: skip
+    decided = a_verdict(criteria=criteria, evidence=(evidence,))
+    assert [row["value"] for row in verdict_table(decided)] == ["43.0 ms", "0.50"]
 
 
 def test_the_ladder_tells_why_each_rung_was_left() -> None:

@@ -1,6 +1,7 @@
 """A whole platform in a temporary home, started the way a person starts it: `modelops up`."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 
 from modelops_dagster.clients.dagster_api import ENDED, DagsterClient, RunState
@@ -90,6 +92,18 @@ class Platform:
             time.sleep(0.5)
         ticks: list[dict[str, Any]] = self.dagster.last_ticks("hub_releases")
         raise AssertionError(f"no run for {repo_id}; ticks: {ticks}\n" + "\n".join(self.lines[-60:]))
+
+    def ask(self, query: str, **variables: Any) -> dict[str, Any]:
+        """What Dagster's GraphQL answers, as its pages ask it."""
+        url = f"{self.settings.dagster_url}/graphql"
+        answer = httpx.post(url, json={"query": query, "variables": variables}, timeout=60).json()
+        assert "errors" not in answer, answer
+        return dict(answer["data"])
+
+    def pids(self, run_id: str) -> list[int]:
+        """The processes that Dagster noted of a run, oldest first."""
+        events, _ = self.dagster.events(run_id)
+        return [int(found[1]) for event in events if (found := re.search(r"\(pid: (\d+)\)", event.message))]
 
     def is_ended(self, run_id: str) -> bool:
         state = self.dagster.run(run_id)

@@ -56,6 +56,12 @@ def prepared(place: Path, *installed: str, **policy_fields: object) -> dict[str,
     }
 
 
+def fake_engine(place: Path, *flags: str) -> dict[str, str]:
+    """`prepared`, with the fake engine of these flags as the only one."""
+    write_engine(place / "engines", "vllm-cpu", *flags)
+    return prepared(place)
+
+
 def write_model(folder: Path, *, tensor: bytes = bytes(64), **config: object) -> Path:
     """A checkpoint of a few hundred bytes that looks like a released model."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -190,8 +190,7 @@ def kill_at(platform: Platform, repo_id: str, step: str) -> str:
         for run in platform.dagster.runs(repo_id):
             events, _ = platform.dagster.events(run.run_id)
             started = any(e.kind == "ExecutionStepStartEvent" and e.step == step for e in events)
-            pids = [int(m[1]) for e in events if (m := re.search(r"\(pid: (\d+)\)", e.message))]
-            if started and pids:
+            if started and (pids := platform.pids(run.run_id)):
                 os.kill(pids[-1], signal.SIGKILL)
                 return run.run_id
         time.sleep(0.05)

@@ -4,17 +4,15 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
-import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
 from modelops_dagster.services.hub_server import publish
 from tests.e2e.many_models import PAGES, fill, open_page
 from tests.e2e.platform import Platform, running_platform
-from tests.e2e.scenery import prepared, write_engine, write_model
+from tests.e2e.scenery import fake_engine, write_model
 from tests.fakes.browser import new_page
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -36,11 +34,6 @@ NUMBERS = {"IntMetadataEntry", "FloatMetadataEntry"}
 LINKS = {"UrlMetadataEntry", "PathMetadataEntry"}
 
 
-def settings(place: Path, *engine_flags: str) -> dict[str, str]:
-    write_engine(place / "engines", "vllm-cpu", *engine_flags)
-    return prepared(place)
-
-
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """Three revisions of one model, of which the second answers a third of its questions wrong."""
@@ -49,7 +42,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         publish(place / "hub", REPO_ID, write_model(place / f"model-{n}", tensor=bytes([65 + n]) * 16)).commit_hash
         for n in range(3)
     ]
-    environ = settings(place, "--wrong-for", commits[1][:12])
+    environ = fake_engine(place, "--wrong-for", commits[1][:12])
     with running_platform(place / "home", environ, "--hub-dir", str(place / "hub"), "--org", "acme") as running:
         for commit in commits:
             done = running.modelops("onboard", REPO_ID, "--ref", commit, "--wait")
@@ -81,19 +74,12 @@ def shoot(page: Page, name: str) -> None:
     page.screenshot(path=ARTIFACTS / f"dagster-{name}.png")
 
 
-def ask(platform: Platform, query: str, **variables: Any) -> dict[str, Any]:
-    url = f"{platform.settings.dagster_url}/graphql"
-    answer = httpx.post(url, json={"query": query, "variables": variables}, timeout=60).json()
-    assert "errors" not in answer, answer
-    return dict(answer["data"])
-
-
 def metadata_of(platform: Platform, asset: str) -> list[dict[str, str]]:
     """The entries of the newest materialization, in the order they are shown in; empty where there is none."""
     query = """query($path: [String!]!) { assetOrError(assetKey: {path: $path}) { ... on Asset {
       assetMaterializations(limit: 1) { metadataEntries { __typename label ... on PathMetadataEntry { path }
       } } } } }"""
-    found = ask(platform, query, path=asset.split("/"))["assetOrError"].get("assetMaterializations")
+    found = platform.ask(query, path=asset.split("/"))["assetOrError"].get("assetMaterializations")
     return list(found[0]["metadataEntries"]) if found else []
 
 
@@ -110,7 +96,7 @@ def test_every_gate_leaves_its_numbers(platform: Platform, asset: str, check: st
     query = """query($key: AssetKeyInput!, $check: String!) {
       assetCheckExecutions(assetKey: $key, checkName: $check, limit: 5) {
         status evaluation { description metadataEntries { __typename label } } } }"""
-    found = ask(platform, query, key={"path": asset.split("/")}, check=check)["assetCheckExecutions"]
+    found = platform.ask(query, key={"path": asset.split("/")}, check=check)["assetCheckExecutions"]
     assert len(found) == 3, found
     for execution in found:
         assert execution["evaluation"]["description"]
@@ -178,7 +164,7 @@ def test_pages_load_when_there_are_many_models(tmp_path: Path):
     """The pages that `make bench ONLY=ui_pages` times at 20,000."""
     fill(tmp_path / "home", models=200, served=20)
     (tmp_path / "hub").mkdir()
-    environ = settings(tmp_path)
+    environ = fake_engine(tmp_path)
     with running_platform(tmp_path / "home", environ, "--hub-dir", str(tmp_path / "hub")) as many, new_page() as page:
         for opened in PAGES:
             open_page(page, many.settings.dagster_url, opened)

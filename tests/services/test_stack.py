@@ -1,5 +1,6 @@
 """The programs of one machine: what is refused before any of them starts. Starting them is `tests/e2e`."""
 
+import contextlib
 import json
 import os
 import socket
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from modelops_dagster.clients import processes
 from modelops_dagster.clients.processes import ProcessIdentity, identify, is_alive, stop_group
 from modelops_dagster.domain.errors import InvalidSpec, PortTaken, UserError
 from modelops_dagster.services.stack import Stack
@@ -40,6 +42,18 @@ def test_a_refused_platform_does_not_keep_the_home(tmp_path: Path):
         with pytest.raises(PortTaken, match=f"port {port} for the Dagster UI is already in use by .*MODELOPS_DAGSTER"):
             Stack(settings(tmp_path, MODELOPS_DAGSTER_PORT=port), echo=silent)
     Stack(settings(tmp_path), echo=silent).stop()
+
+
+def test_no_two_programs_are_given_one_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Chance may draw a port again before the program that it was given to listens there."""
+    with contextlib.ExitStack() as held:
+        servers = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in (*PORTS, "CODE")]
+        found = [server.getsockname()[1] for server in servers]
+    drawn = (port for port in found for _ in range(2))
+    monkeypatch.setattr(processes.random, "randint", lambda low, high: next(drawn))
+    with Stack(settings(tmp_path, MODELOPS_DAGSTER_PORT="0"), echo=silent) as stack:
+        ports = [getattr(stack.settings, f"{name.lower()}_port") for name in PORTS]
+    assert sorted(ports) == sorted(found[:-1])
 
 
 def test_a_home_that_is_a_file_is_one_sentence(tmp_path: Path):

@@ -5,11 +5,13 @@ from typing import Any
 
 from pydantic import Field
 
+from modelops_dagster.clients.reports.occupancy import Occupancy, occupancy
 from modelops_dagster.clients.scores.store import ScoreStore
 from modelops_dagster.domain.attention import look_first
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.gauntlet.load_times import load_table
 from modelops_dagster.domain.gauntlet.rows import Row
+from modelops_dagster.domain.monitoring import Span
 from modelops_dagster.domain.statistics.proportions import wilson
 from modelops_dagster.domain.values import Value
 from modelops_dagster.domain.verdicts import Verdict
@@ -17,7 +19,8 @@ from modelops_dagster.domain.verdicts import Verdict
 MAX_FLIPS = 40
 
 SAMPLES = """
-    select suite, sample_id, category, cluster, severity, expected, outcome_class, score, weight, explanation
+    select suite, sample_id, category, cluster, severity, expected, outcome_class, score, weight, explanation,
+           started_at
     from samples where run_id in (select unnest($runs)) and endpoint = $endpoint order by suite, sample_id, epoch
 """
 HISTORY = """
@@ -52,6 +55,7 @@ class LaneReport(Value):
     history: tuple[Row, ...]
     ladder: tuple[Row, ...]
     calls: Row
+    occupancy: Occupancy | None = Field(description="None: its endpoint is deleted, or not the controller's")
     lineage: tuple[tuple[str, str], ...] = Field(description="what this rests on, from the commit to the instrument")
 
 
@@ -75,20 +79,20 @@ def gather_model(store: ScoreStore, repo_id: str, now: datetime) -> ModelReport:
             f"there is no verdict on {repo_id!r}; `modelops onboard {repo_id}` ends in one.", field="repo_id"
         )
     lanes = sorted(verdicts, key=lambda v: (v.lane != "raw", v.lane))
-    return ModelReport(repo_id=repo_id, lanes=tuple(_lane(store, verdict) for verdict in lanes), made_at=now)
+    return ModelReport(repo_id=repo_id, lanes=tuple(_lane(store, verdict, now) for verdict in lanes), made_at=now)
 
 
 def gather_leaderboard(store: ScoreStore) -> list[Row]:
     """Every model and lane in the leaderboard's order, with the reason of its verdict."""
     return _rows(
         store,
-        "select l.*, v.reason from leaderboard l left join latest_verdicts v using (repo_id, lane) "
+        "select l.*, v.reason from leaderboard l left join latest_verdicts v using (repo_id, lane, commit_hash) "
         "order by l.quality_digest, l.rank, l.repo_id, l.lane",
         {},
     )
 
 
-def _lane(store: ScoreStore, verdict: Verdict) -> LaneReport:
+def _lane(store: ScoreStore, verdict: Verdict, now: datetime) -> LaneReport:
     runs = sorted({e.run_id for e in verdict.evidence})
     where: dict[str, object] = {"repo_id": verdict.repo_id, "lane": verdict.lane}
     samples = _rows(store, SAMPLES, {"runs": runs, "endpoint": verdict.endpoint})
@@ -105,6 +109,8 @@ def _lane(store: ScoreStore, verdict: Verdict) -> LaneReport:
         {"runs": runs, "endpoint": verdict.endpoint},
     )
     left = [r for r in ladder if r["reason"]]
+    begun = min((r["started_at"] for r in (*samples, *requests) if r["started_at"] is not None), default=None)
+    asked = Span(begun, verdict.decided_at) if begun is not None and begun < verdict.decided_at else None
     return LaneReport(
         verdict=verdict,
         look_first=tuple(look_first(verdict, samples, flips, left)),
@@ -116,6 +122,7 @@ def _lane(store: ScoreStore, verdict: Verdict) -> LaneReport:
         history=tuple(_rows(store, HISTORY, where)),
         ladder=tuple(ladder),
         calls=_rows(store, CALLS, {"endpoint": verdict.endpoint})[0],
+        occupancy=occupancy(store.root.parent / "controller", verdict.endpoint, asked, now),
         lineage=_lineage(store, verdict, runs, ladder),
     )
 

@@ -17,7 +17,7 @@ from modelops_dagster.clients.reports.gathering import LaneReport, ModelReport, 
 from modelops_dagster.clients.scores.store import ScoreStore
 from modelops_dagster.clients.whole_files import write_whole
 from modelops_dagster.domain.gauntlet.rows import Row
-from modelops_dagster.domain.pictures import Curve, Span, curves, intervals
+from modelops_dagster.domain.pictures import Curve, Span, curves, intervals, short
 from modelops_dagster.domain.policies import shown
 from modelops_dagster.domain.summary import interval, verdict_table
 
@@ -155,7 +155,7 @@ def _group_pictures(groups: Sequence[Row], kind: str) -> Iterator[tuple[str, str
     for suite, own in groupby(groups, key=lambda g: g["suite"]):
         worst = list(own)
         spans = [
-            Span(label=f"{_cut(g['name'], MAX_NAME)} ({g['n']})", value=g["mean"], low=g["low"], high=g["high"])
+            Span(label=f"{short(g['name'], MAX_NAME)} ({g['n']})", value=g["mean"], low=g["low"], high=g["high"])
             for g in worst
         ]
         more = f", the worst {MAX_GROUPS} of {len(spans)}" if len(spans) > MAX_GROUPS else ""
@@ -206,8 +206,8 @@ def _bar(rule: str) -> float | None:
     return float(found[0]) if found else None
 
 
-def _cut(text: str | None, room: int = MAX_SAID) -> str:
-    return "" if text is None else text if len(text) <= room else f"{text[:room]}…"
+def _cut(text: str | None) -> str:
+    return "" if text is None else text if len(text) <= MAX_SAID else f"{text[:MAX_SAID]}…"
 
 
 def _asked(text: str | None) -> str:
