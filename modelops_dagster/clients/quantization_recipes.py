@@ -9,6 +9,7 @@ from typing import TypeVar
 import yaml
 from pydantic import ValidationError
 
+from modelops_dagster.domain.complaints import first_fault
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.quantization import LANE_RECIPES, Recipe
 from modelops_dagster.domain.recovery import RecoveryPolicy
@@ -76,9 +77,7 @@ def _load(folder: Path, name: str, kind: type[Document]) -> Document:
     try:
         document = kind.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(step) for step in first["loc"])
-        said = first["msg"].removeprefix("Value error, ")
+        field, said = first_fault(error)
         raise InvalidSpec(f"{path}: {field + ': ' if field else ''}{said}.", field=field or None) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InvalidSpec(f"{path} is not YAML ({error}); correct it.") from error

@@ -9,6 +9,7 @@ import yaml
 from pydantic import SecretStr, ValidationError
 
 from modelops_dagster.clients.gauntlet.loading import GRADERS_NAME
+from modelops_dagster.domain.complaints import first_fault
 from modelops_dagster.domain.endpoints import EndpointStatus
 from modelops_dagster.domain.errors import InvalidSpec, ModelOpsError, UserError
 from modelops_dagster.domain.gateway import Route
@@ -46,10 +47,7 @@ def load_graders(*folders: Path) -> GradersFile:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InvalidSpec(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
     except ValidationError as error:
-        # the value is not shown: somebody may have written a key where its variable's name belongs
-        first = error.errors()[0]
-        name = ".".join(str(step) for step in first["loc"])
-        said = first["msg"].removeprefix("Value error, ").rstrip(".")
+        name, said = first_fault(error)
         raise InvalidSpec(f"{path}: {name + ': ' if name else ''}{said}.", field=name or None) from None
 
 
