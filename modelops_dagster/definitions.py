@@ -24,6 +24,7 @@ from modelops_dagster.resources.platform import build_resources, sealed
 from modelops_dagster.sensors.alerts import alert_sensor
 from modelops_dagster.sensors.endpoints import health_sensor, reaper_sensor
 from modelops_dagster.sensors.frameworks import framework_sensor
+from modelops_dagster.sensors.holds import hold_sensor
 from modelops_dagster.sensors.hub import hub_sensor
 from modelops_dagster.sensors.quantized import quantized_sensor
 from modelops_dagster.sensors.retention import prune_checkpoints, prune_nightly
@@ -77,6 +78,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
             framework_sensor(onboard.name, settings.framework_poll_interval_s),
             health_sensor(UpkeepPolicy()),
             reaper_sensor(UpkeepPolicy()),
+            hold_sensor({lane.name: job for lane, job in zip(LANES, decide_again, strict=True)}, suites),
             alert_sensor(settings.alert_poll_interval_s, settings.dagster_url, settings.hub_url),
             dg.AutomationConditionSensorDefinition(
                 "derived_assets",

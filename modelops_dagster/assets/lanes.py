@@ -26,8 +26,9 @@ from modelops_dagster.clients.gauntlet.runner import not_asked, run_suite
 from modelops_dagster.clients.incumbents import FoundIncumbent, find_incumbent, gather_arms
 from modelops_dagster.clients.ladder import climb
 from modelops_dagster.clients.registration import apply_registration
+from modelops_dagster.clients.reopening import hold_to_decide
 from modelops_dagster.clients.reports import page_name
-from modelops_dagster.clients.scores import previous_comparison
+from modelops_dagster.clients.scores import ScoreStore, previous_comparison
 from modelops_dagster.clients.swapping import apply_swap
 from modelops_dagster.domain.alerts import DEADLINE
 from modelops_dagster.domain.architectures import ruled_out
@@ -36,7 +37,7 @@ from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.gauntlet.report import SuiteReport
 from modelops_dagster.domain.gauntlet.suite import Suite
 from modelops_dagster.domain.incumbents import incumbent_target
-from modelops_dagster.domain.lanes import RAW, Lane, endpoint_name, served_model_name
+from modelops_dagster.domain.lanes import DECIDE_AGAIN, RAW, Lane, endpoint_name, served_model_name
 from modelops_dagster.domain.registration import Registration
 from modelops_dagster.domain.retries import RETRY_TAG, remembered, worth_climbing_again
 from modelops_dagster.domain.verdicts import Policy, Verdict, judge, require_detectable_policy
@@ -52,6 +53,7 @@ from modelops_dagster.resources.platform import (
 )
 
 STOP_TIMEOUT_S = 120.0
+PARENT_TAG = "dagster/parent_run_id"  # on the run that Dagster makes of one that was killed
 NO_GRADER = (
     "Not asked: only a grader or a person can judge it, graders.yaml names none that answers, and no policy asks."
 )
@@ -244,16 +246,16 @@ def _verdict(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[Verdict]:
         with clear_failure():
             revision = endpoint.checkpoint.revision
-            policy, store, now = gauntlet.policy(context.run.tags.get(POLICY_TAG)), scores.store(), datetime.now(UTC)
+            store, now = scores.store(), datetime.now(UTC)
             # a report on another revision says nothing about this one: it counts as missing
-            own = [
-                r
-                for r in reports.values()
-                if r.endpoint.checkpoint.digest == endpoint.checkpoint.digest and r.was_asked
-            ]
+            digest = endpoint.checkpoint.digest
+            own = [r for r in reports.values() if r.endpoint.checkpoint.digest == digest and r.was_asked]
             about = (revision.repo_id, revision.commit_hash, lane.name)
             closes_at = store.first_decision(*about, now) + DEADLINE
-            held = store.held_before(*about)
+            reopened = _reopened(context, store, about, now)
+            held = reopened or store.held_before(*about)
+            # a hold is decided about by the policy that it was made by, whatever the platform's own is
+            policy = gauntlet.policy(reopened.policy if reopened else context.run.tags.get(POLICY_TAG))
             if held is not None and now < closes_at:
                 own = Regrading(store, suites, gauntlet.graders(), lane.name, context.run_id).all(own)
             target = incumbent_target(gateway.routes().get(revision.repo_id), endpoint.name)
@@ -271,7 +273,10 @@ def _verdict(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
                 closes_at=closes_at,
                 reopens=held.verdict_id if held is not None else None,
             )
-            store.land_verdict(found, run_id=context.run_id)
+            if reopened is not None and found.verdict_id == reopened.verdict_id:
+                found = reopened  # the labels so far change no number
+            else:
+                store.land_verdict(found, run_id=context.run_id)
             compared = previous_comparison(store, revision.repo_id, lane.name, revision.commit_hash)
         context.log.info(found.reason)
         page = scores.reports() / page_name(revision.repo_id)
@@ -279,6 +284,15 @@ def _verdict(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
         return dg.MaterializeResult(value=found, metadata=metadata)
 
     return verdict
+
+
+def _reopened(
+    context: dg.AssetExecutionContext, store: ScoreStore, about: tuple[str, str, str], now: datetime
+) -> Verdict | None:
+    """The hold that a run of `decide_<lane>` is about; None in any other run."""
+    if not DECIDE_AGAIN.items() <= context.run.tags.items():
+        return None
+    return hold_to_decide(store, *about, now, is_retry=PARENT_TAG in context.run.tags)
 
 
 def _gateway_registration(lane: Lane) -> dg.AssetsDefinition:

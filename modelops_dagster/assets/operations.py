@@ -11,7 +11,7 @@ from modelops_dagster.clients.moves import Moves
 from modelops_dagster.clients.rollout import Change, Rollout
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.gateway import Grant
-from modelops_dagster.domain.lanes import LANES, decide_job
+from modelops_dagster.domain.lanes import DECIDE_AGAIN, LANES, decide_job
 from modelops_dagster.resources.lineage import LineageResource
 from modelops_dagster.resources.platform import ControllerResource, GatewayResource
 
@@ -126,7 +126,7 @@ decide_again = [
         selection=dg.AssetSelection.assets([lane.name, "verdict"], [lane.name, "gateway_registration"]),
         description=f"Decide and register a held model of the lane {lane.name} anew, from its stored answers and "
         "people's labels: the same as `modelops verdict reopen`. Nothing is asked.",
-        tags={"modelops/chain": "decide-again"},
+        tags=DECIDE_AGAIN,
     )
     for lane in LANES
 ]

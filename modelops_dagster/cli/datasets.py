@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from modelops_dagster.domain.gauntlet.suite import Suite
 
 DISCORDANCES = (0.05, 0.10, 0.20)
+USUAL_DISCORDANCE = 0.10
+USUAL_ICC = 0.2
 MARGINS = (0.03, 0.05, 0.10)
 
 
@@ -25,45 +27,67 @@ def command() -> None:
 @json_option
 @click.pass_context
 def lint_command(ctx: click.Context, folder: Path | None, as_json: bool) -> None:
-    """Look for faults in every samples file of DIR (default: the platform's own); exits 1 when there is one.
+    """Look for faults in every suite and samples file of DIR (default: the platform's own); exits 1 when there is one.
 
-    Duplicates and near duplicates, clusters that lie in two splits, targets no answer can reach, scorers that let
-    nonsense pass, must-refuse samples without a benign twin, missing canaries. No model is asked.
+    What cannot be read, duplicates and near duplicates, clusters that lie in two splits, targets no answer can reach,
+    scorers that let nonsense pass, must-refuse samples without a benign twin, missing canaries. No model is asked.
     """
-    from modelops_dagster.clients.gauntlet.loading import load_samples
+    from modelops_dagster.clients.gauntlet.linting import lint_folder
     from modelops_dagster.clients.gauntlet.sandbox import run_code
-    from modelops_dagster.domain.errors import InvalidSpec
-    from modelops_dagster.domain.gauntlet.lint import Fault, lint
     from modelops_dagster.settings import Settings
 
-    where = folder or Settings.load().eval_datasets
-    files = sorted(where.glob("*.jsonl"))
-    if not files:
-        raise InvalidSpec(f"{where} holds no samples: put at least one NAME.jsonl there.", field="DIR")
-    sets, faults = {}, []
-    for path in files:
-        try:
-            sets[path.stem] = load_samples(path)
-        except InvalidSpec as error:
-            faults.append(Fault(rule="unreadable", samples=(), said=error.sentence))
-    faults += lint(sets, run_code)
-    counts = {name: len(samples) for name, samples in sets.items()}
+    counts, faults = lint_folder(folder or Settings.load().eval_datasets, run_code)
     emit({"sets": counts, "faults": faults}, as_json, lambda: _show(counts, faults))
     if faults:
         ctx.exit(1)
+
+
+@command.command("list")
+@json_option
+def list_command(as_json: bool) -> None:
+    """Tell the suites that are there, and the smallest difference between two models that each can show."""
+    from modelops_dagster.clients.gauntlet.loading import load_suites
+    from modelops_dagster.settings import Settings
+
+    suites = load_suites(Settings.load().eval_datasets)
+    known = {suite.name: _described(suite, USUAL_ICC) for suite in suites if suite.kind == "dataset"}
+    rows = [
+        {
+            "suite": suite.name,
+            "kind": suite.kind,
+            "asked": known[suite.name]["asked"] if suite.name in known else None,
+            "detectable": known[suite.name]["detectable"][str(USUAL_DISCORDANCE)] if suite.name in known else None,
+            "title": suite.title,
+        }
+        for suite in suites
+    ]
+
+    def render() -> None:
+        cells = [(r["suite"], r["kind"], r["asked"], _share(r["detectable"]), r["title"]) for r in rows]
+        table("", ("suite", "kind", "samples", "smallest difference found", "title"), cells)
+        click.echo(f"The difference is of two models that differ on {USUAL_DISCORDANCE:.0%} of the samples.")
+
+    emit(rows, as_json, render)
+
+
+def _share(value: Any) -> str | None:
+    return None if value is None else f"{value:.1%}"
 
 
 def _show(counts: dict[str, int], faults: "list[Any]") -> None:
     if faults:
         table("", ("rule", "fault"), [(f.rule, f.said) for f in faults])
     total = ", ".join(f"{name} {n}" for name, n in counts.items())
-    click.echo(f"{len(faults)} faults in {sum(counts.values())} samples ({total}).")
+    many = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    click.echo(f"{many} in {sum(counts.values())} samples ({total}).")
 
 
 @command.command("describe")
 @click.argument("name")
 @click.option("--subset", metavar="NAME", help="Of this subset of the suite.")
-@click.option("--icc", type=click.FloatRange(0, 1), default=0.2, show_default=True, help="Likeness inside clusters.")
+@click.option(
+    "--icc", type=click.FloatRange(0, 1), default=USUAL_ICC, show_default=True, help="Likeness inside clusters."
+)
 @json_option
 def describe_command(name: str, subset: str | None, icc: float, as_json: bool) -> None:
     """Tell what the suite NAME asks, and the smallest difference that so many samples can show.
@@ -108,7 +132,7 @@ def _described(suite: "Suite", icc: float) -> dict[str, Any]:
 
 
 def _show_description(suite: "Suite", shown: dict[str, Any]) -> None:
-    click.echo(f"{suite.title}: {suite.description}")
+    click.echo(f"{suite.title}: {suite.description}" if suite.description else suite.title)
     splits = ", ".join(f"{name} {n}" for name, n in shown["splits"].items())
     click.echo(
         f"{shown['asked']} samples asked, in {shown['clusters']} clusters "

@@ -283,7 +283,7 @@ def _evaluate(
                 failures.append(error.sentence)
                 continue
         reports.append(report)
-        if report.n_unscored > MAX_UNSCORED_SHARE * report.n_samples:
+        if _is_undecided(report):
             failures.append(
                 f"Suite {suite.name!r} has no verdict: {report.n_unscored} of {report.n_samples} could not be scored "
                 f"({'; '.join(report.failing[:2]) or 'no reason given'})."
@@ -297,6 +297,10 @@ def _within(suite: "Suite", seconds: float) -> "Suite":
     return suite.model_copy(update={"spec": suite.spec.model_copy(update={"requests": changed})})
 
 
+def _is_undecided(report: "SuiteReport") -> bool:
+    return report.n_unscored > MAX_UNSCORED_SHARE * report.n_samples
+
+
 def _failed_checks(report: "SuiteReport") -> bool:
     failed = report.metric("failed_checks")
     return failed is not None and bool(failed.value)
@@ -306,6 +310,7 @@ def _render(reports: "Sequence[SuiteReport]") -> None:
     for report in reports:
         seconds = (report.ended_at - report.started_at).total_seconds()
         title = f"{report.suite}: {report.n_samples} asked, {report.n_unscored} unscored, {seconds:.1f} s"
+        title += ", no verdict: the numbers are of what was scored" if _is_undecided(report) else ""
         metric_table(title, report.metrics)
         for sentence in report.failing:
             click.echo(f"  {sentence}")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from modelops_dagster.cli.output import emit, json_option, table
+from modelops_dagster.domain.lanes import LANES
 
 if TYPE_CHECKING:
     from modelops_dagster.domain.verdicts import PairedResult, Verdict
@@ -120,27 +121,36 @@ def replay(ctx: click.Context, verdict_id: str, as_json: bool) -> None:
 
 @command.command("reopen")
 @click.argument("repo_id")
-@click.option("--lane", default="raw", show_default=True, help="The lane that is held.")
+@click.option(
+    "--lane",
+    default="raw",
+    show_default=True,
+    type=click.Choice([lane.name for lane in LANES]),
+    help="The lane that is held.",
+)
 @click.option("--wait/--no-wait", default=True, help="Follow the run until its verdict.")
 @json_option
 @click.pass_context
 def reopen(ctx: click.Context, repo_id: str, lane: str, wait: bool, as_json: bool) -> None:
     """Decide about a held model again, now that people have labelled its answers; nothing is asked.
 
-    The new decision is a row of its own that names the hold, and both can be replayed. Exit code 0 when the model
+    The new decision is a row of its own that names the hold, and both can be replayed. The sensor `reopened_holds` does
+    the same by itself, once all the labels are there that `modelops label --plan` asks for. Exit code 0 when the model
     passes now (or, without --wait, when the run was queued), 1 when it does not, 2 when nothing can be reopened.
     """
     from modelops_dagster.cli.onboard import follow_run
     from modelops_dagster.clients.dagster_api import DagsterClient
     from modelops_dagster.clients.reopening import require_reopenable
     from modelops_dagster.clients.scores import ScoreStore
+    from modelops_dagster.domain.hub import require_repo_id
     from modelops_dagster.settings import Settings
 
     settings = Settings.load()
+    require_repo_id(repo_id)
     store = ScoreStore(settings.home / "scores")
     held = require_reopenable(store, repo_id, lane)
     dagster = DagsterClient(settings.dagster_url)
-    run_id = dagster.launch_decision(repo_id, lane)
+    run_id = dagster.deciding(repo_id, lane) or dagster.launch_decision(repo_id, lane)
     page = f"{settings.dagster_url}/runs/{run_id}"
     if not wait:
         shown = {"reopens": held.verdict_id, "run_id": run_id, "url": page}
@@ -148,6 +158,8 @@ def reopen(ctx: click.Context, repo_id: str, lane: str, wait: bool, as_json: boo
         return
     follow_run(dagster, run_id)
     found = next((v for v in store.latest_verdicts(repo_id) if v.lane == lane), held)
+    if found.verdict_id == held.verdict_id:
+        click.echo("The labels so far change no number; `modelops label --plan` says which would.", err=True)
     emit(found, as_json, lambda: _render(found))
     ctx.exit(0 if found.outcome == "pass" else 1)
 

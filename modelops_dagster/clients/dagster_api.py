@@ -175,6 +175,12 @@ class DagsterClient:
         """Queue the run that decides about a model again from what is stored, and return its run id."""
         return self._launch(repo_id, decide_job(lane), {})
 
+    def deciding(self, repo_id: str, lane: str) -> str | None:
+        """The id of a run that is about to decide, or decides, about a model again; None when there is none."""
+        result = self._ask(RUNS, {"filter": {"tags": [{"key": "dagster/partition", "value": repo_id}]}})["runsOrError"]
+        runs = [r for r in result.get("results", []) if r["jobName"] == decide_job(lane) and r["status"] not in ENDED]
+        return str(runs[0]["runId"]) if runs else None
+
     def launch_job(self, job: str, config: dict[str, Any]) -> str:
         """Queue a run of a job that is about no single model, and return its run id."""
         return self._launch("", job, config)

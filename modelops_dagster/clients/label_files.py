@@ -20,12 +20,13 @@ def write_tasks(path: Path, tasks: Sequence[Task], graded: Graded) -> None:
     """One task a line, in the order to be labelled in, without a hint of whose answer it is. `said` is to be filled.
 
     Raises:
-        InvalidSpec: the name ends neither in .jsonl nor in .csv, or cannot be written.
+        InvalidSpec: the name ends neither in .jsonl nor in .csv, is taken, or cannot be written.
     """
     rows = [_row(task, graded) for task in tasks]
     is_csv = _is_csv(path)
     try:
-        with path.open("w", encoding="utf-8", newline="") as file:
+        # a spreadsheet takes a file without this mark for an older encoding
+        with path.open("x", encoding="utf-8-sig" if is_csv else "utf-8", newline="") as file:
             if not is_csv:
                 file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
                 return
@@ -33,6 +34,8 @@ def write_tasks(path: Path, tasks: Sequence[Task], graded: Graded) -> None:
             out.writeheader()
             # a spreadsheet would run what begins like a formula; none of these columns is read back
             out.writerows({k: f"'{v}" if v.startswith(FORMULA) else v for k, v in row.items()} for row in rows)
+    except FileExistsError as error:
+        raise InvalidSpec(f"{path} is there already, perhaps filled in; name another file.") from error
     except OSError as error:
         raise InvalidSpec(f"{path} cannot be written ({error.strerror}); name another file.") from error
 
@@ -61,7 +64,7 @@ def read_filled(path: Path, tasks: Sequence[Task], author: str) -> list[tuple[La
     A line may name its own `author` and the time (`at`, ISO 8601 with an offset); `author` and now stand in.
 
     Raises:
-        InvalidSpec: the file cannot be read, or a line does not hold; then nothing of it is taken.
+        InvalidSpec: the file cannot be read, says nothing, or a line does not hold; then nothing of it is taken.
     """
     known = {task.uid: task for task in tasks}
     found = []
@@ -81,6 +84,10 @@ def read_filled(path: Path, tasks: Sequence[Task], author: str) -> list[tuple[La
         except ValueError as error:
             raise InvalidSpec(f"{where}: {' '.join(str(error).split())}.", field="said") from error
         found.append((label, task.answer))
+    if not found:
+        raise InvalidSpec(
+            f"No line of {path} says anything: fill the column `said` with one of `choices`.", field="said"
+        )
     return found
 
 
@@ -94,9 +101,15 @@ def _time(text: str) -> datetime:
 def _lines(path: Path) -> list[tuple[int, Mapping[str, Any]]]:
     is_csv = _is_csv(path)
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             if is_csv:
-                reader = csv.DictReader(file)
+                header = file.readline()
+                file.seek(0)
+                # spreadsheets write the separator of their country
+                reader = csv.DictReader(file, delimiter=max(",;\t", key=header.count))
+                lacking = [name for name in ("task", "said") if name not in (reader.fieldnames or ())]
+                if lacking:
+                    raise InvalidSpec(f"{path} has no column {lacking[0]!r}; export the tasks again.", field=lacking[0])
                 return [(number, row) for number, row in enumerate(reader, start=2)]
             out: list[tuple[int, Mapping[str, Any]]] = []
             for number, line in enumerate(file, start=1):
@@ -107,6 +120,8 @@ def _lines(path: Path) -> list[tuple[int, Mapping[str, Any]]]:
             return out
     except json.JSONDecodeError as error:
         raise InvalidSpec(f"{path}:{number} is not JSON: {error.msg}.") from error
+    except csv.Error as error:
+        raise InvalidSpec(f"{path} is not CSV: {error}.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidSpec(f"{path} cannot be read ({type(error).__name__}); check the path.") from error
 

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from modelops_dagster.clients.rollout import Change, KnownEndpoints, Rollout
 from modelops_dagster.clients.routes import RouteStore
 from modelops_dagster.domain.canary import Bounds
+from modelops_dagster.domain.complaints import first_fault
 from modelops_dagster.domain.errors import Conflict, InvalidSpec
 from modelops_dagster.domain.gateway import Grant, Route, RouteTarget, rolled_back, with_targets
 from modelops_dagster.domain.rollout import end_canary, serving_tags, split, start_canary
@@ -88,10 +89,8 @@ class Moves:
             try:
                 return Route.model_validate({**made.model_dump(), **settings})
             except ValidationError as error:
-                first = error.errors()[0]
-                field = ".".join(str(part) for part in first["loc"]) or None
-                said = str(first["msg"]).removeprefix("Value error, ")
-                raise InvalidSpec(f"route {alias!r} would not hold: {said}.", field=field) from error
+                field, said = first_fault(error)
+                raise InvalidSpec(f"route {alias!r} would not hold: {said}.", field=field or None) from error
 
         return self._change(alias, change, expected_version)
 

@@ -9,6 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from modelops_dagster.clients.yaml_files import read_yaml
+from modelops_dagster.domain.complaints import plain
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.policies import Policy, policy_schema
 
@@ -66,7 +67,7 @@ def write_policy_schema(folder: Path) -> Path:
 def _field_error(path: Path, error: ValidationError) -> InvalidSpec:
     first, more = error.errors()[0], error.error_count() - 1
     field = ".".join(str(step) for step in first["loc"])
-    said = first["msg"].removeprefix("Value error, ")
-    was = "" if first["type"] in ("missing", "value_error") else f", not {first['input']!r}"
+    said = plain(first)
+    was = "" if first["type"] in ("missing", "value_error", "extra_forbidden") else f", not {first['input']!r}"
     others = f" ({more} more like it)" if more else ""
     return InvalidSpec(f"{path}: {field + ': ' if field else ''}{said}{was}{others}.", field=field or None)

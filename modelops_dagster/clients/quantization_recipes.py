@@ -9,6 +9,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from modelops_dagster.clients.yaml_files import read_yaml
+from modelops_dagster.domain.complaints import first_fault
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.quantization import LANE_RECIPES, Recipe
 from modelops_dagster.domain.recovery import RecoveryPolicy
@@ -76,9 +77,7 @@ def _load(folder: Path, name: str, kind: type[Document]) -> Document:
     try:
         document = kind.model_validate(read_yaml(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(step) for step in first["loc"])
-        said = first["msg"].removeprefix("Value error, ")
+        field, said = first_fault(error)
         raise InvalidSpec(f"{path}: {field + ': ' if field else ''}{said}.", field=field or None) from error
     if document.name != name:
         raise InvalidSpec(f"{path}: name is {document.name!r}; it has to be the file's, {name!r}.", field="name")

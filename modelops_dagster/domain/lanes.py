@@ -37,6 +37,9 @@ def lane_alias(repo_id: str, lane: str) -> str:
     return repo_id if lane == RAW.name else f"{repo_id}:{lane}"
 
 
+DECIDE_AGAIN = {"modelops/chain": "decide-again"}  # on a run: it decides about a hold, from what is stored
+
+
 def decide_job(lane: str) -> str:
     """Name of the job that decides and registers again from what is stored."""
     return f"decide_{lane}"

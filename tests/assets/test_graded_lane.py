@@ -1,7 +1,8 @@
 """A lane with a suite that only graders can judge, under a real Dagster instance."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from modelops_dagster.clients.labels import Graded, answers_to_label, land_label
 from modelops_dagster.clients.scores import ScoreStore
 from modelops_dagster.clients.scores.replays import replay
 from modelops_dagster.domain.gauntlet.suite import Suite
-from modelops_dagster.domain.lanes import RAW
+from modelops_dagster.domain.lanes import DECIDE_AGAIN, RAW
+from modelops_dagster.domain.verdicts import Verdict
+from modelops_dagster.domain.watchlist import POLICY_TAG
 from modelops_dagster.resources.lineage import LineageIOManager, LineageResource
 from modelops_dagster.resources.platform import (
     ControllerResource,
@@ -44,6 +47,7 @@ def evaluate(
     policy: dict[str, object],
     suites: Sequence[Suite] = SUITES,
     selection: str | Sequence[dg.AssetKey] = "*",
+    tags: Mapping[str, str] | None = None,
 ) -> dg.ExecuteInProcessResult:
     """The lane's suites and its verdict, of an endpoint at the server; or only what is selected of them."""
     found = endpoint(server)
@@ -72,7 +76,9 @@ def evaluate(
     with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions(str(models.name), [repo_id])
         defs = dg.Definitions(assets=assets, jobs=[job], resources=resources)
-        return defs.resolve_job_def("lane").execute_in_process(instance=instance, partition_key=repo_id)
+        return defs.resolve_job_def("lane").execute_in_process(
+            instance=instance, partition_key=repo_id, tags=tags, raise_on_error=False
+        )
 
 
 def grading(result: dg.ExecuteInProcessResult) -> str:
@@ -118,26 +124,87 @@ def test_without_graders_it_is_not_asked_unless_the_policy_names_it(home: Path):
     assert "suite writing has nothing that counts" in held.reason
 
 
-def test_labels_let_the_verdict_alone_be_decided_again(home: Path):
+@dataclass(frozen=True)
+class Held:
+    """A lane that waits for people: 24 texts, a grader that nobody compared with anybody, and the hold."""
+
+    home: Path
+    server: OpenAIServer
+    policy: dict[str, object]
+    suites: tuple[Suite, ...]
+    hold: Verdict
+
+    @property
+    def store(self) -> ScoreStore:
+        return ScoreStore(self.home / "scores")
+
+    def label(self, count: int = 24) -> None:
+        """A person who knows judges the first of the texts."""
+        tasks = tasks_of(answers_to_label(self.store, Graded(self.suites), verdicts(self.store)))[:count]
+        land_labels(self.store, [(said_by(t, knows(t.answer.text), "ana"), t.answer) for t in tasks], "page")
+
+    def decide_again(self, tags: Mapping[str, str] = DECIDE_AGAIN) -> dg.ExecuteInProcessResult:
+        """The verdict alone, as the job of the lane does it."""
+        alone = [dg.AssetKey(["raw", "verdict"])]
+        return evaluate(self.server, self.home, self.policy, self.suites, alone, tags)
+
+
+@pytest.fixture
+def held(home: Path) -> Iterator[Held]:
     suites = (quality(4), written(24, categories=("summary",)))
-    naming = {"suite": "writing", "metric": "accuracy", "min": 0.4}
-    policy = POLICY | {"criteria": [naming]}
-    store = ScoreStore(home / "scores")
+    policy = POLICY | {"criteria": [{"suite": "writing", "metric": "accuracy", "min": 0.4}]}
     with OpenAIServer(answer=by_number_or_echo).in_thread() as server, GraderModel().server().in_thread() as judge:
         line = {"name": "strict", "url": judge.url, "model": "judge"}
         admission = {"labels": 20, "kappa": 0.5, "skill": 0.5}
         (home / "graders.yaml").write_text(json.dumps({"graders": [line], "admission": admission}))
-        held = evaluate(server, home, policy, suites).output_for_node("raw__verdict")
+        hold = evaluate(server, home, policy, suites).output_for_node("raw__verdict")
+        assert (hold.outcome, hold.reopens) == ("hold", None)
         asked = len(server.bodies), len(judge.bodies)
-        tasks = tasks_of(answers_to_label(store, graded := Graded(suites), verdicts(store)))
-        land_labels(store, [(said_by(t, knows(t.answer.text), "ana"), t.answer) for t in tasks], "page")
-        alone = [dg.AssetKey(["raw", "verdict"])]
-        again = evaluate(server, home, policy, suites, alone).output_for_node("raw__verdict")
-        assert (len(server.bodies), len(judge.bodies)) == asked
-    assert len(graded.samples) == len(tasks) == 24
-    assert (held.outcome, held.reopens) == ("hold", None)
-    assert (again.outcome, again.reopens) == ("pass", held.verdict_id)
-    assert [replay(store, one.verdict_id)[2] for one in (held, again)] == [[], []]
+        yield Held(home, server, policy, suites, hold)
+        assert (len(server.bodies), len(judge.bodies)) == asked, "somebody was asked again"
+
+
+@pytest.mark.parametrize("tags", [DECIDE_AGAIN, {}])
+def test_labels_let_the_verdict_alone_be_decided_again(held: Held, tags: dict[str, str]):
+    held.label()
+    again = held.decide_again(tags).output_for_node("raw__verdict")
+    assert (again.outcome, again.reopens) == ("pass", held.hold.verdict_id)
+    assert [replay(held.store, one.verdict_id)[2] for one in (held.hold, again)] == [[], []]
+
+
+def test_labels_that_change_nothing_leave_the_hold_as_it_is(held: Held):
+    held.label(3)
+    again = held.decide_again().output_for_node("raw__verdict")
+    assert again == held.hold
+    assert held.store.counts()["verdicts"] == 1
+
+
+def test_a_model_that_passed_is_not_decided_about_again_from_its_first_answers(held: Held):
+    held.label()
+    assert held.decide_again().output_for_node("raw__verdict").outcome == "pass"
+    (failed,) = held.decide_again().filter_events(lambda e: e.is_step_failure)
+    assert (
+        "is not held in the lane raw: the last decision is pass"
+        in failed.step_failure_data.user_failure_data.description
+    )
+    assert held.store.latest_verdicts()[0].outcome == "pass"
+
+
+def test_a_run_that_was_killed_after_its_decision_decides_it_again(held: Held):
+    held.label()
+    first = held.decide_again()
+    retry = {**DECIDE_AGAIN, "dagster/parent_run_id": first.run_id, "dagster/root_run_id": first.run_id}
+    again = held.decide_again(retry).output_for_node("raw__verdict")
+    assert (again.outcome, again.reopens) == ("pass", held.hold.verdict_id)
+
+
+def test_a_hold_is_decided_about_by_the_policy_that_it_was_made_by(held: Held):
+    (held.home / "policies" / "own.yaml").write_text(yaml.safe_dump(held.policy | {"name": "own"}))
+    alone = [dg.AssetKey(["raw", "verdict"])]
+    own = evaluate(held.server, held.home, held.policy, held.suites, alone, {POLICY_TAG: "own"})
+    assert own.output_for_node("raw__verdict").policy == "own"
+    held.label()
+    assert held.decide_again().output_for_node("raw__verdict").policy == "own"
 
 
 def by_number_or_echo(body: Mapping[str, Any]) -> str:

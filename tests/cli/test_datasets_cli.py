@@ -39,6 +39,32 @@ def test_faults_exit_1_and_unreadable_lines_are_among_them(tmp_path: Path) -> No
     assert "2 faults" in run("lint", str(tmp_path)).output
 
 
+def test_one_look_shows_every_fault(tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text("\n".join((json.dumps(LINE), "{", json.dumps({**LINE, "id": "b"}), "[")))
+    (tmp_path / "mine.yaml").write_text("name: mine\nkind: dataset\ntitle: Mine\nsampels: mine.jsonl\n")
+    (tmp_path / "gone.yaml").write_text("name: gone\nkind: dataset\ntitle: Gone\nsamples: gone.jsonl\n")
+    rubric = {**LINE, "id": "r", "input": "Write", "metadata": {**LINE["metadata"], "scorer": "rubric"}}
+    rubric["metadata"] |= {"params": {"rubric": "style"}}
+    (tmp_path / "texts.jsonl").write_text(json.dumps(rubric))
+    (tmp_path / "texts.yaml").write_text("name: texts\nkind: dataset\ntitle: Texts\nsamples: texts.jsonl\n")
+    out: Any = json.loads(run("lint", str(tmp_path), "--json").stdout)
+    assert out["sets"] == {"mine": 2, "texts": 1}
+    assert [f["rule"] for f in out["faults"]] == ["unreadable"] * 5 + ["duplicate"]
+    for fault, words in zip(
+        out["faults"],
+        ("mine.jsonl:2", "mine.jsonl:4", "gone.jsonl does not exist", "sampels", "names the rubric 'style'", "a and b"),
+        strict=True,
+    ):
+        assert words in fault["said"]
+
+
+def test_the_list_says_what_each_suite_can_show() -> None:
+    rows = {row["suite"]: row for row in json.loads(run("list", "--json").stdout)}
+    assert rows["contract"]["detectable"] is None
+    assert rows["quality"]["asked"] == json.loads(run("describe", "quality", "--json").stdout)["asked"]
+    assert "smallest difference found" in run("list").output
+
+
 def test_a_folder_without_samples(tmp_path: Path) -> None:
     assert isinstance(run("lint", str(tmp_path)).exception, UserError)
 

@@ -1,6 +1,10 @@
 """`modelops eval` as a person types it, against a fake endpoint."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ from modelops_dagster.cli import main
 from modelops_dagster.domain.errors import ModelOpsError, UserError
 from tests.clients.gauntlet_parts import echo
 from tests.fakes.openai_server import MODEL, Fault, OpenAIServer
+from tests.fakes.stack import wait_until
 
 SAMPLE = {"input": "Say yes", "target": "yes", "metadata": {"category": "a", "scorer": "includes"}}
 SUITE = "name: mine\nkind: dataset\ntitle: Mine\nsamples: mine.jsonl\n"
@@ -62,7 +67,9 @@ def test_a_failing_check_exits_1_and_names_the_fault(environ: dict[str, str]) ->
 def test_the_key_comes_from_the_environment(environ: dict[str, str]) -> None:
     with OpenAIServer(answer=echo, api_key="sk-1").in_thread() as server:
         arguments = ("--url", server.url, "--model-id", MODEL, "--suite", "mine")
-        assert "name the variable that holds it" in refused(run(environ, *arguments))
+        assert "wants a key, and none was sent" in refused(run(environ, *arguments))
+        wrong = refused(run({**environ, "MY_KEY": "sk-2"}, *arguments, "--api-key-env", "MY_KEY"))
+        assert "refuses the key that the variable MY_KEY holds" in wrong and "sk-2" not in wrong
         assert "UNSET_KEY is not set" in refused(run(environ, *arguments, "--api-key-env", "UNSET_KEY"))
         result = run({**environ, "MY_KEY": "sk-1"}, *arguments, "--api-key-env", "MY_KEY")
     assert result.exit_code == 0
@@ -79,7 +86,8 @@ def test_mistakes_are_one_sentence(environ: dict[str, str]) -> None:
         assert "There is no subset 'nope' in contract, mine; there are: none." in refused(
             run(environ, "--url", server.url, "--model-id", MODEL, "--subset", "nope")
         )
-    assert "cannot be reached" in refused(run(environ, "--url", "http://127.0.0.1:9/v1", "--model-id", "m"))
+    gone = refused(run(environ, "--url", "http://127.0.0.1:9/v1", "--model-id", "m"))
+    assert "cannot be reached (Connect" in gone and "check the address" in gone and "ssl" not in gone
     assert "is not a URL" in refused(run(environ, "--url", "localhost:8000", "--model-id", "m"))
     with OpenAIServer(fault="html").in_thread() as server:
         assert "is not an OpenAI-compatible" in refused(run(environ, "--url", server.url, "--model-id", MODEL))
@@ -196,6 +204,35 @@ def test_an_endpoint_that_falls_sick_has_no_verdict(fault: Fault, environ: dict[
     out: Any = json.loads(result.stdout)
     assert out["reports"] == []
     assert "could not be scored" in out["failures"][0]
+
+
+@pytest.mark.parametrize("ended_by", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_was_ended_goes_on_at_the_sample_where_it_stopped(
+    ended_by: signal.Signals, environ: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.yaml").write_text(SUITE + "requests: {concurrency: 1, deadline_s: 3600}\n")
+    with OpenAIServer(answer=echo, first_token_s=0.5).in_thread() as server:
+        command = [sys.executable, "-m", "modelops_dagster.cli", "eval", "--url", server.url, "--model-id", MODEL]
+        first = subprocess.Popen(
+            [*command, "--suite", "mine"], env={**os.environ, **environ}, stderr=subprocess.PIPE, text=True
+        )
+        wait_until(lambda: len(server.bodies), lambda n: n >= 5, timeout_s=60)  # one is the first request of all
+        first.send_signal(ended_by)
+        _, said = first.communicate(timeout=60)
+        asked = len(server.bodies)
+        again = run(environ, "--url", server.url, "--model-id", MODEL, "--suite", "mine", "--json")
+    assert "Traceback" not in said
+    (report,) = json.loads(again.stdout)["reports"]
+    assert (report["n_samples"], report["n_unscored"]) == (9, 0)
+    assert len(server.bodies) - asked <= 1 + 9 - 2  # its own first request; a kill may lose the last answer
+
+
+def test_the_first_request_stays_in_the_budget(environ: dict[str, str]) -> None:
+    with OpenAIServer(fault="hang").in_thread() as server:
+        result = run(environ, "--url", server.url, "--model-id", MODEL, "--suite", "mine", "--budget", "0.05")
+    assert isinstance(result.exception, ModelOpsError)
+    assert "no complete answer in 3 s" in result.exception.sentence
+    assert len(server.bodies) <= 2
 
 
 def test_the_budget_ends_a_run_that_would_take_too_long(environ: dict[str, str]) -> None:

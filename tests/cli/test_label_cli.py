@@ -44,7 +44,9 @@ def test_out_to_a_file_and_back(scene: Scene, environ: dict[str, str], tmp_path:
     back = run(environ, "--author", "ana", "--import", str(path), "--json")
     assert json.loads(back.stdout) == {"labels": 3}
     assert [label.author for label in read_labels(scene.store)] == ["ana"] * 3
-    again = run(environ, "--author", "ana", "--export", str(path), "--json")
+    taken = run(environ, "--author", "ana", "--export", str(path))
+    assert isinstance(taken.exception, UserError) and "is there already" in taken.exception.sentence
+    again = run(environ, "--author", "ana", "--export", str(tmp_path / "rest.jsonl"), "--json")
     assert json.loads(again.stdout)["tasks"] == 5
     pairs = run(environ, "--author", "ana", "--pairs", "--export", str(tmp_path / "pairs.csv"), "--json")
     assert json.loads(pairs.stdout)["tasks"] == 4

@@ -97,6 +97,9 @@ def test_a_replay_of_changed_samples_exits_1_with_the_numbers(decided: tuple[Pat
         (("show", "feed"), "there is no verdict 'feed'"),
         (("show", "org/nobody"), "there is no verdict on 'org/nobody'"),
         (("policy", "nope"), "there is no policy 'nope'"),
+        (("reopen", "org/nobody"), "org/nobody is not held in the lane raw: there is no decision"),
+        (("reopen", "nobody"), "'nobody'"),
+        (("reopen", "org/model", "--lane", "bf16"), "'bf16' is not one of 'raw'"),
     ],
 )
 def test_a_mistake_is_one_sentence(decided: tuple[Path, Verdict], argv: tuple[str, ...], words: str) -> None:

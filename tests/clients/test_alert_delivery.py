@@ -156,7 +156,7 @@ def test_the_example_holds(tmp_path: Path):
     ("channel", "field"),
     [
         ({"name": "x", "type": "pager"}, "does not match any of the expected tags"),
-        (hook("http://h") | {"token": "xoxb-secret"}, "Extra inputs"),
+        (hook("http://h") | {"token": "xoxb-secret"}, "token: this field is not known; check the spelling"),
         (hook("ftp://h"), "http"),
         (hook("http://h") | {"url_env": "HOOK_URL"}, "either url or url_env"),
         (slack_channel("http://h", token_env="xoxb-secret"), "token_env"),

@@ -66,21 +66,28 @@ def test_labels_are_added_and_the_last_word_of_each_person_counts(tmp_path: Path
     assert read_labels(scene.store) == kept
 
 
-@pytest.mark.parametrize("ending", ["jsonl", "csv"])
-def test_a_file_goes_out_without_names_and_comes_back_filled(ending: str, scene: Scene, tmp_path: Path):
+@pytest.mark.parametrize(("ending", "separator"), [("jsonl", ""), ("csv", ","), ("csv", ";"), ("csv", "\t")])
+def test_a_file_goes_out_without_names_and_comes_back_filled(ending: str, separator: str, scene: Scene, tmp_path: Path):
     path = tmp_path / f"tasks.{ending}"
     tasks = [*scene.tasks()[:6], *scene.tasks(pairs=True)[:2]]
     write_tasks(path, tasks, scene.graded)
     text = path.read_text()
+    assert text.startswith("\ufeff") == (ending == "csv")
+    with pytest.raises(InvalidSpec, match="is there already"):
+        write_tasks(path, tasks, scene.graded)
     assert not any(word in text for word in ("org/model", "org-model", "strict", "kind", "candidate", "split", "audit"))
-    rows = list(csv.DictReader(path.open())) if ending == "csv" else [json.loads(x) for x in text.splitlines()]
+    rows = (
+        list(csv.DictReader(path.open(encoding="utf-8-sig")))
+        if ending == "csv"
+        else [json.loads(x) for x in text.splitlines()]
+    )
     assert [r["task"] for r in rows] == [t.uid for t in tasks]
     for row, said in zip(rows, ("pass", "fail", "unsure", "", "PASS ", "", "left", "same"), strict=True):
         row["said"] = said
     rows[0] |= {"author": "ana", "at": "2026-01-31T12:00:00+01:00", "comment": "clear"}
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8-sig" if separator == ";" else "utf-8") as file:
         if ending == "csv":
-            out = csv.DictWriter(file, list(rows[0]))
+            out = csv.DictWriter(file, list(rows[0]), delimiter=separator)
             out.writeheader()
             out.writerows(rows)
         else:
@@ -103,6 +110,10 @@ def test_a_file_goes_out_without_names_and_comes_back_filled(ending: str, scene:
         ("f.jsonl", '{"task": "T", "said": "good"}', "'good' is not one of pass, fail, unsure"),
         ("f.jsonl", '{"task": "T", "said": "pass", "at": "2026-01-31"}', "has no offset"),
         ("f.csv", "task,said\nT,left\n", "f.csv:2: 'left' is not one of"),
+        ("f.csv", "task,answer\nT,pass\n", "has no column 'said'"),
+        ("f.csv", "task,said\nT,\n", "says anything: fill the column"),
+        ("f.csv", "task,said\nT," + 200_000 * "x", "is not CSV: field larger"),
+        ("f.csv", "", "has no column 'task'"),
         ("none.csv", None, "cannot be read"),
     ],
 )
@@ -120,5 +131,5 @@ def test_a_cell_that_begins_like_a_formula_is_text(scene: Scene, tmp_path: Path)
     task = scene.tasks()[0]
     evil = task.model_copy(update={"answer": task.answer.model_copy(update={"text": '=HYPERLINK("http://x")'})})
     write_tasks(tmp_path / "t.csv", [evil], scene.graded)
-    (row,) = csv.DictReader((tmp_path / "t.csv").open())
+    (row,) = csv.DictReader((tmp_path / "t.csv").open(encoding="utf-8-sig"))
     assert row["left"] == '\'=HYPERLINK("http://x")'

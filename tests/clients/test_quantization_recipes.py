@@ -57,7 +57,7 @@ def test_nothing_that_is_calibrated_on_is_held_out():
     ("text", "words"),
     [
         ("name: [", "is not YAML"),
-        ("name: mine", "version: Field required"),
+        ("name: mine", "version: this field is missing"),
         ("{name: mine, version: 1, description: d, scheme: W8A8, method: rtn, typo: 1}", "typo"),
         ("{name: other, version: 1, description: d, scheme: W8A8, method: rtn}", "it has to be the file's"),
         ("{name: mine, version: 1, description: d, scheme: W8A8, method: awq}", "need a calibration"),

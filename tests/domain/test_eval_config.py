@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 import yaml
 
+from modelops_dagster.clients.gauntlet.eval_file import asked_suites
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.gauntlet.adapter_config import legacy_chain, service_chain
 from modelops_dagster.domain.gauntlet.eval_config import EvalPlan, eval_plan, overridden
+from tests.clients.gauntlet_parts import quality
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 
@@ -177,6 +179,15 @@ def test_values_are_set_from_the_command_line_and_from_variables() -> None:
         overridden({}, ["a"], yaml.safe_load)
 
 
+def test_parameters_hold_for_every_suite_where_no_task_is_named() -> None:
+    document = yaml.safe_load(BRING_YOUR_OWN)
+    old = eval_plan(document | {"evaluation": {"overrides": {"config.params.limit_samples": 4}}}, {})
+    new = {"nemo_evaluator_config": {"config": {"params": {"limit_samples": 4}}}, "env_vars": {"A": "B"}}
+    assert old == eval_plan(document | {"evaluation": new}, {})
+    assert old.tasks == ()
+    assert {a.suite.spec.limit for a in asked_suites(old, [quality(9)])} == {4}
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -187,6 +198,15 @@ def test_values_are_set_from_the_command_line_and_from_variables() -> None:
         ({"target": {"api_endpoint": {"url": "h", "model_id": "m", "type": "embedding"}}}, "use undefined, chat"),
         ({"evaluation": {"tasks": [{"nom": "x"}]}}, "an entry has no name"),
         ({"config": {"params": {"paralelism": 2}}}, "evaluation.tasks.mmlu_pro.paralelism"),
+        ({"config": {"params": {"paralelism": 2}}, "evaluation": {}}, "evaluation.paralelism"),
+        (
+            {"evaluation": {"params": {"limit_samples": 4}}},
+            "parameters stand under nemo_evaluator_config.config.params",
+        ),
+        ({"evaluation": {"tasks": [{"name": "x", "parms": {}}]}}, r"evaluation.tasks.x.parms: there is no such field"),
+        ({"evaluation": {"tasks": [{"name": "x", "params": 3}]}}, r"evaluation.tasks.params is 3, not a mapping"),
+        ({"evaluation": {"overrides": {"target.url": "x"}}}, r"only config.params.\* can be set here"),
+        ({"evaluatoin": {"tasks": []}}, "is it evaluation"),
     ],
 )
 def test_what_does_not_hold_is_one_sentence_that_names_the_field(change: dict[str, Any], said: str) -> None:

@@ -7,6 +7,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from modelops_dagster.clients.yaml_files import read_yaml
 from modelops_dagster.domain.alerts import KINDS, AlertKind
+from modelops_dagster.domain.complaints import first_fault
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.values import Value
 
@@ -117,10 +118,7 @@ def load_alert_config(path: Path) -> AlertConfig:
     try:
         return AlertConfig.model_validate({} if document is None else document)
     except ValidationError as error:
-        # the value is not shown: somebody may have written a secret where its name belongs
-        first = error.errors()[0]
-        field = ".".join(str(step) for step in first["loc"])
-        said = first["msg"].removeprefix("Value error, ")
+        field, said = first_fault(error)
         raise InvalidSpec(f"{path}: {field + ': ' if field else ''}{said}.", field=field or None) from None
 
 

@@ -51,7 +51,7 @@ def asked_suites(plan: EvalPlan, suites: Sequence[Suite]) -> tuple[Asked, ...]:
         InvalidSpec: a task is neither a suite nor a benchmark that one stands in for.
     """
     if not plan.tasks:
-        return tuple(Asked(s) for s in suites)
+        return tuple(Asked(plan.params.applied(s)) for s in suites)
     out: dict[str, Asked] = {}
     for task in plan.tasks:
         found = _suite_of(task, suites)

@@ -9,6 +9,7 @@ from pydantic import SecretStr, ValidationError
 
 from modelops_dagster.clients.gauntlet.loading import GRADERS_NAME
 from modelops_dagster.clients.yaml_files import read_yaml
+from modelops_dagster.domain.complaints import first_fault
 from modelops_dagster.domain.endpoints import EndpointStatus
 from modelops_dagster.domain.errors import InvalidSpec, ModelOpsError, UserError
 from modelops_dagster.domain.gateway import Route
@@ -44,10 +45,7 @@ def load_graders(*folders: Path) -> GradersFile:
         document = read_yaml(path)
         return GradersFile.model_validate({} if document is None else document)
     except ValidationError as error:
-        # the value is not shown: somebody may have written a key where its variable's name belongs
-        first = error.errors()[0]
-        name = ".".join(str(step) for step in first["loc"])
-        said = first["msg"].removeprefix("Value error, ").rstrip(".")
+        name, said = first_fault(error)
         raise InvalidSpec(f"{path}: {name + ': ' if name else ''}{said}.", field=name or None) from None
 
 

@@ -113,7 +113,7 @@ class Journal(_Lines):
 
     def _take(self, line: dict[str, Any]) -> None:
         line |= {"run_id": self._context.run_id, "started_at": datetime.fromisoformat(line["started_at"])}
-        line |= {"endpoint": self._context.endpoint.name}
+        line |= {"endpoint": self._context.endpoint.name, "suite_digest": self._context.suite_digest}
         self.rows[line["sample_id"], line["epoch"]] = line
 
     def append(self, row: Row) -> None:

@@ -1,12 +1,13 @@
 """Suites and samples from a folder. What does not hold is one sentence that names file, line and field."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from modelops_dagster.clients.yaml_files import read_yaml
+from modelops_dagster.domain.complaints import plain
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.gauntlet.rubrics import rubric_of
 from modelops_dagster.domain.gauntlet.samples import Sample
@@ -54,6 +55,21 @@ def load_suite(path: Path) -> Suite:
     Raises:
         InvalidSpec: the YAML or a sample does not hold.
     """
+    spec = load_spec(path)
+    if spec.samples is None:
+        return Suite(spec=spec)
+    samples = load_samples(path.parent / spec.samples)
+    for lacking in unknown_rubrics(path, spec, samples):
+        raise lacking
+    return Suite(spec=spec, samples=samples)
+
+
+def load_spec(path: Path) -> SuiteSpec:
+    """What the YAML of a suite says.
+
+    Raises:
+        InvalidSpec: it does not hold.
+    """
     raw = read_yaml(path)
     if not isinstance(raw, dict):
         raise InvalidSpec(f"{path} is not a mapping of settings: see README.md beside it.")
@@ -64,19 +80,21 @@ def load_suite(path: Path) -> Suite:
         raise InvalidSpec(f"{path}: {field or 'the suite'}: {said}.", field=field or None) from error
     if spec.name != path.stem:
         raise InvalidSpec(f"{path}: the suite is named {spec.name!r}; give file and suite the same name.", field="name")
-    if spec.samples is None:
-        return Suite(spec=spec)
-    if Path(spec.samples).name != spec.samples:
+    if spec.samples is not None and Path(spec.samples).name != spec.samples:
         raise InvalidSpec(f"{path}: samples {spec.samples!r} must be a file in the same folder.", field="samples")
-    samples = load_samples(path.parent / spec.samples)
-    lacking = next((s for s in samples if (name := rubric_of(s)) is not None and name not in spec.rubrics), None)
-    if lacking is not None:
-        raise InvalidSpec(
-            f"{path}: the sample {lacking.id!r} names the rubric {rubric_of(lacking)!r}; the suite has "
-            f"{', '.join(spec.rubrics) or 'none'}.",
-            field="rubrics",
-        )
-    return Suite(spec=spec, samples=samples)
+    return spec
+
+
+def unknown_rubrics(path: Path, spec: SuiteSpec, samples: Sequence[Sample]) -> Iterator[InvalidSpec]:
+    """A complaint about every sample that names a rubric its suite does not have."""
+    for sample in samples:
+        name = rubric_of(sample)
+        if name is not None and name not in spec.rubrics:
+            yield InvalidSpec(
+                f"{path}: the sample {sample.id!r} names the rubric {name!r}; the suite has "
+                f"{', '.join(spec.rubrics) or 'none'}.",
+                field="rubrics",
+            )
 
 
 def load_samples(path: Path) -> tuple[Sample, ...]:
@@ -85,6 +103,18 @@ def load_samples(path: Path) -> tuple[Sample, ...]:
     Raises:
         InvalidSpec: the file is missing or empty, or a line does not hold.
     """
+    samples, complaints = read_samples(path)
+    if complaints:
+        raise complaints[0]
+    return samples
+
+
+def read_samples(path: Path) -> tuple[tuple[Sample, ...], list[InvalidSpec]]:
+    """The samples of a JSONL file, and a complaint about every line that does not hold.
+
+    Raises:
+        InvalidSpec: the file is missing or empty.
+    """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError as error:
@@ -92,20 +122,26 @@ def load_samples(path: Path) -> tuple[Sample, ...]:
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidSpec(f"{path} cannot be read as UTF-8 text: {_one_line(error)}.") from error
     samples: list[Sample] = []
+    complaints: list[InvalidSpec] = []
     lines_of: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        sample = _sample(line, f"{path}:{number}")
-        if sample.id in lines_of:
-            raise InvalidSpec(
-                f"{path}:{number}: the id {sample.id!r} is already on line {lines_of[sample.id]}.", field="id"
-            )
+        where = f"{path}:{number}"
+        try:
+            sample = _sample(line, where)
+            if sample.id in lines_of:
+                raise InvalidSpec(
+                    f"{where}: the id {sample.id!r} is already on line {lines_of[sample.id]}.", field="id"
+                )
+        except InvalidSpec as error:
+            complaints.append(error)
+            continue
         lines_of[sample.id] = number
         samples.append(sample)
-    if not samples:
+    if not samples and not complaints:
         raise InvalidSpec(f"{path} holds no samples: write one JSON object a line.")
-    return tuple(samples)
+    return tuple(samples), complaints
 
 
 def _sample(line: str, where: str) -> Sample:
@@ -124,10 +160,8 @@ def _sample(line: str, where: str) -> Sample:
 
 def _first(error: ValidationError) -> tuple[str, str]:
     found = error.errors()[0]
-    said = str(found["msg"]).removeprefix("Value error, ").rstrip(".")
-    if found["type"] == "extra_forbidden":
-        said = "this field is not known; check the spelling"
-    elif not isinstance(found["input"], dict | list) and found["type"] != "missing":
+    said = plain(found)
+    if not isinstance(found["input"], dict | list) and found["type"] not in ("extra_forbidden", "missing"):
         said = f"{said}, not {found['input']!r}"
     return ".".join(map(str, found["loc"])), said
 

@@ -2,12 +2,14 @@
 
 import asyncio
 import hashlib
+import re
 from typing import Any
 
 from modelops_dagster.clients.gauntlet.inference import InferenceClient
 from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.errors import EvaluationFailed, ModelOpsError, UserError
+from modelops_dagster.domain.gauntlet.completion import Completion
 from modelops_dagster.domain.gauntlet.eval_config import EvalPlan
 from modelops_dagster.domain.hub import ModelRevision
 from modelops_dagster.domain.openai_urls import Api, base_url
@@ -18,7 +20,7 @@ def reach(plan: EvalPlan, api: Api, api_key: str | None, timeout_s: float) -> En
 
     Args:
         api: the route that is asked.
-        timeout_s: for one attempt.
+        timeout_s: for all of it.
 
     Raises:
         UserError: the user must correct the address, the key or the model id.
@@ -27,12 +29,12 @@ def reach(plan: EvalPlan, api: Api, api_key: str | None, timeout_s: float) -> En
     try:
         base = base_url(plan.url)
     except ValueError as error:
-        raise UserError(f"--url {error}.") from None
+        raise UserError(f"The address {error}.") from None
     model_id = plan.model_id
     models, answer = asyncio.run(_ask(base, plan, api, api_key, timeout_s))
-    listed = _listed(models.body)
+    listed = _listed(models)
     if not answer.is_ok:
-        raise _unreachable(base, model_id, answer, listed)
+        raise _unreachable(base, plan, answer, listed, has_key=api_key is not None)
     digest = hashlib.sha256(f"{base}\n{model_id}".encode()).hexdigest()
     # no Hub commit is known for an endpoint of somebody else's: the null id says so, as it does in git
     revision = ModelRevision(repo_id=f"external/{digest[:12]}", commit_hash="0" * 40)
@@ -51,19 +53,23 @@ def reach(plan: EvalPlan, api: Api, api_key: str | None, timeout_s: float) -> En
     )
 
 
-async def _ask(base: str, plan: EvalPlan, api: Api, api_key: str | None, timeout_s: float) -> tuple[Any, Any]:
-    """The answers about its models, and to a request of one token."""
+async def _ask(base: str, plan: EvalPlan, api: Api, api_key: str | None, timeout_s: float) -> tuple[Any, Completion]:
+    """The body of its list of models and its answer of one token, whatever came of them in time."""
     asked = {"prompt": "Hello."} if api == "completions" else {"messages": [{"role": "user", "content": "Hello."}]}
-    async with InferenceClient(
-        base,
-        concurrency=1,
-        attempt_timeout_s=timeout_s,
-        retries=1,
-        api_key=api_key,
-        transport=plan.chain.transport,
-    ) as client:
-        models = await client.ask_plain("GET", base + "/models")
-        return models, await client.complete({"model": plan.model_id, **asked, "max_tokens": 1}, api=api)
+    body = {"model": plan.model_id, **asked, "max_tokens": 1}
+    # an attempt ends before the whole does, so that a list of models that hangs does not take the answer along
+    limits: dict[str, Any] = {"attempt_timeout_s": 0.9 * timeout_s, "retries": 1, "transport": plan.chain.transport}
+    try:
+        async with (
+            asyncio.timeout(timeout_s),
+            InferenceClient(base, concurrency=2, api_key=api_key, **limits) as client,
+        ):
+            models, answer = await asyncio.gather(
+                client.ask_plain("GET", base + "/models"), client.complete(body, api=api)
+            )
+            return models.body, answer
+    except TimeoutError:
+        return None, Completion(error="timeout", error_detail=f"no complete answer in {timeout_s:g} s")
 
 
 def _listed(body: Any) -> dict[str, int | None]:
@@ -73,21 +79,32 @@ def _listed(body: Any) -> dict[str, int | None]:
     return {str(m.get("id")): m.get("max_model_len") for m in models}
 
 
-def _unreachable(base: str, model_id: str, answer: Any, listed: dict[str, int | None]) -> ModelOpsError:
+def _unreachable(
+    base: str, plan: EvalPlan, answer: Completion, listed: dict[str, int | None], *, has_key: bool
+) -> ModelOpsError:
     """A UserError when the address, the key or the model id must be corrected, else an EvaluationFailed."""
-    said = answer.error_detail
+    said, model_id = answer.error_detail, plan.model_id
     if answer.error == "unauthorized":
-        return UserError(f"{base} refuses the key ({said}): name the variable that holds it with --api-key-env.")
+        if has_key:
+            held = f"the key that the variable {plan.api_key_name} holds" if plan.api_key_name else "the platform's key"
+            return UserError(f"{base} refuses {held} ({said}): correct it and ask again.")
+        how = f"set the variable {plan.api_key_name}" if plan.api_key_name else "name the variable that holds it"
+        how += "" if plan.api_key_name else " with --api-key-env"
+        return UserError(f"{base} wants a key, and none was sent ({said}): {how}.")
     if answer.error == "not_found" and listed and model_id not in listed:
         return UserError(f"{base} has no model {model_id!r}: use one of {', '.join(list(listed)[:8])}.")
     if answer.error == "not_found":
-        return UserError(f"{base} has no such route or no model {model_id!r} ({said}): check --url and --model-id.")
+        return UserError(
+            f"{base} has no such route or no model {model_id!r} ({said}): check the address and the model id."
+        )
     if answer.error == "connection":
-        return UserError(f"{base} cannot be reached ({said}): check --url, and that the endpoint is running.")
+        own = re.search(r"\[(.+)\]$", said)  # aiohttp's words stand before it
+        why = own[1] if own else said
+        return UserError(f"{base} cannot be reached ({why}): check the address, and that the endpoint is running.")
     if answer.error in ("html", "not_json"):
-        return UserError(f"{base} is not an OpenAI-compatible endpoint ({said}): check --url.")
+        return UserError(f"{base} is not an OpenAI-compatible endpoint ({said}): check the address.")
     if answer.error == "refused_request":
-        return UserError(f"{base} refuses a request of one token ({said}): check --model-id and the file's payload.")
+        return UserError(f"{base} refuses a request of one token ({said}): check the model id and the file's payload.")
     return EvaluationFailed(
         f"{base} does not answer a request of one token ({answer.error}: {said}): see the endpoint's log and ask again."
     )

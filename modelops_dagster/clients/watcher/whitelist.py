@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from modelops_dagster.clients.yaml_files import read_yaml
+from modelops_dagster.domain.complaints import first_fault
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.watchlist import OrgWatch, Watchlist, is_org
 
@@ -42,9 +43,7 @@ def _read(path: Path) -> Watchlist:
     try:
         return Watchlist.model_validate(document if document is not None else {})
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        said = str(first["msg"]).removeprefix("Value error, ")
+        field, said = first_fault(error)
         raise InvalidSpec(
             f"{path} does not hold at {field or 'its top'}: {said}; correct it.", field=field or None
         ) from error

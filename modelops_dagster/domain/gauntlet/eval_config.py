@@ -1,11 +1,13 @@
 """`modelops eval --config`: a NeMo Evaluator YAML of either vintage becomes a plan of what is asked of whom."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
+from modelops_dagster.domain.complaints import first_fault
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.gauntlet.adapter_config import legacy_chain, service_chain
 from modelops_dagster.domain.gauntlet.interceptors import Chain
@@ -14,6 +16,14 @@ from modelops_dagster.domain.values import Value
 
 _VARIABLE = re.compile(r"\$\{(?:oc\.env:)?([A-Za-z_][A-Za-z0-9_]*)(?:(?::-|,)([^}]*))?\}")
 _PROTOCOLS = {"chat_completions": "chat", "completions": "completions"}
+_SECTIONS = ("target", "services", "evaluation", "benchmarks", "deployment", "execution", "output", "config")
+# What a launcher takes besides: where and in what containers to run, which is nothing to this command.
+_LAUNCHER = frozenset(
+    {"container", "dataset_dir", "dataset_mount_path", "endpoint_type", "env_vars", "mounts", "post_cmd", "pre_cmd"}
+)
+_EVALUATION = frozenset({"tasks", "nemo_evaluator_config", "overrides"})
+_TASK = frozenset({"name", "nemo_evaluator_config", "overrides", "params"})
+_PARAMS = "config.params."
 _TYPES = {"undefined": None, "chat": "chat", "completions": "completions"}
 
 
@@ -75,6 +85,7 @@ class EvalPlan(Value):
     api_key_name: str | None = Field(default=None, description="variable that holds the key")
     chain: Chain = Chain()
     tasks: tuple[EvalTask, ...] = Field(default=(), description="empty: every suite")
+    params: AskParams = Field(default=AskParams(), description="of every suite, where there are no tasks")
     output_dir: str | None = None
     vintage: Literal["0.2", "0.3"]
 
@@ -112,6 +123,9 @@ def eval_plan(document: Mapping[str, Any], variables: Mapping[str, str]) -> Eval
     Raises:
         InvalidSpec: something is missing, unknown or not offered; the message names the field.
     """
+    for name in document:
+        if name not in _SECTIONS and (near := get_close_matches(str(name), _SECTIONS, 1, 0.8)):
+            raise InvalidSpec(f"{name}: there is no such section; is it {near[0]}?", field=str(name))
     if "services" in document:
         return _plan_of_services(document, variables)
     if "target" in document:
@@ -140,7 +154,8 @@ def _plan_of_target(document: Mapping[str, Any], variables: Mapping[str, str]) -
     if endpoint:
         raise InvalidSpec(f"{where}.{next(iter(endpoint))}: there is no such field; check the spelling.", field=where)
     evaluation, core = _part(document, "evaluation"), _part(document, "config")
-    common = _params(evaluation) | dict(_part(core, "params", "config."))
+    _known(evaluation, _EVALUATION, "evaluation")
+    common = _params(evaluation, "evaluation") | dict(_part(core, "params", "config."))
     named = list(evaluation.get("tasks") or ())
     if core.get("type"):
         named.append({"name": core["type"]})
@@ -152,6 +167,7 @@ def _plan_of_target(document: Mapping[str, Any], variables: Mapping[str, str]) -
         api_key_name=key_name,
         chain=legacy_chain(_filled(adapter, variables, f"{where}.adapter_config")),
         tasks=_tasks(named, common, "evaluation.tasks"),
+        params=_ask_params(common, "evaluation"),
         output_dir=core.get("output_dir") or _part(document, "execution").get("output_dir"),
         vintage="0.2",
     )
@@ -196,6 +212,7 @@ def _plan_of_services(document: Mapping[str, Any], variables: Mapping[str, str])
         api_key_name=_key_name(service.get("api_key"), None, where),
         chain=chain,
         tasks=_tasks(tasks, common, "benchmarks"),
+        params=_ask_params(common, f"services.{name}"),
         output_dir=_part(document, "output").get("dir"),
         vintage="0.3",
     )
@@ -210,28 +227,45 @@ def _part(document: Mapping[str, Any], name: str, before: str = "") -> Mapping[s
     return value
 
 
-def _params(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    nested = _part(_part(evaluation, "nemo_evaluator_config"), "config")
-    return dict(_part(nested, "params", "evaluation.nemo_evaluator_config.config."))
+def _known(part: Mapping[str, Any], fields: Collection[str], where: str) -> None:
+    """A field that nobody knows would change nothing, and who wrote it thinks it does."""
+    for name in part:
+        if name not in fields and name not in _LAUNCHER:
+            hint = "; parameters stand under nemo_evaluator_config.config.params" if name == "params" else ""
+            raise InvalidSpec(f"{where}.{name}: there is no such field{hint}.", field=f"{where}.{name}")
+
+
+def _params(part: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The parameters in the nested form, and in the flat one of older launchers, which goes before it."""
+    nested = _part(_part(_part(part, "nemo_evaluator_config", f"{where}."), "config"), "params")
+    flat = _part(part, "overrides", f"{where}.")
+    for name in flat:
+        if not str(name).startswith(_PARAMS):
+            raise InvalidSpec(f"{where}.overrides.{name}: only {_PARAMS}* can be set here.", field=f"{where}.overrides")
+    return dict(nested) | {str(name).removeprefix(_PARAMS): value for name, value in flat.items()}
 
 
 def _tasks(named: Sequence[Any], params: Mapping[str, Any], where: str) -> tuple[EvalTask, ...]:
     out = []
     for entry in named:
         given = entry if isinstance(entry, Mapping) else {"name": entry}
-        own = _params(given) | dict(given.get("params") or {})
-        merged = {
-            k: v for k, v in {**params, **{k: v for k, v in own.items() if v is not None}}.items() if v is not None
-        }
-        try:
-            out.append(EvalTask(name=str(given["name"]), params=AskParams.model_validate(merged)))
-        except KeyError:
-            raise InvalidSpec(f"{where}: an entry has no name.", field=where) from None
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = f"{where}.{given['name']}.{'.'.join(map(str, first['loc']))}"
-            raise InvalidSpec(f"{field}: {first['msg'].removeprefix('Value error, ')}.", field=field) from None
+        if "name" not in given:
+            raise InvalidSpec(f"{where}: an entry has no name.", field=where)
+        own = _params(given, where) | dict(_part(given, "params", f"{where}."))
+        merged = {**params, **{k: v for k, v in own.items() if v is not None}}
+        name = str(given["name"])
+        out.append(EvalTask(name=name, params=_ask_params(merged, f"{where}.{name}")))
+        _known(given, _TASK, f"{where}.{name}")
     return tuple(out)
+
+
+def _ask_params(given: Mapping[str, Any], where: str) -> AskParams:
+    try:
+        return AskParams.model_validate({k: v for k, v in given.items() if v is not None})
+    except ValidationError as error:
+        name, said = first_fault(error)
+        field = f"{where}.{name}"
+        raise InvalidSpec(f"{field}: {said}.", field=field) from None
 
 
 def _key_name(literal: Any, name: Any, where: str) -> str | None:

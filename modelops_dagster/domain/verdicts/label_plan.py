@@ -55,18 +55,25 @@ def needs_of_hold(
     out: list[Need] = []
     for criterion in holding:
         piece = by_suite.get(criterion.suite)
+        if piece is not None and piece.withdrawn:
+            continue  # what a grader that drifted says is not made good by more labels
         if piece is None or not piece.n_samples:
             needs = admission_needs(categories[criterion.suite], found, rule)
         elif criterion.metric.startswith(CORRECTED):
-            needs = [_settling(verdict, criterion, piece)]
+            needs = [_settling(verdict, criterion, piece, found)]
         else:
             needs = []
         out += [need for need in needs if need not in out]
     return out
 
 
-def _settling(verdict: Verdict, criterion: Criterion, piece: SuiteEvidence) -> Need:
-    """Labels that would move a corrected share's interval off its bar."""
+def are_in(needs: Sequence[Need]) -> bool:
+    """Whether all the labels that a hold waits for are there, so that it is worth deciding about it again."""
+    return bool(needs) and all(need.labels == 0 for need in needs)
+
+
+def _settling(verdict: Verdict, criterion: Criterion, piece: SuiteEvidence, found: Sequence[Calibration]) -> Need:
+    """Labels that would move a corrected share's interval off its bar, beyond those that people gave since."""
     label, category = f"{criterion.suite}.{criterion.metric}", criterion.metric.removeprefix(CORRECTED)
     calibration = next((c for c in piece.calibrations if c.category == category), None)
     raw = piece.metric(f"accuracy/{category}") or piece.metric("accuracy")
@@ -75,8 +82,11 @@ def _settling(verdict: Verdict, criterion: Criterion, piece: SuiteEvidence) -> N
     if calibration is None or raw is None or raw.value is None or bar is None:
         said = f"{label} was not measured; run the suite again."
         return Need(category=category, grader=None, labels=None, said=said)
-    more = labels_to_settle(calibration, raw.value, raw.n, bar)
-    if more is None:
+    since = next((c for c in found if (c.grader, c.category) == (calibration.grader, category) and c.admitted), None)
+    more = labels_to_settle(since or calibration, raw.value, raw.n, bar)
+    if more == 0:
+        said = f"The labels that are there settle {label} against its bar of {bar:g}."
+    elif more is None:
         said = f"Labels alone do not settle {label}: most of its interval comes from asking {raw.n} answers only."
     else:
         said = f"About {more} more labels at this rate would settle {label} against its bar of {bar:g}."
