@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from modelops_dagster.clients.dagster_api import DagsterClient, RunState
     from modelops_dagster.clients.engines import EngineRegistry
     from modelops_dagster.domain.verdicts import Verdict
+    from modelops_dagster.services.stack import Stack
     from modelops_dagster.settings import Settings
 
 REPO_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -92,14 +93,7 @@ def command(
             from modelops_dagster.cli.demo_lanes import show_lanes
 
             show_lanes(stack.settings, dagster, repo_id, verdict.commit_hash, lanes)
-        if keep_running if keep_running is not None else sys.stdout.isatty() and sys.stdin.isatty():
-            click.echo("\nEverything keeps running; Ctrl-C stops it.")
-            stop_on_signals(stack.request_stop)
-            stack.wait()
-            click.echo("stopping")
-        else:
-            up_again = f"{program()} up" if hub_root is None else f"{program()} up --hub-dir {hub_root}"
-            click.echo(f"\nStopping everything; `{up_again}` brings it back at these addresses, with the same state.")
+        _keep_or_stop(stack, keep_running, hub_root)
     ctx.exit(0 if verdict.outcome == "pass" else 1)
 
 
@@ -120,6 +114,18 @@ def _settings(hub_url: str | None, repo_id: str, policy: str, lanes: tuple[str, 
 
 def _interrupt() -> None:
     raise KeyboardInterrupt
+
+
+def _keep_or_stop(stack: "Stack", keep_running: bool | None, hub_root: "Path | None") -> None:
+    """Wait for Ctrl-C, or say how to come back; the caller stops everything."""
+    if keep_running if keep_running is not None else sys.stdout.isatty() and sys.stdin.isatty():
+        click.echo("\nEverything keeps running; Ctrl-C stops it.")
+        stop_on_signals(stack.request_stop)
+        stack.wait()
+        click.echo("stopping")
+        return
+    up_again = f"{program()} up" if hub_root is None else f"{program()} up --hub-dir {hub_root}"
+    click.echo(f"\nStopping everything; `{up_again}` brings it back at these addresses, with the same state.")
 
 
 def _welcome(settings: "Settings", policy: str) -> None:

@@ -80,8 +80,7 @@ def command(
         )
         ctx.exit(0 if is_whole else 1)
     asked = _asked(plan, settings.eval_datasets, suites)
-    if subset is not None:
-        require_subset(subset, [a.suite for a in asked])
+    require_subset(subset, [a.suite for a in asked])
     chosen = _for_route([_chosen(a.suite, subset, limit) for a in asked], plan, is_named=bool(suites))
     panel, chosen = panel_for(chosen, settings, is_named=bool(suites))
     endpoint = reach(plan, _api(plan), api_key, min(REACH_TIMEOUT_S, budget * 60))

@@ -89,7 +89,10 @@ class _PipResult:
         """pip's own last words, errors first, with any credentials of an index removed."""
         errors = [line for line in self.lines if line.startswith("ERROR:")]
         last = (errors or [line for line in self.lines if line.strip()] or ["pip said nothing"])[-1]
-        return _URL_CREDENTIALS.sub("://***@", " ".join(last.removeprefix("ERROR:").split()))
+        told = _URL_CREDENTIALS.sub("://***@", " ".join(last.removeprefix("ERROR:").split()))
+        # pip says of an index that it could not reach only that it has no such package
+        lost = any(line.startswith("WARNING: Retrying (") for line in self.lines) and self.not_offered
+        return f"the package index cannot be reached; {told}" if lost else told
 
 
 class EnvironmentBuilder:

@@ -109,7 +109,7 @@ class Stack:
             PortTaken: somebody else listens on one of its ports.
         """
         self._echo = echo
-        self._hub_root = hub_root
+        self._hub_root = hub_root and hub_root.resolve()  # the programs run in the home
         self._running: list[Running] = []
         self._stopping = False
         load_policy(settings.eval_datasets / "policies", settings.policy)  # else told by the first run, at its end
@@ -155,7 +155,7 @@ class Stack:
             NotRunning: a program ended, or was not ready in time; the sentence names its log.
         """
         self.prepare_home()
-        pending = list(self._programs())
+        pending = self.programs()
         deadline = time.monotonic() + READY_TIMEOUT_S
         ready: set[str] = set()
         waiting: dict[str, str] = {}
@@ -197,7 +197,8 @@ class Stack:
             f"location_name: {LOCATION}}}\n"
         )
 
-    def _programs(self) -> list[Program]:
+    def programs(self) -> list[Program]:
+        """What `start` starts."""
         s, python = self.settings, sys.executable
         host, workspace = s.host, str(s.home / "dagster" / "workspace.yaml")
         dagster = DagsterClient(s.dagster_url, timeout_s=10)

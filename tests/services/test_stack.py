@@ -69,6 +69,13 @@ def test_an_unknown_policy_is_told_before_anything_is_made(tmp_path: Path):
     assert not (tmp_path / "home").exists()
 
 
+def test_a_relative_hub_folder_is_the_callers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with Stack(settings(tmp_path / "home"), echo=silent, hub_root=Path("models")) as stack:
+        hub = next(p for p in stack.programs() if p.name == "hub")
+    assert str(tmp_path / "models") in hub.argv, "it runs in the home, where the words mean another folder"
+
+
 @pytest.fixture
 def left() -> Iterator[ProcessIdentity]:
     """A program in a session of its own, as a killed platform leaves it."""

@@ -35,14 +35,14 @@ def load_suites(folder: Path, names: Sequence[str] = ()) -> tuple[Suite, ...]:
     return tuple(sorted(suites, key=lambda s: (order[s.kind], s.name)))
 
 
-def require_subset(name: str, suites: Sequence[Suite]) -> None:
+def require_subset(name: str | None, suites: Sequence[Suite]) -> None:
     """Refuse the name of a subset that none of the suites has, which would otherwise ask them whole.
 
     Raises:
         InvalidSpec: says which there are.
     """
     known = sorted({subset for suite in suites for subset in suite.spec.subsets})
-    if name not in known:
+    if name is not None and name not in known:
         asked = ", ".join(suite.name for suite in suites)
         raise InvalidSpec(
             f"There is no subset {name!r} in {asked}; there are: {', '.join(known) or 'none'}.", field="subset"
