@@ -5,8 +5,10 @@ from pathlib import Path
 
 from modelops_dagster.clients.engine_manifests import pinned
 from modelops_dagster.clients.engines import EngineRegistry
+from modelops_dagster.domain.kubernetes.site import IMAGE_REPOSITORY
 
 ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTED = (ROOT / "docs" / "kubernetes.md").read_text()
 
 
 def test_every_engine_of_the_repository_holds():
@@ -29,6 +31,10 @@ def test_every_engine_of_the_repository_holds():
             assert not [line for line in pinned(cuda) if "+" in line or "://" in line]
             ours = {line for line in lines if not line.startswith("torch==")}
             assert ours <= set(pinned(cuda)), f"{name}: the locks differ in more than what a GPU needs"
+            recipe = (folder / "Dockerfile").read_text()
+            assert "\nARG LOCK=requirements.lock\n" in recipe
+            assert f"\nCOPY engines/{name}/${{LOCK}} /tmp/requirements.lock\n" in recipe
+            assert f"-t {IMAGE_REPOSITORY}/{name}:{manifest.version}-cuda" in DOCUMENTED
 
 
 def test_every_serving_engine_can_be_told_that_an_operator_allowed_code():
