@@ -21,7 +21,7 @@ from tests.clients.swap_verdicts import ALIAS, AT, COPY, RAW, endpoint, verdict
 from tests.fakes.cluster.kubelet import Node
 from tests.fakes.cluster.live import LiveCluster
 from tests.fakes.stack import wait_until
-from tests.services.cluster_traffic import SPEED, WAIT_S, Stage, open_stage
+from tests.services.cluster_traffic import SLOW, SPEED, WAIT_S, Stage, open_stage
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def stage(shared: Stage) -> Iterator[Stage]:
 
 
 def test_canary_gets_its_share_and_then_everything(stage: Stage):
-    stage.deploy("steady")
+    stage.deploy("steady", *SLOW)
     stage.deploy("fresh")
     stage.put("steady")
     with stage.calls("steady") as callers:
@@ -59,7 +59,7 @@ def test_canary_gets_its_share_and_then_everything(stage: Stage):
 
 def test_blue_green_there_and_back(stage: Stage):
     stage.deploy("blue")
-    stage.deploy("green")
+    stage.deploy("green", *SLOW)
     stage.put("blue")
     with stage.calls("blue") as callers:
         stage.moves.promote("blue", "green", override=stage.override)
@@ -67,6 +67,7 @@ def test_blue_green_there_and_back(stage: Stage):
         stage.moves.rollback("blue", None)
         callers.wait_for("blue", 3)
         stage.delete("green")
+        callers.wait_for("blue", 3)
     assert callers.failed("blue", "green") == []
     assert {who for *_, who in callers.calls} == {"blue", "green"}
 
@@ -76,7 +77,7 @@ def test_blue_green_there_and_back(stage: Stage):
 
 def lane(stage: Stage, name: str) -> Endpoint:
     """The endpoint of one of the release's lanes, as the assets know it."""
-    status = stage.deploy(name, served_model_name="m")
+    status = stage.deploy(name, *SLOW, served_model_name="m")
     found = endpoint("raw" if name == RAW else "fp8")
     return found.model_copy(update={"url": status.url})
 
@@ -125,7 +126,7 @@ def test_copy_takes_the_alias_over_at_once_where_hardware_is_short(stage: Stage)
 def test_swap_without_room_for_both_is_answered_by_the_fallback_meanwhile(stage: Stage):
     stage.deploy("spare")
     stage.put("spare")
-    stage.deploy("wide", gpus=2, min_replicas=3, max_replicas=3)
+    stage.deploy("wide", *SLOW, gpus=2, min_replicas=3, max_replicas=3)
     stage.put("wide", fallbacks=("spare",))
     stage.stack.client.apply(stage.stack.spec(*SPEED, name="narrow", gpus=2))
     told = wait_until(lambda: stage.stack.client.get("narrow"), lambda s: s and "No node has room" in s.message, WAIT_S)
@@ -140,21 +141,26 @@ def test_swap_without_room_for_both_is_answered_by_the_fallback_meanwhile(stage:
 
 
 def test_replaced_pods_leave_one_by_one(stage: Stage):
-    stage.deploy("rolling", min_replicas=2, max_replicas=2)
+    stage.deploy("rolling", *SLOW, min_replicas=2, max_replicas=2)
     stage.put("rolling")
     before = stage.names("rolling")
     with stage.calls("rolling") as callers:
         stage.stack.client.apply(
-            stage.stack.spec(*SPEED, name="rolling", min_replicas=2, max_replicas=2, priority="production")
+            stage.stack.spec(*SPEED, *SLOW, name="rolling", min_replicas=2, max_replicas=2, priority="production")
         )
         wait_until(lambda: stage.names("rolling"), lambda names: len(names) == 2 and not names & before, WAIT_S)
         stage.all_answer("rolling", 2)
+        callers.wait_for("rolling", 3)
     assert callers.failed("rolling") == []
 
 
 def test_autoscaler_takes_replicas_away(stage: Stage):
     stage.deploy(
-        "shrinking", min_replicas=1, max_replicas=3, autoscale_config={"targets": [{"metric": "cpu", "target": 80}]}
+        "shrinking",
+        *SLOW,
+        min_replicas=1,
+        max_replicas=3,
+        autoscale_config={"targets": [{"metric": "cpu", "target": 80}]},
     )
     stage.put("shrinking")
     stage.cluster.scale("deployments", "shrinking-r1", 3)
@@ -162,31 +168,34 @@ def test_autoscaler_takes_replicas_away(stage: Stage):
     with stage.calls("shrinking") as callers:
         stage.cluster.scale("deployments", "shrinking-r1", 1)
         stage.all_answer("shrinking", 1)
+        callers.wait_for("shrinking", 3)
     assert callers.failed("shrinking") == []
 
 
 def test_drained_node_takes_one_replica_at_a_time(stage: Stage):
     for name in ("b", "c"):
         stage.cluster.nodes[name].cordoned = True
-    stage.deploy("drained", gpus=1, min_replicas=2, max_replicas=2)
+    stage.deploy("drained", *SLOW, gpus=1, min_replicas=2, max_replicas=2)
     for name in ("b", "c"):
         stage.cluster.nodes[name].cordoned = False
     stage.put("drained")
     with stage.calls("drained") as callers:
         stage.cluster.drain("a")
         stage.all_answer("drained", 2)
+        callers.wait_for("drained", 3)
     assert callers.failed("drained") == []
     assert {pod["spec"]["nodeName"] for pod in stage.pods("drained")} <= {"b", "c"}
 
 
 def test_evicted_replica_is_missed_by_nobody(stage: Stage):
-    stage.deploy("evicted", min_replicas=2, max_replicas=2)
+    stage.deploy("evicted", *SLOW, min_replicas=2, max_replicas=2)
     stage.put("evicted")
     with stage.calls("evicted") as callers:
         for name in stage.names("evicted"):
             stage.cluster.evict(name, "PreemptionByScheduler")
             wait_until(lambda name=name: name not in stage.names("evicted"), timeout_s=WAIT_S)
             stage.all_answer("evicted", 2)
+        callers.wait_for("evicted", 3)
     assert callers.failed("evicted") == []
     assert stage.running("evicted").restarts == 0
 
@@ -224,6 +233,7 @@ def test_image_that_cannot_be_pulled_never_gets_a_call(stage: Stage):
         assert status.message.startswith("Image acme/nothing:1 cannot be pulled (ImagePullBackOff)")
         with pytest.raises(EndpointFailed, match="no-image is DeployFailed"):
             stage.moves.promote("old", "no-image", override=stage.override)
+        callers.wait_for("old", 3)
     assert callers.failed("old") == []
 
 
@@ -239,6 +249,7 @@ def test_crash_loop_is_given_up_with_its_last_lines_and_the_others_answer(stage:
         assert failed.log_tail.rstrip().endswith("ERROR: it died")
         with pytest.raises(EndpointFailed, match="dying is RuntimeError"):
             stage.moves.canary("sound", "dying", 50, Bounds(), override=stage.override)
+        callers.wait_for("sound", 3)
     assert callers.failed("sound") == []
 
 
