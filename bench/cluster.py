@@ -88,7 +88,7 @@ def _fill(server: FakeApiServer, stack: ClusterStack) -> list[Manifest]:
         for replica in range(REPLICAS):
             metadata = {"name": f"{name}-{replica}", "namespace": site.namespace, **template["metadata"]}
             pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
-            pod["status"] = _status(ready=True)
+            pod["status"] = _status(ready=True) | {"podIP": f"10.{number // 250}.{number % 250}.{replica + 1}"}
             pods.append(server.store.create(("pods", site.namespace, metadata["name"]), pod, validate=False))
     return pods
 
