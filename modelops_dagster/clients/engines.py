@@ -62,7 +62,7 @@ class EngineRegistry:
     Args:
         images_for: cpu, cuda, or auto to look for a GPU here: engines are started from images on a cluster, built for
             that, and none need be installed here. Empty: engines are installed here.
-        gpu: whether this machine has one, or the nodes of the cluster have.
+        gpu: whether this machine has one.
         today: the day a nightly environment is named after.
     """
 
@@ -76,8 +76,10 @@ class EngineRegistry:
         gpu: Callable[[], bool] | None = None,
         today: Callable[[], date] = date.today,
     ) -> None:
-        self._gpu = gpu or (has_gpu if images_for in ("", "auto") else lambda: images_for == "cuda")
-        self._folders = EngineFolders(engines_dir, own_dir, cuda=self._gpu)
+        self._gpu = gpu or has_gpu
+        self._folders = EngineFolders(
+            engines_dir, own_dir, cuda=lambda: self.accelerator(images_for or "auto") == "cuda"
+        )
         self._environments_dir = cache_dir / "engines"
         self._in_images = bool(images_for)
         self._today = today

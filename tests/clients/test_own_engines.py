@@ -140,6 +140,10 @@ def test_an_engine_for_a_gpu(pip_home: Path):
     with pytest.raises(EngineMissing, match="shows none"):
         without.install("tiny", lambda _: None)
     assert EngineRegistry(*folders, gpu=lambda: True).unavailable_reason("tiny") is None
+    beside_a_cluster = EngineRegistry(*folders, images_for="cuda", gpu=lambda: False)
+    assert beside_a_cluster.unavailable_reason("tiny") == without.unavailable_reason("tiny"), (
+        "the nodes' GPUs are not here"
+    )
     assert without.rungs("auto") == []
     assert without.rungs("cuda", repo_id="a/b") == []
 
