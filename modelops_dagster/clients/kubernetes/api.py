@@ -14,6 +14,7 @@ from kubernetes import client, config
 from urllib3.exceptions import HTTPError
 
 from modelops_dagster.domain.errors import ClusterUnavailable, Conflict, InvalidSpec, UserError
+from modelops_dagster.domain.kubernetes.quotas import over_quota
 
 Manifest = dict[str, Any]
 APPLY = "application/apply-patch+yaml"
@@ -229,6 +230,8 @@ def refused(error: client.ApiException, method: str, path: str) -> Exception:
         return VersionGone(said)
     if error.status == 409:
         return Conflict(f"Somebody else owns what would be applied to {path}: {said}.")
+    if error.status == 403 and (full := over_quota(said, "object")) is not None:
+        return UserError(full)
     if error.status in (401, 403):
         return UserError(
             f"The API server does not let this program {method} {path} ({said}); grant it what "

@@ -16,6 +16,15 @@ def refused_pod(message: str) -> str:
         message: of the condition ReplicaFailure, as kube-apiserver words it.
     """
     told = " ".join(message.split()).rstrip(".")
+    return over_quota(told, "pod") or f"The cluster makes no pod: {told}."
+
+
+def over_quota(told: str, kind: str) -> str | None:
+    """Which quota refuses an object of this kind, and what to do; None when `told` speaks of none.
+
+    Args:
+        told: on one line, as kube-apiserver words it.
+    """
     exceeded, unnamed = _EXCEEDED.search(told), _UNNAMED.search(told)
     if exceeded is not None:
         used, hard = _amounts(exceeded["used"]), _amounts(exceeded["hard"])
@@ -24,7 +33,7 @@ def refused_pod(message: str) -> str:
             for resource, asked in _amounts(exceeded["asked"]).items()
         ]
         return (
-            f"ResourceQuota {exceeded['quota']} admits no further pod (it asks for {', '.join(short)}): raise the "
+            f"ResourceQuota {exceeded['quota']} admits no further {kind} (it asks for {', '.join(short)}): raise the "
             "quota, stop another endpoint, or ask for less."
         )
     if unnamed is not None:
@@ -33,7 +42,7 @@ def refused_pod(message: str) -> str:
             f"ResourceQuota {unnamed['quota']} admits only pods whose containers say {resources}: set that in "
             "the endpoint's spec, or give the namespace a LimitRange with defaults."
         )
-    return f"The cluster makes no pod: {told}."
+    return None
 
 
 def _amounts(listed: str) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Our client against the fake API server: apply with owners of fields, watches that end, and every refusal."""
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -7,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kubernetes.client import ApiException
 
-from modelops_dagster.clients.kubernetes.api import KubernetesApi, NoSuchObject, VersionGone
+from modelops_dagster.clients.kubernetes.api import KubernetesApi, NoSuchObject, VersionGone, refused
 from modelops_dagster.clients.kubernetes.cache import KindCache
 from modelops_dagster.domain.errors import ClusterUnavailable, Conflict, InvalidSpec, UserError
 from tests.fakes.cluster.server import FakeApiServer
@@ -159,6 +161,19 @@ def test_every_refusal_is_a_sentence_that_says_what_to_do(api: KubernetesApi, se
     server.failing = None
     with pytest.raises(UserError, match="is not a usable kubeconfig"):
         KubernetesApi("modelops", tmp_path / "nothing")
+
+
+def test_a_quota_on_objects_is_not_blamed_on_the_role():
+    said = (
+        'deployments.apps "x" is forbidden: exceeded quota: few, requested: count/deployments.apps=1, '
+        "used: count/deployments.apps=2, limited: count/deployments.apps=2"
+    )
+    error = ApiException(status=403, reason="Forbidden")
+    error.body = json.dumps({"message": said})
+    assert str(refused(error, "PATCH", "/apis/apps/v1/namespaces/modelops/deployments/x")) == (
+        "ResourceQuota few admits no further object (it asks for 1 count/deployments.apps where 2 of 2 are taken): "
+        "raise the quota, stop another endpoint, or ask for less."
+    )
 
 
 def test_server_that_is_gone_is_unavailable(tmp_path: Path):
