@@ -46,7 +46,7 @@ def test_a_folder_of_ones_own(tmp_path: Path) -> None:
         ([{**GOOD, "targt": "x"}], "mine.jsonl:1: targt: this field is not known"),
         ([changed(scorer="nope")], "mine.jsonl:1: scorer 'nope' does not exist; use one of exact, includes"),
         ([changed(params={"tolerance": 1})], "mine.jsonl:1: params.tolerance of scorer 'exact'"),
-        ([changed(max_tokens=0)], "mine.jsonl:1: metadata.max_tokens: Input should be greater than 0, not 0"),
+        ([changed(max_tokens=0)], "mine.jsonl:1: metadata.max_tokens: this has to be greater than 0, not 0"),
         ([{**GOOD, "input": " "}], "mine.jsonl:1: input"),
         (['"text"'], "mine.jsonl:1: the sample"),
         ([], "holds no samples"),
@@ -68,7 +68,7 @@ def test_lines_that_do_not_hold(lines: list[Any], words: str, tmp_path: Path) ->
         (SUITE.replace("mine\n", "other\n", 1), "the suite is named 'other'"),
         (SUITE.replace("mine.jsonl", "../mine.jsonl"), "must be a file in the same folder"),
         (SUITE.replace("mine.jsonl", "nope.jsonl"), "nope.jsonl does not exist"),
-        (SUITE + "requests: {concurrency: 0}\n", "requests.concurrency: Input should be greater than or equal to 1"),
+        (SUITE + "requests: {concurrency: 0}\n", "requests.concurrency: this has to be greater than or equal to 1"),
     ],
 )
 def test_suites_that_do_not_hold(suite: str, words: str, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +18,7 @@ from modelops_dagster.clients.limits import LimitStore
 from modelops_dagster.domain.canary import Bounds
 from modelops_dagster.domain.rollout import start_canary
 from tests.fakes.backend import FakeBackend
+from tests.fakes.stack import wait_until
 from tests.services.gateway_process import ALIAS, PROMPT, Gateway, ask_many, endpoints, error, put, target
 
 Backends = tuple[FakeBackend, FakeBackend]
@@ -62,12 +64,16 @@ def test_a_budget_is_spent_at_the_hardwares_price(gateway: Gateway, alpha: FakeB
     dear = target(alpha).model_copy(update={"usd_per_hour": 3600.0})
     put(gateway, "acme/dear", dear)
     key, key_id = made_key(gateway, budget_usd_per_day=1.0)
-    alpha.hold_s = 0.3
-    answer = gateway.post(key, "acme/dear")
+    alpha.hold_s = 3.0
+    asked = len(alpha.bodies)
+    with ThreadPoolExecutor() as pool:
+        call = pool.submit(gateway.post, key, "acme/dear")
+        wait_until(lambda: len(alpha.bodies) > asked)
+        assert error(gateway.post(key, "acme/dear")) == (429, "budget_exceeded"), "an open call counts as estimated"
+        answer = call.result()
     assert answer.status_code == 200
-    assert error(gateway.post(key, "acme/dear")) == (429, "budget_exceeded"), "an open call counts as estimated"
     (row,) = gateway.rows(answer.headers["x-litellm-call-id"])
-    assert 0.3 <= row["cost_usd"] <= row["latency_s"] + 0.01, "one dollar a second, alone on the endpoint"
+    assert 3.0 <= row["cost_usd"] <= row["latency_s"] + 0.01, "one dollar a second, alone on the endpoint"
     deadline = time.monotonic() + 10
     limits = LimitStore(gateway.home / "gateway/limits.sqlite")
     while limits.spent_today(key_id) != pytest.approx(row["cost_usd"], abs=1e-6):
