@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -183,35 +183,39 @@ def _part(table: str, rows: Sequence[Row]) -> str:
     return "-".join(shared) or "all"
 
 
+def _cut(values: Sequence[Any]) -> Any:
+    """The first that is no whole number; None where all are, or are missing."""
+    if {*map(type, values)} <= {int, type(None)}:
+        return None
+    return next((value for value in values if value is not None and value != int(value)), None)
+
+
 def _arrow_table(table: str, rows: Sequence[Row], identity: dict[str, str]) -> pa.Table:
     if table not in TABLES:
         raise InvalidSpec(f"there is no score table {table!r}; the tables are {', '.join(TABLES)}.", field="table")
     columns = dict(TABLES[table])
-    for row in rows:
-        if not row.keys() <= columns.keys():
-            unknown = min(row.keys() - columns.keys())
-            raise InvalidSpec(f"table {table} has no column {unknown!r}.", field=f"{table}.{unknown}")
-        for column, expected in identity.items():
-            if column in columns and row.get(column) != expected:
-                raise InvalidSpec(
-                    f"a row for table {table} has {column}={row.get(column)!r} but belongs to {expected!r}; "
-                    "land each model and run by itself.",
-                    field=f"{table}.{column}",
-                )
+    if unknown := set().union(*rows) - columns.keys():
+        raise InvalidSpec(f"table {table} has no column {min(unknown)!r}.", field=f"{table}.{min(unknown)}")
     arrays = []
     for name, kind in columns.items():
         values = [row.get(name) for row in rows]
+        expected = identity.get(name)
+        if expected is not None and values.count(expected) < len(values):
+            other = next(value for value in values if value != expected)
+            raise InvalidSpec(
+                f"a row for table {table} has {name}={other!r} but belongs to {expected!r}; "
+                "land each model and run by itself.",
+                field=f"{table}.{name}",
+            )
         try:
-            array = pa.array(values, ARROW[kind])
+            arrays.append(pa.array(values, ARROW[kind]))
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
             first = str(error).splitlines()[0]
             raise InvalidSpec(
                 f"column {name} of table {table} holds {kind} values: {first}.", field=f"{table}.{name}"
             ) from error
         # Arrow cuts 1.5 to 1 without a word
-        wholes = zip(values, array.to_pylist(), strict=True) if kind == "int" else ()
-        cut = next((v for v, whole in wholes if v != whole), None)
+        cut = _cut(values) if kind == "int" else None
         if cut is not None:
             raise InvalidSpec(f"column {name} of table {table} holds int values, not {cut!r}.", field=f"{table}.{name}")
-        arrays.append(array)
     return pa.table(arrays, schema=SCHEMAS[table])
