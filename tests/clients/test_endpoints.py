@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,12 +14,12 @@ from typing import TypeVar
 import pytest
 
 from modelops_dagster.clients import processes
-from modelops_dagster.clients.endpoints import EndpointRecord, ProcessBackend, RecordStore, Replica
+from modelops_dagster.clients.endpoints import EndpointRecord, Prepared, ProcessBackend, RecordStore, Replica
 from modelops_dagster.domain.endpoints import EndpointSpec, EndpointState
 from modelops_dagster.domain.engines import EngineManifest
 from modelops_dagster.domain.errors import DiskFull, EndpointFailed, EngineMissing, InvalidSpec
 from modelops_dagster.domain.lifecycle import Observation
-from tests.fakes.launcher import FakeLauncher
+from tests.fakes.launcher import FakeLaunch, FakeLauncher
 from tests.fakes.threads import Quiet, http_server
 
 T = TypeVar("T")
@@ -170,6 +171,48 @@ def test_worker_that_outlives_a_killed_engine_goes_with_end(machine: Machine, tm
     assert len(members(replica)) == 1
     machine.backend.end(replica)
     assert not members(replica)
+
+
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("ended_by", ["us", "a kill", "a later controller"])
+def test_temporary_files_are_private_and_go_with_the_replica(
+    temporary: Path, machine: Machine, tmp_path: Path, ended_by: str
+):
+    replica = machine.start(spec_of(tmp_path))
+    (folder,) = temporary.iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert replica.identity is not None
+    environ = Path(f"/proc/{replica.identity.pid}/environ")
+    wait_until(environ.read_bytes, lambda read: f"TMPDIR={folder}\0".encode() in read)
+    (folder / "socket").touch()
+    match ended_by:
+        case "us":
+            machine.backend.end(replica)
+        case "a kill":
+            os.kill(replica.identity.pid, signal.SIGKILL)
+            machine.backend.end(replica)
+        case "a later controller":
+            ProcessBackend(tmp_path / "controller", FakeLauncher()).end_strangers([])
+    assert not list(temporary.iterdir())
+
+
+def test_what_could_not_be_started_leaves_no_temporary_files(temporary: Path, machine: Machine, tmp_path: Path):
+    spec = spec_of(tmp_path)
+    prepared = machine.backend.prepare(spec, 1)
+    nowhere = Prepared(prepared.replica, FakeLaunch(("/no/such/program",), {}))
+    with pytest.raises(EndpointFailed, match="cannot be started"):
+        machine.backend.start(spec, nowhere)
+    assert not list(temporary.iterdir())
+    temporary.rmdir()
+    with pytest.raises(DiskFull, match="cannot be made"):
+        machine.backend.start(spec, prepared)
 
 
 def test_another_backend_adopts_by_record_and_by_log(machine: Machine, tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import codecs
 import shutil
+import tempfile
 import uuid
 from collections.abc import Collection
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ import httpx
 from modelops_dagster.clients import processes
 from modelops_dagster.clients.endpoints.backend import Launcher, Prepared, Replica
 from modelops_dagster.domain.endpoints import EndpointSpec, LogChunk
-from modelops_dagster.domain.errors import InvalidSpec
+from modelops_dagster.domain.errors import DiskFull, InvalidSpec
 from modelops_dagster.domain.lifecycle import Observation
 
 # Engines have no authentication of their own, so nobody but this machine may reach them, whatever the services bind to.
@@ -24,9 +25,11 @@ _REST_GRACE_S = 2.0
 
 
 class ProcessBackend:
-    """One session of processes per replica, each with a log, a port and an empty working directory of its own.
+    """One session of processes per replica, each with a log, a port, an empty working directory and a private folder
+    for temporary files of its own.
 
-    `root` gets `logs/<endpoint>/<launch id>.log` and `work/<endpoint>/`.
+    `root` gets `logs/<endpoint>/<launch id>.log` and `work/<endpoint>/`. Temporary files go to the system's folder for
+    them, since sockets are among them and a socket's path is 107 characters at most.
     """
 
     def __init__(self, root: Path, launcher: Launcher, *, grace_s: float = 15.0) -> None:
@@ -90,8 +93,17 @@ class ProcessBackend:
             EndpointFailed, DiskFull: the program or its log cannot be opened.
         """
         replica, launch = prepared.replica, prepared.launch
-        environ = {**launch.environ, **visible_devices(replica.devices)}
-        identity = processes.spawn(launch.argv, environ, Path(replica.log_path), self._work / spec.name)
+        temporary = _temporary_folder(replica.launch_id)
+        try:
+            temporary.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise DiskFull(f"{temporary} cannot be made ({error.strerror}); free space or set TMPDIR.") from error
+        environ = {**launch.environ, **visible_devices(replica.devices), "TMPDIR": str(temporary)}
+        try:
+            identity = processes.spawn(launch.argv, environ, Path(replica.log_path), self._work / spec.name)
+        except Exception:
+            _forget_temporary(replica.launch_id)
+            raise
         return replica.model_copy(update={"identity": identity})
 
     def adopt(self, replica: Replica) -> Replica:
@@ -159,7 +171,7 @@ class ProcessBackend:
         return Observation(alive=True, ready=served_model_name in names, detail=detail)
 
     def end(self, replica: Replica) -> None:
-        """End every process of the replica: SIGTERM, the grace period, SIGKILL.
+        """End every process of the replica: SIGTERM, the grace period, SIGKILL; then remove its temporary files.
 
         Raises:
             EndpointFailed: a process survived.
@@ -168,6 +180,7 @@ class ProcessBackend:
         # helpers without their engine have no request to finish, and hold memory that the next start needs
         grace_s = self._grace_s if whole else min(self._grace_s, _REST_GRACE_S)
         processes.stop_group(replica.identity, grace_s, Path(replica.log_path))
+        _forget_temporary(replica.launch_id)
         self._handed_out.pop(replica.launch_id, None)
 
     def end_strangers(self, known: Collection[Replica]) -> list[str]:
@@ -177,6 +190,7 @@ class ProcessBackend:
         for log in sorted(set(processes.writers_under(self._logs).values()) - claimed):
             pids = ", ".join(str(pid) for pid in sorted(processes.session_members(None, log)))
             processes.stop_group(processes.find_by_log(log), self._grace_s, log)
+            _forget_temporary(log.stem)
             said.append(f"Ended an engine of {log.parent.name} that no record claims (pid {pids}).")
         return said
 
@@ -218,6 +232,15 @@ class ProcessBackend:
         logs = sorted(ended, key=_written_at)
         for log in logs[: max(0, len(logs) - KEPT_LOGS + 1)]:
             log.unlink(missing_ok=True)
+
+
+def _temporary_folder(launch_id: str) -> Path:
+    return Path(tempfile.gettempdir()) / f"modelops-{launch_id}"
+
+
+def _forget_temporary(launch_id: str) -> None:
+    """vLLM leaves its sockets behind even where it ends in good order."""
+    shutil.rmtree(_temporary_folder(launch_id), ignore_errors=True)
 
 
 def _written_at(log: Path) -> int:
