@@ -13,7 +13,7 @@ def test_a_claim_of_another_machine_is_taken_over_when_it_falls_silent(tmp_path:
     path.write_text(json.dumps({"token": "t", "machine": "elsewhere", "pid": 1, "started": 0}))
     started = time.monotonic()
     with claim(path, stale_after_s=0.4, poll_s=0.02) as held:
-        assert 0.4 <= time.monotonic() - started < 3
+        assert 0.4 <= time.monotonic() - started < 30
         held.confirm()
     assert list(tmp_path.iterdir()) == []
 

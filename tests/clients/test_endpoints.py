@@ -20,6 +20,7 @@ from modelops_dagster.domain.engines import EngineManifest
 from modelops_dagster.domain.errors import DiskFull, EndpointFailed, EngineMissing, InvalidSpec
 from modelops_dagster.domain.lifecycle import Observation
 from tests.fakes.launcher import FakeLaunch, FakeLauncher
+from tests.fakes.stack import wait_until
 from tests.fakes.threads import Quiet, http_server
 
 T = TypeVar("T")
@@ -36,14 +37,6 @@ def spec_of(tmp_path: Path, *engine_args: str, name: str = "small", engine: str 
         engine_args=engine_args,
         served_model_name="small@abc",
     )
-
-
-def wait_until(look: Callable[[], T], good: Callable[[T], object], timeout_s: float = 10.0) -> T:
-    deadline = time.monotonic() + timeout_s
-    while not good(seen := look()):
-        assert time.monotonic() < deadline, f"it did not happen in time: {seen}"
-        time.sleep(0.02)
-    return seen
 
 
 class Machine:

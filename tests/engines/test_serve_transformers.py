@@ -264,7 +264,7 @@ def test_not_ready_before_the_first_token(start: Start, model: Path):
         running.stop()
     asking.join(20)
     assert running.process.returncode in (0, -signal.SIGTERM)
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 60
 
 
 def _long_request(running: Running) -> None:

@@ -27,6 +27,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--own-session-child", action="store_true", help="the worker makes a session of its own")
     parser.add_argument("--ignore-sigterm", action="store_true", help="parent and worker")
     parser.add_argument("--die-after-s", type=float, default=None, help="exit 1 so long after it began to listen")
+    parser.add_argument("--die-after-asked-s", type=float, default=None, help="exit 1 so long after it said its name")
     parser.add_argument("--fail-line", default=None, help="write this line and exit 1 at once")
     parser.add_argument("--fail-for", default=None, help="write --fail-line only for a served name that holds this")
     parser.add_argument("--hang", action="store_true", help="never listen")
@@ -84,6 +85,8 @@ class Handler(BaseHTTPRequestHandler):
             self._json(200, {})
         elif self.path == "/v1/models":
             self._json(200, {"object": "list", "data": [{"id": name, "object": "model"}]})
+            if self.options.die_after_asked_s is not None:
+                die_after(self.options.die_after_asked_s)
         elif self.path == "/metrics":
             self._metrics()
         else:
@@ -156,6 +159,12 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
+def die_after(seconds: float) -> None:
+    timer = threading.Timer(seconds, lambda: (print("ERROR: it died", flush=True), os._exit(1)))
+    timer.daemon = True
+    timer.start()
+
+
 def drain(server: ThreadingHTTPServer, timeout_s: float) -> None:
     """Finish the calls under way; none is taken any more."""
     server.server_close()
@@ -187,9 +196,7 @@ def main() -> None:
     if options.shutdown_timeout:
         signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
     if options.die_after_s is not None:
-        timer = threading.Timer(options.die_after_s, lambda: (print("ERROR: it died", flush=True), os._exit(1)))
-        timer.daemon = True
-        timer.start()
+        die_after(options.die_after_s)
     print("INFO: listening", flush=True)
     server.serve_forever()
     drain(server, options.shutdown_timeout)

@@ -30,14 +30,14 @@ def kill_pid(pid: int | None) -> None:
 def test_from_nothing_to_running_to_stopped_to_deleted(stack: Stack):
     stack.up()
     assert stack.client.get("small") is None
-    assert stack.client.apply(stack.spec("--child", "--load-s", "0.4")).state is EndpointState.BUILDING
+    assert stack.client.apply(stack.spec("--child", "--load-s", "1.5")).state is EndpointState.BUILDING
     seen: list[EndpointState] = []
     status = stack.client.wait_ready("small", 20, lambda s: seen.append(s.state))
     assert seen[-1] is EndpointState.RUNNING
     assert EndpointState.STARTUP in seen
     assert status.url is not None
     assert status.start_seconds is not None
-    assert status.start_seconds > 0.4
+    assert status.start_seconds > 1.5
     assert (status.engine_version, status.restarts, status.message) == ("1.2.3", 0, "")
     models = httpx.get(f"{status.url}/models", trust_env=False).json()
     assert models["data"][0]["id"] == "small@abc"
@@ -118,7 +118,7 @@ def test_missing_engine_and_missing_checkpoint_are_build_failures(stack: Stack):
 
 def test_engine_that_keeps_dying_is_restarted_then_given_up(stack: Stack):
     stack.up()
-    stack.client.apply(stack.spec("--child", "--die-after-s", "0.7"))
+    stack.client.apply(stack.spec("--child", "--die-after-asked-s", "0.7"))
     status = wait_until(lambda: stack.client.get("small"), lambda s: s and s.failed)
     assert status is not None
     assert (status.state, status.reason, status.restarts) == (EndpointState.RUNTIME_ERROR, "crash", 2)
@@ -145,7 +145,7 @@ def test_killed_engine_takes_its_worker_along_and_comes_back(stack: Stack):
 def test_port_that_another_program_takes_is_left_to_it(stack: Stack):
     """The stranger says 200 to everything; the engine is started again on another port."""
     stack.up()
-    stack.client.apply(stack.spec("--load-s", "1.0"))
+    stack.client.apply(stack.spec("--load-s", "3"))
     record = stack.home / "controller" / "endpoints" / "small.json"
     port = wait_until(lambda: json.loads(record.read_text())["replica"], bool)["port"]
     with Stranger(port):

@@ -73,9 +73,8 @@ def test_a_crash_costs_availability_and_a_stop_on_purpose_does_not(stack: Stack)
     assert after.availability < 1
     client.stop("small")
     client.wait_stopped("small")
-    time.sleep(0.3)
-    stands = History(stack.home / "controller" / "history").stands("small")
-    assert (stands[-1].expected, stands[-1].replicas) == (False, 0)
+    history = History(stack.home / "controller" / "history")
+    stands = wait_until(lambda: history.stands("small"), lambda s: (s[-1].expected, s[-1].replicas) == (False, 0))
     assert client.get_endpoint_metrics("small").observed_hours * 3600 == pytest.approx(
         sum((b.at - a.at).total_seconds() for a, b in itertools.pairwise(stands) if a.expected), abs=0.01
     )

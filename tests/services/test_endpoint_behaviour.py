@@ -109,7 +109,7 @@ def test_engine_that_never_gets_ready_fails_with_its_reason(
 
 def test_engine_that_keeps_dying_is_started_again_and_then_given_up(bench: Bench):
     client = bench.stack.client
-    client.apply(bench.spec("dying", "--die-after-s", "0.5"))
+    client.apply(bench.spec("dying", "--die-after-asked-s", "1"))
     status = wait_until(lambda: client.get("dying"), lambda s: s and s.failed, START_S)
     assert status is not None
     assert (status.state, status.reason) == (EndpointState.RUNTIME_ERROR, "crash")

@@ -208,7 +208,7 @@ def test_an_attempt_that_fails_is_made_again_on_another_target(gateway: Gateway,
         gateway.put("acme/gone", gone)
         began = time.monotonic()
         assert error(gateway.post(gateway.key(), "acme/gone")) == (502, "endpoint_failed")
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 15
 
 
 def test_one_clients_errors_do_not_take_an_endpoint_from_the_others(gateway: Gateway, alpha: FakeBackend) -> None:

@@ -206,7 +206,7 @@ def _options(args: list[str]) -> _Options:
     def value(flag: str) -> str | None:
         return args[args.index(flag) + 1] if flag in args else None
 
-    die = value("--die-after-s")
+    die = value("--die-after-s") or value("--die-after-asked-s")  # nobody asks a container
     return _Options(
         float(value("--load-s") or 0), value("--fail-line"), "--hang" in args, None if die is None else float(die)
     )
