@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from modelops_dagster.cli.beforehand import require_on_hub
 from modelops_dagster.cli.onboard import follow_run
 from modelops_dagster.cli.output import program, progress_line, table
 from modelops_dagster.cli.up import echo_line, echo_own, stop_on_signals, where
@@ -71,7 +72,7 @@ def command(
     with Stack(settings, echo=echo_line if logs else echo_own, hub_root=hub_root) as stack:
         stop_on_signals(_interrupt)
         if hub_url:
-            _require_repo(hub_url, repo_id)
+            require_on_hub(hub_url, repo_id)
         registry = EngineRegistry.from_settings(settings)
         _install_engines(registry, (*ENGINES, "llmcompressor") if lanes else ENGINES)
         model = None if hub_root is None else _demo_model(registry, settings)
@@ -133,15 +134,6 @@ def _welcome(settings: "Settings", policy: str) -> None:
     if policy == "demo":
         click.echo("Policy 'demo' is sized for a 135M model; production uses 'default', which it would not pass.")
     click.echo(f"State: {settings.home}")
-
-
-def _require_repo(hub_url: str, repo_id: str) -> None:
-    """Raise what the Hub says when it does not answer or has no such repository."""
-    from modelops_dagster.clients.hub import HubClient
-    from modelops_dagster.settings import hub_token
-
-    with progress_line(f"Hub {hub_url}: looking for {repo_id}"):
-        HubClient(hub_url, hub_token(), max_tries=2).resolve(repo_id, "main")
 
 
 def _install_engines(registry: "EngineRegistry", names: tuple[str, ...]) -> None:

@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from modelops_dagster.cli.beforehand import lane_option, require_on_hub, require_raw_weights
 from modelops_dagster.cli.output import emit, json_option
-from modelops_dagster.domain.lanes import LANES
+from modelops_dagster.domain.lanes import RAW
 
 if TYPE_CHECKING:
     from modelops_dagster.clients.dagster_api import DagsterClient, LogEvent, RunState
@@ -46,13 +47,7 @@ def follow_run(dagster: "DagsterClient", run_id: str) -> "RunState":
 @click.command(name="onboard")
 @click.argument("repo_id")
 @click.option("--ref", default="main", show_default=True, help="Branch, tag or 40-digit commit hash.")
-@click.option(
-    "--lane",
-    default="raw",
-    show_default=True,
-    type=click.Choice([lane.name for lane in LANES]),
-    help="Lane to run; a quantized one starts from the weights that `raw` fetched.",
-)
+@lane_option("Lane to run; a quantized one starts from the weights that `raw` fetched.")
 @click.option("--accept", multiple=True, metavar="CODE", help="A preflight finding that is not to block this time.")
 @click.option("--wait/--no-wait", default=False, help="Follow the run until its verdict.")
 @json_option
@@ -61,6 +56,8 @@ def command(
     ctx: click.Context, repo_id: str, ref: str, lane: str, accept: tuple[str, ...], wait: bool, as_json: bool
 ) -> None:
     """Take one repository from the Hub to the gateway.
+
+    The Hub is asked first, with your HF_TOKEN: when it has no such repository or does not answer, nothing is started.
 
     Exit code 0 when the model was promoted (or, without --wait, when the run was queued), 1 when the verdict is not a
     pass, 2 when you have to do something.
@@ -82,8 +79,12 @@ def command(
         raise NotRunning(
             f"Dagster at {settings.dagster_url} is not ready: {problem}; wait for `modelops up` to say ready."
         )
+    if lane == RAW.name:
+        require_on_hub(settings.hub_url, repo_id, ref)
+    else:
+        require_raw_weights(settings.home / "lineage", repo_id)
     dagster.add_model(repo_id)
-    run_id = dagster.launch_onboard(repo_id, ref, accept) if lane == "raw" else dagster.launch_lane(repo_id, lane)
+    run_id = dagster.launch_onboard(repo_id, ref, accept) if lane == RAW.name else dagster.launch_lane(repo_id, lane)
     page = f"{settings.dagster_url}/runs/{run_id}"
     if not wait:
         emit({"repo_id": repo_id, "run_id": run_id, "url": page}, as_json, lambda: click.echo(f"queued: {page}"))

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from modelops_dagster.cli.beforehand import lane_option
 from modelops_dagster.cli.output import emit, json_option, table
-from modelops_dagster.domain.lanes import LANES
 
 if TYPE_CHECKING:
     from modelops_dagster.domain.verdicts import PairedResult, Verdict
@@ -121,13 +121,7 @@ def replay(ctx: click.Context, verdict_id: str, as_json: bool) -> None:
 
 @command.command("reopen")
 @click.argument("repo_id")
-@click.option(
-    "--lane",
-    default="raw",
-    show_default=True,
-    type=click.Choice([lane.name for lane in LANES]),
-    help="The lane that is held.",
-)
+@lane_option("The lane that is held.")
 @click.option("--wait/--no-wait", default=True, help="Follow the run until its verdict.")
 @json_option
 @click.pass_context

@@ -1,9 +1,6 @@
 """`modelops preflight` as a person and as a program call it."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,31 +9,29 @@ from modelops_dagster.clients.lineage import write_value
 from modelops_dagster.domain.hub import Release
 from modelops_dagster.domain.preflight import Finding, Preflight
 from modelops_dagster.services.hub_server import HubServer
+from tests.fakes.commands import modelops_beside
 from tests.fakes.hub import released, write_repo
 
 WORKING = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 128}
 
 
-def modelops(hub: HubServer, home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    environ = {**os.environ, "MODELOPS_HOME": str(home), "MODELOPS_HUB_URL": hub.url, "HF_TOKEN": "", **more}
-    environ["MODELOPS_CACHE"] = str(home / "cache")
-    command = [sys.executable, "-m", "modelops_dagster.cli", *arguments]
-    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
-
-
 def test_exit_codes_and_both_ways_of_speaking(hub: HubServer, tmp_path: Path):
     released(hub, write_repo(tmp_path / "model", config=WORKING))
-    blocked = modelops(hub, tmp_path, "preflight", "acme/one", "--json")
+    blocked = modelops_beside(hub, tmp_path, "preflight", "acme/one", "--json")
     assert blocked.returncode == 1, blocked
     document = json.loads(blocked.stdout)
     assert document["blocked"] is True
     assert "no_engine" in [f["code"] for f in document["findings"]]  # none is installed in this cache
     assert document["plan"]["arithmetic"][0].startswith("weights: ")
-    passed = modelops(hub, tmp_path, "preflight", "acme/one", "--accept", "no_engine", MODELOPS_GPUS="2x8xH100-80GB")
+    passed = modelops_beside(
+        hub, tmp_path, "preflight", "acme/one", "--accept", "no_engine", MODELOPS_GPUS="2x8xH100-80GB"
+    )
     assert passed.returncode == 0, passed
     assert "1 GPU: TP=1, PP=1; fits on 2 nodes of 8 x H100 with 80 GB, 16 x 2,048 tokens" in passed.stdout
     assert "no_engine" in passed.stdout
-    strict = modelops(hub, tmp_path, "preflight", "acme/one", "--accept", "no_engine", MODELOPS_LICENSES="mit, bsd")
+    strict = modelops_beside(
+        hub, tmp_path, "preflight", "acme/one", "--accept", "no_engine", MODELOPS_LICENSES="mit, bsd"
+    )
     assert (strict.returncode, "apache-2.0 is not of mit, bsd" in " ".join(strict.stdout.split())) == (1, True), strict
 
 
@@ -55,7 +50,7 @@ def test_mistakes_are_sentences(
     hub: HubServer, tmp_path: Path, arguments: tuple[str, ...], environ: dict[str, str], words: str
 ):
     released(hub, write_repo(tmp_path / "model"))
-    done = modelops(hub, tmp_path, *arguments, **environ)
+    done = modelops_beside(hub, tmp_path, *arguments, **environ)
     assert (done.returncode, words in done.stderr, "Traceback" in done.stderr) == (2, True, False), done
 
 
@@ -64,7 +59,7 @@ def test_show_tells_the_plan_and_what_stopped_a_release(hub: HubServer, tmp_path
     finding = Finding(severity="blocks", code="too_large", sentence="It does not fit on anything.")
     stopped = release.model_copy(update={"preflight": Preflight(findings=(finding,))})
     write_value(tmp_path / "lineage", "release/stopped", "acme/one", "run", stopped)
-    shown = modelops(hub, tmp_path, "models", "show", "acme/one")
+    shown = modelops_beside(hub, tmp_path, "models", "show", "acme/one")
     assert shown.returncode == 0, shown
     assert "was stopped before any weight was fetched" in shown.stdout
     assert "It does not fit on anything." in shown.stdout
