@@ -23,9 +23,16 @@ from modelops_dagster.domain.errors import DiskFull, EngineMissing
 MARKER_NAME = ".complete"
 RESOLVED_NAME = "resolved.lock"  # what a nightly environment was made of
 PROGRESS_INTERVAL_S = 2.0
+# Of the one question that comes before pip's own patience, which is for a network that broke off.
+ASK_RETRIES = 1
+ASK_TIMEOUT_S = 5
 
 _COLLECTED = re.compile(r"(?:Collecting|Requirement already satisfied:) ([A-Za-z0-9._-]+)")
 _NOT_OFFERED = ("No matching distribution found for", "Could not find a version that satisfies the requirement")
+_RETRYING = "WARNING: Retrying ("
+_NOT_CONNECTED = re.compile(r"NewConnectionError|NameResolutionError|ConnectTimeoutError|ProxyError")
+_SYSTEM_REASON = re.compile(r"\[Errno -?\d+\] ([^'\")]+)")
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
 _URL_CREDENTIALS = re.compile(r"://[^/@\s]+@")
 _SECRET_NAME = re.compile(r"(^|_)(TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$|PASSWORD|SECRET", re.IGNORECASE)
 # An engine is somebody else's program: it is given what it needs to run and nothing of the operator's session.
@@ -38,6 +45,11 @@ _NOT_FOR_PIP = frozenset(
     {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER"}
     | {"PIP_REQUIRE_VIRTUALENV", "PIP_QUIET", "PIP_REQUIREMENT", "PIP_CONSTRAINT", "PIP_PYTHON"}
 )
+
+
+def without_credentials(text: str) -> str:
+    """The text with whatever stands before the @ of an address in it removed."""
+    return _URL_CREDENTIALS.sub("://***@", text)
 
 
 def is_secret_name(name: str) -> bool:
@@ -89,10 +101,19 @@ class _PipResult:
         """pip's own last words, errors first, with any credentials of an index removed."""
         errors = [line for line in self.lines if line.startswith("ERROR:")]
         last = (errors or [line for line in self.lines if line.strip()] or ["pip said nothing"])[-1]
-        told = _URL_CREDENTIALS.sub("://***@", " ".join(last.removeprefix("ERROR:").split()))
+        told = without_credentials(" ".join(last.removeprefix("ERROR:").split()))
         # pip says of an index that it could not reach only that it has no such package
-        lost = any(line.startswith("WARNING: Retrying (") for line in self.lines) and self.not_offered
+        lost = any(line.startswith(_RETRYING) for line in self.lines) and self.not_offered
         return f"the package index cannot be reached; {told}" if lost else told
+
+    @property
+    def not_connected(self) -> str | None:
+        """Why no index could be connected to, in the system's words; None when pip failed otherwise, or did not."""
+        tries = [line for line in self.lines if line.startswith(_RETRYING)]
+        if self.returncode == 0 or not tries or not all(_NOT_CONNECTED.search(line) for line in tries):
+            return None
+        found = _SYSTEM_REASON.search(tries[-1])
+        return found[1].strip() if found else "no answer"
 
 
 class EnvironmentBuilder:
@@ -131,6 +152,7 @@ class EnvironmentBuilder:
         self._target.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._make_venv()
+            self._require_an_index()
             self._install_local_builds()
             self._install_lock()
             self._install_local_distributions()
@@ -158,6 +180,23 @@ class EnvironmentBuilder:
         )
         self._check(_PipResult(done.returncode, tuple(done.stdout.splitlines())))
 
+    def _require_an_index(self) -> None:
+        """Tell at once when there is no network: pip alone would try every address for most of a minute.
+
+        Asks for the page of one package. An index that answers slowly, or has no such package, is left to pip.
+        """
+        wanted = self._source.pins() or (self._source.requirements() if self._manifest.nightly_index else [])
+        name = _NAME.match(wanted[0]) if wanted else None
+        if name is None:
+            return
+        result = self._run_pip("index", "versions", f"--retries={ASK_RETRIES}", f"--timeout={ASK_TIMEOUT_S}", name[0])
+        if (reason := result.not_connected) is not None:
+            raise EngineMissing(
+                f"Engine {self._manifest.name} could not be installed, as no package index can be reached ({reason}): "
+                f"check the network, the proxy and pip's index, then run `modelops engines install "
+                f"{self._manifest.name}`."
+            )
+
     def _install_local_builds(self) -> None:
         """Install the pins with a local version (torch==2.13.0+cpu), which public indexes seldom carry.
 
@@ -171,7 +210,7 @@ class EnvironmentBuilder:
         result = self._pip(*builds, only_binary=True)
         source = "the configured index"
         if result.not_offered and self._manifest.wheel_index:
-            source = self._manifest.wheel_index
+            source = without_credentials(self._manifest.wheel_index)
             self._progress(f"{named} is not on the configured index; downloading from {source}")
             result = self._pip(*builds, "--extra-index-url", self._manifest.wheel_index, only_binary=True)
         self._check(result)
@@ -207,7 +246,7 @@ class EnvironmentBuilder:
     def _install_newest(self, index: str) -> None:
         """Resolve the newest of each requirement, pre-releases included, and write down what that came to."""
         wanted = self._source.requirements()
-        self._progress(f"resolving the newest {', '.join(wanted)} from {index}")
+        self._progress(f"resolving the newest {', '.join(wanted)} from {without_credentials(index)}")
         self._check(self._pip("--pre", "--extra-index-url", index, *wanted, only_binary=True, dependencies=True))
         argv = [str(self._target / "bin" / "python"), "-m", "pip", "freeze", "--disable-pip-version-check"]
         frozen = subprocess.run(
@@ -220,12 +259,15 @@ class EnvironmentBuilder:
         self._progress(f"resolved {name} {self._version}")
 
     def _pip(self, *arguments: str, only_binary: bool, expected: int = 0, dependencies: bool = False) -> _PipResult:
-        argv = [str(self._target / "bin" / "python"), "-m", "pip", "install", "--no-input"]
-        argv += ["--disable-pip-version-check", "--progress-bar=off"]
-        argv += [] if dependencies else ["--no-deps"]
-        argv += ["--only-binary=:all:"] if only_binary else []
+        options = ["--progress-bar=off"]
+        options += [] if dependencies else ["--no-deps"]
+        options += ["--only-binary=:all:"] if only_binary else []
+        return self._run_pip("install", *options, *arguments, expected=expected)
+
+    def _run_pip(self, *words: str, expected: int = 0) -> _PipResult:
+        argv = [str(self._target / "bin" / "python"), "-m", "pip", "--no-input", "--disable-pip-version-check"]
         process = subprocess.Popen(
-            [*argv, *arguments],
+            [*argv, *words],
             env=self._environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,7 @@ from tests.clients.engine_parts import (
     write_engine,
     write_wheel,
 )
+from tests.fakes.threads import Quiet, http_server
 
 __all__ = ["installed", "pip_home", "registry"]
 
@@ -125,18 +128,78 @@ def test_a_local_build_comes_from_the_second_index_and_nothing_else_does(pip_hom
         EngineRegistry(pip_home / "engines", pip_home / "cache").install("tiny", says.append)
 
 
-def test_a_failed_install_says_pips_last_line_and_leaves_nothing(pip_home: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("PIP_INDEX_URL", "http://me:hunter2@127.0.0.1:1/simple")
-    monkeypatch.setenv("PIP_RETRIES", "1")
+class PackageIndex(Quiet, SimpleHTTPRequestHandler):
+    """A folder over HTTP: its listings are pages of links."""
+
+
+def test_a_failed_install_says_pips_last_line_and_leaves_nothing(
+    registry: EngineRegistry, pip_home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_wheel(pip_home / "index" / "plain", "plain", "2.0")
     write_engine(pip_home, lock="plain==2.0\n")
-    registry = EngineRegistry(pip_home / "engines", pip_home / "cache")
-    with pytest.raises(EngineMissing) as caught:
-        registry.install("tiny", lambda _: None)
+    asked: list[str] = []
+
+    class Vanishing(PackageIndex):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            if len(asked) == 1:
+                super().do_GET()
+
+    with http_server(partial(Vanishing, directory=str(pip_home / "index"))) as url:
+        monkeypatch.setenv("PIP_INDEX_URL", url.replace("//", "//me:hunter2@"))
+        monkeypatch.setenv("PIP_RETRIES", "1")
+        with pytest.raises(EngineMissing) as caught:
+            registry.install("tiny", lambda _: None)
     said = "(the package index cannot be reached; No matching distribution found for plain==2.0)"
     assert said in caught.value.sentence
     assert "modelops engines install tiny" in caught.value.sentence
     assert "hunter2" not in caught.value.sentence
     assert not list((pip_home / "cache" / "engines").glob("tiny-*/"))
+
+
+def test_no_network_is_told_without_pips_patience(
+    registry: EngineRegistry, pip_home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PIP_INDEX_URL", "http://me:hunter2@127.0.0.1:1/simple")
+    monkeypatch.setenv("PIP_RETRIES", "1000")  # this test would not end in a day
+    write_engine(pip_home, lock="plain==2.0\n")
+    with pytest.raises(EngineMissing) as caught:
+        registry.install("tiny", lambda _: None)
+    assert "as no package index can be reached (Connection refused): check the network" in caught.value.sentence
+    assert "modelops engines install tiny" in caught.value.sentence
+    assert "hunter2" not in caught.value.sentence
+
+
+def test_what_breaks_off_after_the_index_has_answered_is_tried_again(
+    registry: EngineRegistry, pip_home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    failures = [503, 503, 503]
+    write_wheel(pip_home / "index" / "plain", "plain", "2.0")
+    write_engine(pip_home, lock="plain==2.0\n")
+
+    class Flaky(PackageIndex):
+        def do_GET(self) -> None:
+            if self.path.endswith(".whl") and failures:
+                self.send_error(failures.pop())
+            else:
+                super().do_GET()
+
+    with http_server(partial(Flaky, directory=str(pip_home / "index"))) as url:
+        monkeypatch.setenv("PIP_INDEX_URL", url)
+        assert registry.install("tiny", lambda _: None) == registry.environment("tiny")
+    assert failures == []
+
+
+def test_the_credentials_of_a_second_index_are_not_told(registry: EngineRegistry, pip_home: Path):
+    second = pip_home / "second"
+    write_wheel(second / "torchlike", "torchlike", "1.0+cpu")
+    with http_server(partial(PackageIndex, directory=str(second))) as url:
+        secret = url.replace("//", "//me:hunter2@")
+        write_engine(pip_home, lock="torchlike==1.0+cpu\n", manifest=f"{MANIFEST}wheel_index: {secret}\n")
+        says: list[str] = []
+        registry.install("tiny", says.append)
+    assert f"installed torchlike==1.0+cpu from {url.replace('//', '//***@')}" in says
+    assert "hunter2" not in " ".join(says)
 
 
 def test_pip_is_not_led_astray_by_the_callers_environment(
