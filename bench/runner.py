@@ -108,7 +108,7 @@ def _compare(url: str, latency_ms: int, pairs: int, *, stream: bool = False) -> 
 def _inspect(url: str) -> Iterator[Figure]:
     """The same questions asked by Inspect, by its own clock: from the first sample to scores and log."""
     settings = Settings.load()
-    engine = InspectEngine(EngineRegistry(settings.engines, settings.cache, settings.own_engines), Path())
+    engine = InspectEngine(EngineRegistry.from_settings(settings), Path())
     if engine.registry.environment(ENGINE) is None:
         print(f"bench runner: Inspect is left out; `modelops engines install {ENGINE}` brings it in", file=sys.stderr)
         return

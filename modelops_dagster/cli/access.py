@@ -2,8 +2,8 @@
 
 import click
 
-from modelops_dagster.cli.key_display import minute, public, show_created, show_revoked
-from modelops_dagster.cli.output import emit, json_option, table
+from modelops_dagster.cli.key_display import show_created, show_listed, show_revoked
+from modelops_dagster.cli.output import json_option
 
 
 @click.group(name="access")
@@ -41,16 +41,8 @@ def list_keys(as_json: bool) -> None:
     from modelops_dagster.clients.keys import AccessStore
     from modelops_dagster.settings import Settings
 
-    records = AccessStore(Settings.load().home).list()
-
-    def render() -> None:
-        if not records:
-            click.echo("No keys but the home's own: `modelops access create --alias NAME --role viewer` makes one.")
-            return
-        rows = [(r.key_id, r.alias, r.role, minute(r.created_at), minute(r.revoked_at)) for r in records]
-        table("", ["id", "alias", "role", "created", "revoked"], rows)
-
-    emit([public(r) for r in records], as_json, render)
+    none_yet = "No keys but the home's own: `modelops access create --alias NAME --role viewer` makes one."
+    show_listed(AccessStore(Settings.load().home).list(), ["role"], lambda r: [r.role], none_yet, as_json)
 
 
 @command.command(name="revoke")

@@ -1,16 +1,18 @@
 """How keys are shown, of the gateway and of the controller alike: a new one once, and never what is kept of it."""
 
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from modelops_dagster.cli.output import emit
+from modelops_dagster.cli.output import emit, table
 
 if TYPE_CHECKING:
     from modelops_dagster.domain.access import AccessKey
     from modelops_dagster.domain.gateway import KeyRecord
 
+K = TypeVar("K", bound="AccessKey | KeyRecord")
 _HIDDEN = {"key_sha256"}
 
 
@@ -40,6 +42,30 @@ def show_created(key: str, record: "AccessKey | KeyRecord", whose: str, group: s
         )
 
     emit({"key": key, **public(record)}, as_json, render)
+
+
+def show_listed(
+    records: "Sequence[K]",
+    columns: Sequence[str],
+    cells: "Callable[[K], Sequence[object]]",
+    none_yet: str,
+    as_json: bool,
+) -> None:
+    """Every key, with its id and alias first and its dates last.
+
+    Args:
+        columns: what is between them, as `cells` gives it of a key.
+        none_yet: the sentence where there are none.
+    """
+
+    def render() -> None:
+        if not records:
+            click.echo(none_yet)
+            return
+        rows = [(r.key_id, r.alias, *cells(r), minute(r.created_at), minute(r.revoked_at)) for r in records]
+        table("", ["id", "alias", *columns, "created", "revoked"], rows)
+
+    emit([public(r) for r in records], as_json, render)
 
 
 def show_revoked(record: "AccessKey | KeyRecord", as_json: bool) -> None:

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from modelops_dagster.cli.key_display import minute, public, show_created, show_revoked
-from modelops_dagster.cli.output import emit, json_option, table
+from modelops_dagster.cli.key_display import show_created, show_listed, show_revoked
+from modelops_dagster.cli.output import json_option
 
 if TYPE_CHECKING:
     from modelops_dagster.domain.gateway import KeyRecord
@@ -43,29 +43,13 @@ def list_keys(as_json: bool) -> None:
     from modelops_dagster.clients.keys import KeyStore
     from modelops_dagster.settings import Settings
 
+    def cells(r: "KeyRecord") -> tuple[str | None, ...]:
+        prompts = "kept" if r.log_prompts else None
+        return ", ".join(r.tags) or None, ", ".join(r.models) or "all", r.team, _limits(r), prompts
+
     records = KeyStore(Settings.load().home / "gateway").list()
-
-    def render() -> None:
-        if not records:
-            click.echo("No keys yet: `modelops keys create --alias NAME` makes one.")
-            return
-        rows = [
-            (
-                r.key_id,
-                r.alias,
-                ", ".join(r.tags) or None,
-                ", ".join(r.models) or "all",
-                r.team,
-                _limits(r),
-                "kept" if r.log_prompts else None,
-                minute(r.created_at),
-                minute(r.revoked_at),
-            )
-            for r in records
-        ]
-        table("", ["id", "alias", "tags", "models", "team", "limits", "prompts", "created", "revoked"], rows)
-
-    emit([public(r) for r in records], as_json, render)
+    none_yet = "No keys yet: `modelops keys create --alias NAME` makes one."
+    show_listed(records, ["tags", "models", "team", "limits", "prompts"], cells, none_yet, as_json)
 
 
 @command.command(name="revoke")

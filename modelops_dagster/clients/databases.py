@@ -24,3 +24,26 @@ def open_database(path: Path, schema: str) -> sqlite3.Connection:
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.executescript(schema)
     return connection
+
+
+class CountingStore:
+    """A store over one such file, connected to at its first use.
+
+    Args:
+        path: of the file; made when it is not there.
+        schema: as of `open_database`.
+    """
+
+    def __init__(self, path: Path, schema: str) -> None:
+        self._path, self._schema = path, schema
+        self._connection: sqlite3.Connection | None = None
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = open_database(self._path, self._schema)
+        return self._connection

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-from modelops_dagster.clients.databases import open_database
+from modelops_dagster.clients.databases import CountingStore
 from modelops_dagster.domain.gateway import KeyRecord
 
 WINDOW_S = 60
@@ -42,7 +42,7 @@ class Use(NamedTuple):
     usd: float
 
 
-class LimitStore:
+class LimitStore(CountingStore):
     """`<root>/limits.sqlite`. One object per process; open it after a fork and not before.
 
     Args:
@@ -51,9 +51,8 @@ class LimitStore:
     """
 
     def __init__(self, path: Path, *, now: Callable[[], float] = time.time) -> None:
-        self._path = path
+        super().__init__(path, _SCHEMA)
         self._now = now
-        self._connection: sqlite3.Connection | None = None
 
     def admit(self, key: KeyRecord, call_id: str, *, tokens: int, usd: float) -> Exceeded | None:
         """Count one call of the key, unless a limit of it is used up.
@@ -123,18 +122,12 @@ class LimitStore:
         )
         return float(row[0]) if row else 0.0
 
-    def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
-            db = open_database(self._path, _SCHEMA)
+            db = super()._open()
             db.execute("DELETE FROM open_calls WHERE second < ?", (int(self._now()) - _KEEP_OPEN_S,))
             db.execute("DELETE FROM days WHERE day < ?", (_day(self._now() - 40 * 86_400),))
-            self._connection = db
-        return self._connection
+        return super()._open()
 
 
 def is_limited(key: KeyRecord) -> bool:

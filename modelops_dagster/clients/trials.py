@@ -1,12 +1,11 @@
 """What became of the calls of aliases that have a canary, counted for all workers: one SQLite file."""
 
-import sqlite3
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from modelops_dagster.clients.databases import open_database
+from modelops_dagster.clients.databases import CountingStore
 from modelops_dagster.domain.canary import LATENCY_EDGES_S, Outcomes, latency_bin
 
 FAILED = -1
@@ -24,12 +23,11 @@ class Attempt(NamedTuple):
     latency_s: float | None
 
 
-class TrialStore:
+class TrialStore(CountingStore):
     """`<root>/trials.sqlite`: how many attempts of a trial fell in which latency bin, by endpoint."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._connection: sqlite3.Connection | None = None
+        super().__init__(path, _SCHEMA)
 
     def add(self, attempts: Iterable[Attempt]) -> None:
         """Count attempts.
@@ -68,13 +66,3 @@ class TrialStore:
         kept = list(keep)
         marks = ",".join("?" * len(kept))
         self._open().execute(f"DELETE FROM outcomes WHERE trial NOT IN ({marks})", kept)  # noqa: S608 - marks only
-
-    def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def _open(self) -> sqlite3.Connection:
-        if self._connection is None:
-            self._connection = open_database(self._path, _SCHEMA)
-        return self._connection
