@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench.figures import Figure
 from modelops_dagster.clients.lineage import read_value
-from tests.e2e.platform import running_platform
+from tests.e2e.platform import platform_without_models
 from tests.e2e.scenery import fake_engine
 from tests.e2e.served_models import repo_id_of, serve_models
 
@@ -30,8 +30,7 @@ def run() -> Iterator[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         environ = fake_engine(place, "--tokens-per-second", TOKENS_PER_SECOND)
-        (place / "hub").mkdir()
-        with running_platform(place / "home", environ, "--hub-dir", str(place / "hub")) as platform:
+        with platform_without_models(place, environ) as platform:
             serve_models(platform, place, models)
             print(f"bench backfill: {models} endpoints run", file=sys.stderr)
             arguments = ("backfill", "--suite", "quality", "--at-once", str(AT_ONCE), "--wait", "--json")

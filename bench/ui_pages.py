@@ -16,8 +16,8 @@ from pathlib import Path
 
 from bench.figures import Figure
 from tests.e2e.many_models import PAGES, Opened, fill, open_page
-from tests.e2e.platform import Platform, running_platform
-from tests.e2e.scenery import prepared, write_engine
+from tests.e2e.platform import Platform, platform_without_models
+from tests.e2e.scenery import fake_engine
 from tests.fakes.browser import new_page
 
 ROUNDS = 3
@@ -34,9 +34,7 @@ def run() -> Iterator[Figure]:
         begun = time.monotonic()
         fill(place / "home", models, models // 10)
         print(f"bench ui_pages: {models} models in {time.monotonic() - begun:.0f} s", file=sys.stderr)
-        write_engine(place / "engines", "vllm-cpu")
-        (place / "hub").mkdir()
-        with running_platform(place / "home", prepared(place), "--hub-dir", str(place / "hub")) as platform:
+        with platform_without_models(place, fake_engine(place)) as platform:
             time.sleep(SETTLE_S)  # the first ticks of all sensors, and the derived assets that they ask for
             for page in PAGES:
                 seconds = max(_load(platform, page) for _ in range(ROUNDS))

@@ -122,6 +122,14 @@ def running_platform(home: Path, environ: Mapping[str, str], *arguments: str) ->
     assert not left_behind(home), f"processes left behind: {left_behind(home)}"
 
 
+@contextmanager
+def platform_without_models(place: Path, environ: Mapping[str, str]) -> Iterator[Platform]:
+    """`running_platform` in `<place>/home`, over a Hub of its own that has nothing."""
+    (place / "hub").mkdir()
+    with running_platform(place / "home", environ, "--hub-dir", str(place / "hub")) as platform:
+        yield platform
+
+
 def left_behind(home: Path) -> list[str]:
     """Command lines of processes that still carry this home in their environment."""
     found = []

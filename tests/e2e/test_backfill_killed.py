@@ -12,7 +12,7 @@ import pytest
 
 from modelops_dagster.client import ModelOpsClient
 from modelops_dagster.clients.scores import ScoreStore
-from tests.e2e.platform import Platform, running_platform
+from tests.e2e.platform import Platform, platform_without_models
 from tests.e2e.scenery import fake_engine
 from tests.e2e.served_models import endpoint_of, repo_id_of, serve_models
 
@@ -25,8 +25,7 @@ DAEMON_S = 180.0
 def platform(tmp_path: Path) -> Iterator[Platform]:
     """Four models behind an engine so slow that a suite takes seconds; the endpoints of two of them are stopped."""
     environ = fake_engine(tmp_path, "--tokens-per-second", "1")
-    (tmp_path / "hub").mkdir()
-    with running_platform(tmp_path / "home", environ, "--hub-dir", str(tmp_path / "hub")) as running:
+    with platform_without_models(tmp_path, environ) as running:
         serve_models(running, tmp_path, MODELS)
         client = ModelOpsClient.from_settings(running.settings)
         for number in ASLEEP:

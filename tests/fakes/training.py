@@ -3,7 +3,7 @@
 TRAINING = """
 import os, pathlib, signal, sys, time
 saved = pathlib.Path(os.environ["MODELOPS_CHECKPOINT_FILE"])
-where = f"on {os.environ.get('CUDA_VISIBLE_DEVICES')} in {pathlib.Path.cwd().name}"
+where = f"on {os.environ.get('CUDA_VISIBLE_DEVICES')} in {pathlib.Path.cwd().name}, RATE {os.environ.get('RATE')}"
 def save(*_):
     saved.write_text("step 1")
     print("saved", flush=True)

@@ -20,6 +20,7 @@ from modelops_dagster.sensors.holds import hold_sensor
 from tests.clients.grading_parts import grader
 from tests.clients.test_calibrations import RULE, SUITE, judging, label, run
 from tests.clients.test_regrading import decided
+from tests.fakes.sensor_ticks import RequestTicks
 
 
 @dg.asset(key=["raw", "verdict"], partitions_def=models)
@@ -30,8 +31,8 @@ def verdict() -> None:
 JOBS = {lane.name: dg.define_asset_job(decide_job(lane.name), selection=[verdict], tags=DECIDE_AGAIN) for lane in LANES}
 
 
-class Ticks:
-    """A home with one graded run and its hold, one instance, and the daemon's part."""
+class Ticks(RequestTicks):
+    """A home with one graded run and its hold."""
 
     def __init__(self, home: Path) -> None:
         self.home, self.store = home, ScoreStore(home / "scores")
@@ -41,27 +42,12 @@ class Ticks:
         self.repo_id = endpoint.checkpoint.revision.repo_id
         write_value(home / "lineage", "raw/endpoint", self.repo_id, "r1", endpoint)
         (home / "graders.yaml").write_text(json.dumps({"graders": [], "admission": RULE.model_dump()}))
-        (home / "dagster").mkdir()
-        self.instance = dg.DagsterInstance.local_temp(str(home / "dagster"))
-        self.instance.add_dynamic_partitions(str(models.name), [self.repo_id])
-        self.sensor = hold_sensor(JOBS, [SUITE])
-        self.cursor: str | None = None
-        self.said = ""
-
-    def __call__(self) -> list[dg.RunRequest]:
         resources = {
-            "gauntlet": GauntletResource(eval_datasets="", policy_name="p", work="", home=str(self.home)),
-            "scores": ScoreResource(root=str(self.home / "scores")),
-            "lineage": LineageResource(root=str(self.home / "lineage")),
+            "gauntlet": GauntletResource(eval_datasets="", policy_name="p", work="", home=str(home)),
+            "scores": ScoreResource(root=str(home / "scores")),
+            "lineage": LineageResource(root=str(home / "lineage")),
         }
-        result = self.sensor(dg.build_sensor_context(self.instance, cursor=self.cursor, resources=resources))
-        if isinstance(result, dg.SkipReason):
-            self.said = str(result.skip_message)
-            return []
-        assert isinstance(result, dg.SensorResult)
-        self.cursor = result.cursor
-        self.said = str(result.skip_reason.skip_message if isinstance(result.skip_reason, dg.SkipReason) else "")
-        return list(result.run_requests or [])
+        super().__init__(home, self.repo_id, hold_sensor(JOBS, [SUITE]), resources)
 
 
 @pytest.fixture

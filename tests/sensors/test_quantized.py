@@ -16,6 +16,7 @@ from modelops_dagster.domain.retries import RETRY_TAG
 from modelops_dagster.domain.verdicts import Verdict
 from modelops_dagster.resources.lineage import LineageResource
 from modelops_dagster.sensors.quantized import quantized_sensor
+from tests.fakes.sensor_ticks import RequestTicks
 
 COMMIT = "c" * 40
 REPO = "acme/one"
@@ -29,17 +30,12 @@ def verdict() -> None:
 JOBS = {lane.name: dg.define_asset_job(lane_job(lane.name), selection=[verdict]) for lane in QUANTIZED_LANES}
 
 
-class Ticks:
-    """One home, one instance, and the daemon's part: the cursor goes from tick to tick."""
+class Ticks(RequestTicks):
+    """One home with the lineage of one model."""
 
     def __init__(self, home: Path) -> None:
         self.root = home / "lineage"
-        (home / "dagster").mkdir()
-        self.instance = dg.DagsterInstance.local_temp(str(home / "dagster"))
-        self.instance.add_dynamic_partitions("models", [REPO])
-        self.sensor = quantized_sensor(JOBS)
-        self.cursor: str | None = None
-        self.said = ""
+        super().__init__(home, REPO, quantized_sensor(JOBS), {"lineage": LineageResource(root=str(self.root))})
 
     def judge(self, outcome: str = "pass", commit: str = COMMIT, tags: dict[str, str] | None = None) -> None:
         """What the raw lane leaves behind: a run with a verdict, and the value of it."""
@@ -58,20 +54,12 @@ class Ticks:
         revision = ModelRevision(repo_id=REPO, commit_hash=commit)
         write_value(self.root, "lane_plan", REPO, "r", ReleasePlan(revision=revision, lanes=lanes))
 
-    def __call__(self) -> list[dg.RunRequest]:
-        context = dg.build_sensor_context(
-            self.instance, cursor=self.cursor, resources={"lineage": LineageResource(root=str(self.root))}
-        )
-        result = self.sensor(context)
-        assert isinstance(result, dg.SensorResult)
-        self.cursor = result.cursor
-        self.said = str(result.skip_reason.skip_message if isinstance(result.skip_reason, dg.SkipReason) else "")
-        return list(result.run_requests or [])
-
 
 @pytest.fixture
 def ticks(tmp_path: Path) -> Iterator[Ticks]:
-    yield Ticks(tmp_path)
+    found = Ticks(tmp_path)
+    yield found
+    found.instance.dispose()
 
 
 def test_the_lanes_of_the_plan_are_requested_once_at_low_priority(ticks: Ticks):
