@@ -14,7 +14,7 @@ from typing import Protocol, Self
 
 from modelops_dagster.clients.engine_arguments import ask_catalog, ask_parser
 from modelops_dagster.clients.engine_install import MARKER_NAME, EnvironmentBuilder, clean_environment, exclusive
-from modelops_dagster.clients.engine_manifests import EngineFolders
+from modelops_dagster.clients.engine_manifests import CUDA_LOCK_NAME, EngineFolders
 from modelops_dagster.domain.endpoints import EndpointSpec
 from modelops_dagster.domain.engine_arguments import ArgumentCatalog, find_problem, needs_parser
 from modelops_dagster.domain.engine_commands import fill, fill_command
@@ -104,7 +104,9 @@ class EngineRegistry:
             EngineMissing: there is no engine of that name.
             InvalidSpec: its engine.yaml does not hold.
         """
-        return self._folders.source(name).manifest
+        source = self._folders.source(name)
+        for_gpus = self._in_images and source.lock is not None and source.lock.name == CUDA_LOCK_NAME
+        return source.manifest.model_copy(update={"one_image": True}) if for_gpus else source.manifest
 
     def target(self, name: str) -> Path:
         """Where the environment is or would be: named after everything it is built from, or after today."""

@@ -48,6 +48,11 @@ class EngineManifest(Value):
     )
     serves: bool = Field(default=True, description="false for environments that only quantize or convert")
     environment: dict[str, str] = Field(default_factory=dict, description="variables set for the process")
+    one_image: bool = Field(
+        default=False,
+        description="an endpoint without GPUs, too, runs in the image for GPUs: told by a cluster with GPUs, whose "
+        "lineage names one lock of an engine",
+    )
     variants: dict[str, tuple[str, ...]] = Field(
         default_factory=dict, description="named sets of extra arguments, each a rung of its own on the ladder"
     )

@@ -19,6 +19,7 @@ from modelops_dagster.clients.engine_install import EnvironmentBuilder, is_secre
 from modelops_dagster.clients.engine_manifests import MANIFEST_NAME, EngineFolders
 from modelops_dagster.clients.engines import EngineRegistry
 from modelops_dagster.domain.errors import EngineFailed, EngineMissing, InvalidSpec
+from modelops_dagster.domain.kubernetes.pods import image_version
 from modelops_dagster.settings import Settings
 from tests.clients.engine_parts import (
     HERE,
@@ -339,6 +340,10 @@ def test_images_of_a_cluster_with_gpus_are_built_from_their_lock_whatever_this_m
         locked = EngineRegistry(*folders, gpu=lambda gpu=gpu: gpu).target("tiny").name.removeprefix("tiny-")
         assert registry.installed_versions() == {"tiny": f"1.0+{locked}"}
         assert (registry.installed_versions() == {"tiny": here}) is not gpu
+        for gpus in (0, 2):
+            tag = image_version(registry.manifest("tiny"), gpus)
+            assert tag == ("1.0-cuda" if gpu or gpus else "1.0"), "what runs is built from the lock that is named"
+    assert image_version(EngineRegistry(*folders, gpu=lambda: True).manifest("tiny"), 0) == "1.0", "there are no images"
     assert EngineRegistry(*folders).installed_versions() == {}, "without images there is nothing until it is installed"
 
 

@@ -18,17 +18,24 @@ def endpoint(name: str = "small", *urls: str) -> LiveEndpoint:
     return LiveEndpoint(name=name, served_model_name="m", state=state, since=AT, urls=urls)
 
 
-def test_a_table_is_read_as_it_was_written_and_written_only_when_it_differs(tmp_path: Path):
-    store = LiveStore(tmp_path / "controller")
-    assert (store.read(), store.signature()) == ({}, (0, 0, 0))
-    store.publish([endpoint("small", "http://127.0.0.1:1/v1"), endpoint("other")])
-    assert store.read() == {"small": endpoint("small", "http://127.0.0.1:1/v1"), "other": endpoint("other")}
-    before = store.signature()
-    store.publish([endpoint("small", "http://127.0.0.1:1/v1"), endpoint("other")])
-    assert store.signature() == before
-    store.publish([endpoint("small")])
-    assert store.signature() != before
-    assert list(store.read()) == ["small"]
+def test_a_table_is_read_as_it_was_written_and_says_what_changes_it(tmp_path: Path):
+    store, reader = LiveStore(tmp_path / "controller"), LiveStore(tmp_path / "controller")
+    assert (reader.read(), reader.signature()) == ({}, (0, 0, 0))
+    assert store.put(endpoint("small", "http://127.0.0.1:1/v1"))
+    assert store.put(endpoint("other"))
+    store.write()
+    before, signature = reader.read(), reader.signature()
+    assert before == {"small": endpoint("small", "http://127.0.0.1:1/v1"), "other": endpoint("other")}
+    assert not store.put(endpoint("other"))
+    assert store.put(endpoint("small"))
+    assert store.write() == (tmp_path / "controller" / "live.json").stat().st_size
+    assert reader.signature() != signature
+    after = reader.read()
+    assert after == {"small": endpoint("small"), "other": endpoint("other")}
+    assert after["other"] is before["other"], "what did not change is not validated again"
+    store.drop("small")
+    store.write()
+    assert list(reader.read()) == ["other"]
 
 
 @pytest.mark.parametrize("text", ["{", "3", '[{"name": "x"}]', "[1]"])
@@ -42,9 +49,9 @@ def test_a_table_that_cannot_be_written_says_so_and_is_tried_again(tmp_path: Pat
     (tmp_path / "file").write_text("")
     store = LiveStore(tmp_path / "file" / "controller")
     with pytest.raises(DiskFull, match="cannot be written"):
-        store.publish([])
+        store.write()
     (tmp_path / "file").unlink()
-    store.publish([])
+    store.write()
     assert store.read() == {}
     assert store.signature() != (0, 0, 0)
 

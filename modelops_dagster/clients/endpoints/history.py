@@ -110,13 +110,13 @@ class WatchedRecords(RecordStore):
 def stand_of(record: EndpointRecord, at: datetime) -> Stand:
     """How an endpoint stands at that time."""
     wanted = record.desired == "Running"
-    status = record.status()
+    state, condition = record.standing()
     ever_ready = any(replica.ever_ready for replica in record.replicas)
     return Stand(
         at=at,
-        expected=expected(wanted=wanted, state=status.state, ever_ready=ever_ready),
-        answering=answering(status.state, status.condition),
-        replicas=0 if status.state is EndpointState.SLEEPING else len(record.started),
+        expected=expected(wanted=wanted, state=state, ever_ready=ever_ready),
+        answering=answering(state, condition),
+        replicas=0 if state is EndpointState.SLEEPING else len(record.started),
     )
 
 

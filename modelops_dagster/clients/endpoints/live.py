@@ -8,17 +8,19 @@ the endpoint was last asked for. Neither needs the other program to run; what a 
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import Field, ValidationError
 
+from modelops_dagster.clients.whole_files import write_whole
 from modelops_dagster.domain.endpoints import ENDPOINT_NAME, EndpointState
 from modelops_dagster.domain.errors import DiskFull
 from modelops_dagster.domain.values import Value
 
 _WIDTH = 8
+_BETWEEN = ",\n"
 _FRESH_S = 3.0  # the gateway says it twice a second
 FileSignature = tuple[int, int, int]
 
@@ -38,31 +40,42 @@ class LiveEndpoint(Value):
 
 
 class LiveStore:
-    """`<folder>/live.json`: written by the controller, followed by every worker of the gateway."""
+    """`<folder>/live.json`: written by the controller, followed by every worker of the gateway.
+
+    Of a table with hundreds of endpoints one changes at a time: only that one is put into words, and only that one is
+    validated by who reads it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "live.json"
-        self._written: str | None = None
+        self._lines: dict[str, str] = {}
+        self._entries: dict[str, tuple[object, LiveEndpoint]] = {}
 
-    def publish(self, endpoints: Iterable[LiveEndpoint]) -> None:
-        """Write the table, whole or not at all, when it differs from what was written last.
+    def put(self, endpoint: LiveEndpoint) -> bool:
+        """Take the endpoint into the table, which `write` shows to others; True when that changes it."""
+        line = endpoint.model_dump_json()
+        changes = self._lines.get(endpoint.name) != line
+        self._lines[endpoint.name] = line
+        return changes
+
+    def drop(self, name: str) -> None:
+        """Take an endpoint out of the table."""
+        self._lines.pop(name, None)
+
+    def write(self) -> int:
+        """Write the table, whole or not at all; returns its size in characters.
 
         Raises:
             DiskFull: there is no room for it; the old table stays.
         """
-        text = json.dumps([endpoint.model_dump(mode="json") for endpoint in endpoints], indent=1)
-        if text == self._written:
-            return
-        draft = self._path.with_suffix(".tmp")
+        text = f"[{_BETWEEN.join(self._lines.values())}]\n"
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_text(text)
-            draft.replace(self._path)
+            write_whole(self._path, text, is_durable=False)
         except OSError as error:
             raise DiskFull(
                 f"{self._path} cannot be written ({error.strerror}); free space or fix its rights."
             ) from error
-        self._written = text
+        return len(text)
 
     def read(self) -> Mapping[str, LiveEndpoint]:
         """Endpoints by name; empty when no controller has run for this home.
@@ -75,10 +88,16 @@ class LiveStore:
         except FileNotFoundError:
             return {}
         try:
-            found = [LiveEndpoint.model_validate(entry) for entry in entries]
+            found = [(entry, self._endpoint(entry)) for entry in entries]
         except (ValidationError, TypeError) as error:
             raise ValueError(f"{self._path} does not list endpoints ({str(error).splitlines()[0]})") from error
-        return {endpoint.name: endpoint for endpoint in found}
+        self._entries = {endpoint.name: (entry, endpoint) for entry, endpoint in found}
+        return {name: endpoint for name, (_, endpoint) in self._entries.items()}
+
+    def _endpoint(self, entry: object) -> LiveEndpoint:
+        name = entry.get("name") if isinstance(entry, dict) else None
+        known, endpoint = self._entries.get(str(name), (None, None))
+        return endpoint if endpoint is not None and known == entry else LiveEndpoint.model_validate(entry)
 
     def signature(self) -> FileSignature:
         """(inode, modification time in ns, size): differs whenever the table changed; zeros when there is none."""

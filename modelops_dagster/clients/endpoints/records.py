@@ -134,25 +134,35 @@ class EndpointRecord(ReplicaRecord):
         answers = replica.state is EndpointState.RUNNING and replica.condition != "Unreachable" and not replica.resting
         return replica.replica.url if replica.replica is not None and wanted and answers else None
 
-    def status(self) -> EndpointStatus:
-        """What the controller tells others: the state of the replica that is furthest, and what is amiss with any."""
+    def _lead(self) -> tuple[ReplicaRecord, ReplicaRecord | None]:
+        """The replica that is furthest; and one that is not as far, where that makes the endpoint Degraded."""
         counted = [r for n, r in enumerate(self.replicas) if self.desired_of(n) == "Running"] or list(self.replicas)
         lead = min(counted, key=lambda replica: _BEST_FIRST.index(replica.state))
+        if lead.state is not EndpointState.RUNNING or lead.condition is not None:
+            return lead, None
+        return lead, next((r for r in counted if r.state is not lead.state), None)
+
+    def standing(self) -> tuple[EndpointState, Condition | None]:
+        """State and condition of the endpoint, without everything else that `status` tells."""
+        lead, lacking = self._lead()
+        return lead.state, "Degraded" if lacking else lead.condition
+
+    def status(self) -> EndpointStatus:
+        """What the controller tells others: the state of the replica that is furthest, and what is amiss with any."""
+        lead, lacking = self._lead()
         urls = [url for index in range(len(self.replicas)) if (url := self._url(index)) is not None]
-        lacking = next((r for r in counted if r is not lead and r.state is not lead.state), None)
-        degraded = lead.state is EndpointState.RUNNING and lacking is not None and lead.condition is None
-        told = lacking if degraded and lacking is not None else lead
+        told = lacking or lead
         pids = [replica.identity.pid for replica in self.started if replica.identity is not None]
         return EndpointStatus(
             spec=self.spec,
             desired=self.desired,
             state=lead.state,
-            condition="Degraded" if degraded else lead.condition,
+            condition=self.standing()[1],
             url=urls[0] if urls else None,
             reason=told.reason,
             message=told.waits_for
             or told.message
-            or (f"{len(urls)} of {self.wanted} replicas answer." if degraded else ""),
+            or (f"{len(urls)} of {self.wanted} replicas answer." if lacking else ""),
             queued=bool(lead.waits_for),
             log_tail=told.log_tail,
             pid=pids[0] if pids else None,
@@ -180,16 +190,16 @@ class EndpointRecord(ReplicaRecord):
 
     def live(self) -> LiveEndpoint:
         """What the gateway is told."""
-        status = self.status()
-        waiting = status.state in _ON_THE_WAY or any(replica.resting for replica in self.replicas)
+        lead, _ = self._lead()
+        waiting = lead.state in _ON_THE_WAY or any(replica.resting for replica in self.replicas)
         return LiveEndpoint(
             name=self.name,
             served_model_name=self.spec.served_model_name,
-            state=status.state,
-            since=status.since,
+            state=lead.state,
+            since=lead.since,
             urls=self.urls(),
             wakes=self.spec.scale_to_zero and self.desired == "Running" and waiting,
-            start_seconds=status.start_seconds,
+            start_seconds=lead.start_seconds,
             usd_per_hour=self.spec.usd_per_hour,
             request_timeout_s=self.spec.request_timeout_seconds,
         )

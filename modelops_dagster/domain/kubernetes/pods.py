@@ -148,7 +148,7 @@ def program(engine: EngineManifest, values: Mapping[str, str | None]) -> tuple[l
 
 def image_version(engine: EngineManifest, gpus: int) -> str:
     """The tag of an engine's image: one that is built twice has an image for GPUs, with the CUDA build of torch."""
-    return f"{engine.version}-cuda" if gpus and engine.runs_on_either else engine.version
+    return f"{engine.version}-cuda" if engine.runs_on_either and (gpus or engine.one_image) else engine.version
 
 
 def secret_name(name: str) -> str:

@@ -110,7 +110,7 @@ class Site(Value):
     image_repository: str = Field(
         default=IMAGE_REPOSITORY,
         description="where <engine>:<version> is found for engines without an image here; "
-        "<version>-cuda for an endpoint with GPUs on an engine that runs with and without",
+        "<version>-cuda on an engine that runs with and without GPUs, for an endpoint with some or a cluster of cuda",
     )
     image_pull_secrets: tuple[str, ...] = Field(default=(), description="names of Secrets in the namespace")
     checkpoints: CheckpointVolume = CheckpointVolume()

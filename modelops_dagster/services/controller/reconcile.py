@@ -101,6 +101,7 @@ class Controller:
     async def open(self) -> None:
         """Take over what an earlier controller left, then begin to watch."""
         self._loop = asyncio.get_running_loop()
+        self.ledger.publisher.put_off_with(self._loop.call_later)
         for complaint in self.ledger.load():
             log.warning(complaint)
         known = []
@@ -132,6 +133,7 @@ class Controller:
         await asyncio.gather(self.research.close(keep=keep_engines), *self._tasks.values(), return_exceptions=True)
         if not keep_engines:
             await asyncio.gather(*(driver.end_at_close() for driver in self._drivers.values()))
+        self.ledger.publisher.flush()
         self._pool.shutdown(wait=True)
 
     def _wake(self, name: str) -> None:

@@ -5,13 +5,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from modelops_dagster.clients.endpoints import EndpointRecord, LiveEndpoint, LiveStore, RecordStore
+from modelops_dagster.clients.endpoints import EndpointRecord, LiveStore, RecordStore
 from modelops_dagster.domain.endpoint_spec.changes import changes_while_running, refused_change
 from modelops_dagster.domain.endpoint_spec.this_machine import refusal_here
 from modelops_dagster.domain.endpoints import FAILED_STATES, EndpointSpec, EndpointState
 from modelops_dagster.domain.errors import Conflict, DiskFull, InvalidSpec, ModelOpsError, NoSuchEndpoint
 from modelops_dagster.domain.lifecycle import Event
 from modelops_dagster.services.controller import outcomes
+from modelops_dagster.services.controller.publishing import Publisher
 
 log = logging.getLogger("modelops.controller")
 Refusal = Callable[[EndpointSpec], ModelOpsError | None]
@@ -26,16 +27,14 @@ class Ledger:
 
     def __init__(self, store: RecordStore, live: LiveStore) -> None:
         self._store = store
-        self._live = live
+        self.publisher = Publisher(live)
         self._records: dict[str, EndpointRecord] = {}
         self._unsaved: set[str] = set()
-        self._told: dict[str, LiveEndpoint] = {}
 
     def load(self) -> list[str]:
         """Read every record; returns a sentence for each that cannot be read."""
         self._records, complaints = self._store.load_all()
-        self._told = {name: record.live() for name, record in self._records.items()}
-        self._publish()
+        self.publisher.begin(record.live() for record in self._records.values())
         return complaints
 
     def __contains__(self, name: str) -> bool:
@@ -66,12 +65,12 @@ class Ledger:
         """
         self._store.save(record)
         self._records[record.name] = record
-        self._tell(record)
+        self.publisher.tell(record.live())
 
     def note(self, record: EndpointRecord) -> bool:
         """Write down a fact: in memory first, for it is true even when the disk is full. True when it is on disk."""
         self._records[record.name] = record
-        self._tell(record)
+        self.publisher.tell(record.live())
         try:
             self._store.save(record)
         except DiskFull as error:
@@ -91,21 +90,7 @@ class Ledger:
         self._store.delete(name)
         self._records.pop(name, None)
         self._unsaved.discard(name)
-        self._told.pop(name, None)
-        self._publish()
-
-    def _tell(self, record: EndpointRecord) -> None:
-        live = record.live()
-        if live != self._told.get(record.name):
-            self._told[record.name] = live
-            self._publish()
-
-    def _publish(self) -> None:
-        """Tell the gateway. What finds the disk full is told with the next change."""
-        try:
-            self._live.publish(self._told.values())
-        except DiskFull as error:
-            log.error(error.sentence)
+        self.publisher.forget(name)
 
 
 class Wishes:

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from tests.domain.kubernetes.test_render import ENGINES, SITE, container, rendered
+from modelops_dagster.domain.kubernetes import render
+from tests.domain.kubernetes.test_render import ENGINES, SITE, container, example, rendered
 
 CPU = f"ghcr.io/modelops-dagster/transformers:{ENGINES['transformers'].version}"
 
@@ -28,6 +29,12 @@ def test_transformers_asks_for_the_gpus_of_its_spec_and_sees_no_others(
     pod = next(item for item in objects if item["kind"] == "Deployment")["spec"]["template"]["spec"]
     assert ("tolerations" in pod) is (gpus > 0), "nodes with GPUs are left to those who need them"
     assert not [argument for argument in one["args"] if "parallel" in argument], "it spreads a model by itself"
+
+
+def test_on_a_cluster_with_gpus_everything_runs_in_the_image_that_the_lineage_names():
+    built_for_gpus = {name: engine.model_copy(update={"one_image": True}) for name, engine in ENGINES.items()}
+    one = container(render(example("cpu", gpus=0), SITE, built_for_gpus))
+    assert (one["image"], seen_gpus(one)) == (f"{CPU}-cuda", "")
 
 
 def test_image_of_the_site_is_for_both_and_a_wish_of_the_spec_goes_before_ours():
