@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from modelops_dagster.clients.scores import ScoreStore, landing
+from modelops_dagster.clients.scores import ScoreStore, landing, news, snapshot
 from modelops_dagster.clients.scores.offering import names_of
 from modelops_dagster.clients.scores.snapshot import ALL_TABLES
 from modelops_dagster.clients.scores.views import LATEST, VIEWS
@@ -18,6 +19,7 @@ from modelops_dagster.domain.scores import TABLES
 from tests.clients.score_rows import NOW, score, verdict
 
 LONG_AGO_NS = 1_700_000_000 * 10**9
+HOUR_NS = 3600 * 10**9
 QUESTIONS = [
     *(f"from {name}" for name in (*TABLES, *LATEST, *VIEWS)),
     "select * from score_history where repo_id = 'org/m1'",
@@ -26,10 +28,14 @@ QUESTIONS = [
 
 
 class History:
-    """What happens to it, happens one a second, a long time ago: folders settle as they do in the course of days."""
+    """What happens to it, happens one a second, a long time ago: folders settle as they do in the course of days.
 
-    def __init__(self, root: Path, seed: int) -> None:
+    Unless it is `hasty`: then all of it happens now, as fast as it can.
+    """
+
+    def __init__(self, root: Path, seed: int, *, hasty: bool) -> None:
         self.store, self.chance, self.moment = ScoreStore(root), random.Random(seed), 0  # noqa: S311
+        self.hasty = hasty
 
     def happens(self) -> str:
         what = self.chance.choice(["land"] * 6 + ["again", "late", "older", "remove", "verdict", "publish"])
@@ -47,7 +53,7 @@ class History:
             self.store.publish()
         self.moment += 1
         for folder in self.store.landing.root.glob("*/*/*"):
-            if before.get(folder) != folder.stat().st_mtime_ns:
+            if not self.hasty and before.get(folder) != folder.stat().st_mtime_ns:
                 self._happened(folder)
         if what in ("late", "older", "remove"):
             self.store.publish()  # what happens in a minute that is long over is seen from then on
@@ -89,9 +95,9 @@ class History:
             return {sql: sorted(map(str, published.execute(sql).fetchall())) for sql in QUESTIONS}
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_any_mix_of_published_and_unpublished_is_the_whole_history(tmp_path: Path, seed: int):
-    history, told = History(tmp_path / "grown", seed), []
+@pytest.mark.parametrize(("seed", "hasty"), [(0, False), (1, False), (2, True)])
+def test_any_mix_of_published_and_unpublished_is_the_whole_history(tmp_path: Path, seed: int, hasty: bool):
+    history, told = History(tmp_path / "grown", seed, hasty=hasty), []
     for round_ in range(4):
         told += [history.happens() for _ in range(8)]
         whole = history.recomputed(tmp_path / f"anew-{round_}")
@@ -124,15 +130,119 @@ def test_a_folder_that_nothing_happened_to_is_not_looked_into(tmp_path: Path, mo
     assert looked == [late.parent.relative_to(store.landing.root).as_posix()]
 
 
-def test_what_changed_within_the_last_seconds_is_looked_at_again(tmp_path: Path):
-    """Two files in one tick of the filesystem's clock leave one time, and so does the folder."""
-    store = ScoreStore(tmp_path)
-    folder = store.land("scores", [score("r1")], repo_id="org/model", run_id="r1").parent
-    just_now = folder.stat().st_mtime_ns
-    store.publish()
-    store.land("scores", [score("r2")], repo_id="org/model", run_id="r2").rename(folder / "org%2Fmodel+r2-x.parquet")
-    os.utime(folder, ns=(just_now, just_now))
-    assert store.counts()["scores"] == 2
+class Busy:
+    """A home whose folders change while a publisher looks through them, within one tick of the filesystem's clock."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.store, self.looked, self.landed = ScoreStore(root), list[str](), 0
+        self._change, self._tick_ns = monkeypatch, time.time_ns()
+        # on the slowest machine a test takes place just now
+        monkeypatch.setattr(news, "SETTLED_NS", HOUR_NS)
+        monkeypatch.setattr(news, "MARK_NS", 2 * HOUR_NS)
+        look = landing.Landing.stamps
+        monkeypatch.setattr(
+            landing.Landing, "stamps", lambda landing_, folders: self.looked.extend(folders) or look(landing_, folders)
+        )
+
+    def lands(self) -> Path:
+        """One file, with its folder's time as every other left it; the folder."""
+        self.landed += 1
+        run = f"run-{self.landed}"
+        folder = self.store.landing.root / "scores" / "day=2099-01-01" / "0000"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = self.store.land("scores", [score(run)], repo_id="org/model", run_id=run)
+        path.rename(folder / path.name)
+        os.utime(folder, ns=(self._tick_ns, self._tick_ns))
+        return folder
+
+    def lands_during(self, step: str, *, before: bool) -> None:
+        """Once, when a publisher marks (`mark`) or looks (`stamps`)."""
+        real = getattr(landing.Landing, step)
+
+        def meanwhile(landing_: landing.Landing, folders: Any) -> Any:
+            self._change.setattr(landing.Landing, step, real)
+            if before:
+                self.lands()
+            found = real(landing_, folders)
+            if not before:
+                self.lands()
+            return found
+
+        self._change.setattr(landing.Landing, step, meanwhile)
+
+    def is_whole(self) -> bool:
+        runs = [run for (run,) in self.store.query("select run_id from scores order by run_id")[1]]
+        return runs == [f"run-{number + 1}" for number in range(self.landed)]
+
+
+@pytest.fixture
+def busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Busy:
+    return Busy(tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["first", "next"])
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("step", ["mark", "stamps"])
+def test_what_lands_while_a_publisher_looks_counts_once(busy: Busy, step: str, before: bool, again: bool):
+    busy.lands()
+    if again:
+        busy.store.publish()
+        busy.lands()
+    busy.lands_during(step, before=before)
+    busy.store.publish()
+    assert busy.landed == 2 + again
+    assert busy.is_whole()
+    busy.store.publish()
+    assert busy.is_whole()
+
+
+def test_a_file_in_the_same_tick_as_the_last_one_published_is_seen(busy: Busy):
+    busy.lands()
+    busy.store.publish()
+    busy.lands()
+    assert busy.is_whole()
+
+
+def test_what_just_landed_and_was_published_is_not_looked_at_again(busy: Busy):
+    """However lately it landed: a question of the next moment costs what one of the next day does."""
+    busy.store.land("scores", [score("now")], repo_id="org/model", run_id="now")
+    busy.store.publish()
+    busy.store.land("scores", [score("again")], repo_id="org/model", run_id="again")
+    busy.store.publish()
+    busy.looked.clear()
+    assert len(busy.store.query("from scores")[1]) == 2
+    assert busy.looked == []
+
+
+def test_a_publisher_that_dies_after_it_marked_hides_nothing_from_readers(busy: Busy, monkeypatch: pytest.MonkeyPatch):
+    """Also when the file landed in the tick of the last one published: its mark is not the mark of that one."""
+    folder = busy.lands()
+    busy.store.publish()
+    marked = folder.stat().st_mtime_ns
+    busy.lands()
+    changed = folder.stat().st_mtime_ns
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying, pytest.raises(KeyboardInterrupt):
+        dying.setattr(snapshot, "load", dies)
+        busy.store.publish()
+    assert folder.stat().st_mtime_ns not in (marked, changed)
+    assert busy.is_whole()
+
+
+def test_a_folder_that_cannot_be_marked_is_looked_at_again(busy: Busy, monkeypatch: pytest.MonkeyPatch):
+    """It belongs to somebody else, whose files are in one tick of the filesystem's clock too."""
+
+    def refuses(_: landing.Landing, folders: dict[str, int]) -> dict[str, int]:
+        return {path: (busy.store.landing.root / path).stat().st_mtime_ns for path in folders}
+
+    monkeypatch.setattr(landing.Landing, "mark", refuses)
+    busy.lands()
+    busy.store.publish()
+    busy.lands()
+    assert busy.is_whole()
 
 
 @pytest.mark.parametrize(

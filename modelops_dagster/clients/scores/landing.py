@@ -9,7 +9,7 @@ import hashlib
 import os
 import time
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,6 +99,28 @@ class Landing:
             for entry in _folders(self.root / table, since):
                 with contextlib.suppress(FileNotFoundError):
                     found[os.path.relpath(entry.path, self.root)] = entry.stat().st_mtime_ns
+        return found
+
+    def mark(self, folders: Mapping[str, int]) -> dict[str, int]:
+        """Give folders a time that no change gives them, so that whatever changes in them from now on is told by it.
+
+        Two changes within one tick of a filesystem's clock leave one time; a change of a marked folder never leaves the
+        mark, at whatever moment.
+
+        Args:
+            folders: the mark by path, in ns: well before now, so that no clock of a writer says it again.
+
+        Returns:
+            The time that each then has, in ns: its mark, as finely as the filesystem keeps times; another when it
+            changed meanwhile, or cannot be marked, e.g. as it is somebody else's. Those that are gone are left out.
+        """
+        found = {}
+        for path, mark_ns in folders.items():
+            folder = self.root / path
+            with contextlib.suppress(OSError):
+                os.utime(folder, ns=(mark_ns, mark_ns))
+            with contextlib.suppress(FileNotFoundError):
+                found[path] = folder.stat().st_mtime_ns
         return found
 
     def stamps(self, folders: Iterable[str]) -> dict[str, Stamp]:

@@ -2,6 +2,9 @@
 
 A file appears, is replaced and is removed by a change of its folder, which the folder's own time tells. So a snapshot
 keeps the time of every folder, and whoever holds it asks the folders, one a minute and table, and not the files.
+
+A folder that changed a moment ago may change again without its time telling so. Who makes a snapshot therefore marks it
+with a time that is long past before looking through it: whatever happens from then on takes the mark away.
 """
 
 import time
@@ -14,8 +17,10 @@ import pyarrow as pa
 from modelops_dagster.clients.scores.landing import Landing, Stamp, folder_of, part_key, slot_of
 from modelops_dagster.domain.scores import TABLES
 
-# Two changes within one tick of a filesystem's clock have one time: what changed so lately is looked at again.
+# Changes within one tick of a filesystem's clock leave one time: what changed so lately is marked or looked at again.
 SETTLED_NS = 5 * 10**9
+# How far a mark lies before what is known of the folder: a writer's clock may be behind ours by almost as much.
+MARK_NS = 2 * 60 * 10**9
 COLUMNS = "id bigint, path varchar, key varchar, folder varchar, size_bytes bigint, mtime_ns bigint, inode bigint"
 
 
@@ -27,7 +32,7 @@ class News(NamedTuple):
     stale: list[int]
     """Files whose rows count no more, by number."""
     folders: dict[str, int]
-    """When each folder that was asked changed last, in ns; 0 when that was just now."""
+    """When each folder that was asked changed last, or its mark, in ns; 0 when it changed just now and has no mark."""
 
     @property
     def is_none(self) -> bool:
@@ -60,6 +65,8 @@ def news(
     landing: Landing,
     first: str = "",
     tables: Collection[str] = tuple(TABLES),
+    *,
+    marks: bool = False,
 ) -> News:
     """What landed since the snapshot whose tables are in `schema`.
 
@@ -70,20 +77,29 @@ def news(
         first: look only into folders of this slot and later; '' looks at every folder, and finds older copies of files
             that were removed.
         tables: look only for files of these.
+        marks: mark the folders that changed just now, for a snapshot to be made of what is found.
     """
     now = time.time_ns()
     seen = landing.folders(first, tables)
-    noted = {path: changed if changed < now - SETTLED_NS else 0 for path, changed in seen.items()}
+    known = {} if schema is None else _known(connection, schema, first, tables)
+    changed = {path for path in {*seen, *known} if seen.get(path) != known.get(path)}
+    if marks:
+        lately = {path: seen[path] for path in changed & seen.keys() if seen[path] >= now - SETTLED_NS}
+        # no mark is that of the snapshot there is: its readers are to see that something happened
+        seen |= landing.mark({path: min(at, known.get(path) or at) - MARK_NS for path, at in lately.items()})
+    noted = {path: at if at < now - SETTLED_NS else 0 for path, at in seen.items()}
     if schema is None:
         return News(landing.stamps(seen), [], noted)
-    listed = connection.execute(f"select path, mtime_ns from {schema}.folders where slot >= ?", [first]).fetchall()  # noqa: S608
-    known = {path: changed for path, changed in listed if path.split("/")[0] in tables}
-    changed = {path for path in {*seen, *known} if seen.get(path) != known.get(path)}
     files, stale, is_lost = _compared(connection, schema, landing, changed)
     if is_lost and not first:
         # an older copy of what is gone may lie in a folder that nothing happened to
         files, stale, _ = _compared(connection, schema, landing, {*seen, *known})
     return News(files, sorted(stale), noted)
+
+
+def _known(connection: duckdb.DuckDBPyConnection, schema: str, first: str, tables: Collection[str]) -> dict[str, int]:
+    listed = connection.execute(f"select path, mtime_ns from {schema}.folders where slot >= ?", [first]).fetchall()  # noqa: S608
+    return {path: changed for path, changed in listed if path.split("/")[0] in tables}
 
 
 def _compared(

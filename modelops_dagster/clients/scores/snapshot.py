@@ -153,7 +153,7 @@ def build(path: Path, published: Path, landing: Landing, calls: CallLog) -> bool
         base = published.resolve() if past is not None else None
         known = looking.execute("select path from past.landing.calls").fetchall() if base else []
         closed = calls.closed({name for (name,) in known})
-        found = news(looking, "past.landing", landing) if base else None
+        found = news(looking, "past.landing", landing, marks=True) if base else None
         if found is not None and not closed and found.is_none:
             return False
     if base is not None:
@@ -163,7 +163,7 @@ def build(path: Path, published: Path, landing: Landing, calls: CallLog) -> bool
             _create(connection)
         last, touched = _last_file(connection, "landing"), set[str]()
         for _ in range(ATTEMPTS):
-            found = found or news(connection, "landing", landing)
+            found = found or news(connection, "landing", landing, marks=True)
             touched |= _drop_stale(connection, found.stale)
             try:
                 load(connection, "landing", landing, found.files)
@@ -175,10 +175,6 @@ def build(path: Path, published: Path, landing: Landing, calls: CallLog) -> bool
         calls.load(connection, f"landing.{CALLS}", "landing.calls", closed)
         _refresh_latest(connection, touched, last)
         list_folders(connection, "landing", found.folders)
-        # what was too new to be believed when it was looked through may have settled meanwhile
-        again = news(connection, "landing", landing)
-        if again.is_none:
-            list_folders(connection, "landing", again.folders)
         connection.execute("update landing.layout set lacks = ?", [lacks])
     return True
 
