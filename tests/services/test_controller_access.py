@@ -112,9 +112,10 @@ def test_a_visitor_may_not_ask_without_a_pause(api: TestClient, monkeypatch: pyt
 def test_talking_to_a_private_endpoint_needs_an_operator(api: TestClient, home: Path):
     api.put("/v1/endpoints/hidden", json=spec(name="hidden", visibility="private"), headers=KEY)
     api.put("/v1/endpoints/seen", json=spec(name="seen", visibility="public"), headers=KEY)
+    assert api.post("/v1/endpoints/seen/stop", headers=KEY).is_success
     chat, viewer = {"messages": [{"role": "user", "content": "hi"}]}, key_of(home, Role.VIEWER)
     assert error_of(api.post("/v1/endpoints/hidden/chat", json=chat, headers=viewer), 403)["code"] == "forbidden"
-    assert error_of(api.post("/v1/endpoints/seen/chat", json=chat, headers=viewer), 409)
+    assert error_of(api.post("/v1/endpoints/seen/chat", json=chat, headers=viewer), 409)["code"] == "endpoint_not_running"
 
 
 def test_a_revoked_key_is_refused_at_once(api: TestClient, home: Path):
