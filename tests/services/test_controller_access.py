@@ -115,7 +115,9 @@ def test_talking_to_a_private_endpoint_needs_an_operator(api: TestClient, home: 
     assert api.post("/v1/endpoints/seen/stop", headers=KEY).is_success
     chat, viewer = {"messages": [{"role": "user", "content": "hi"}]}, key_of(home, Role.VIEWER)
     assert error_of(api.post("/v1/endpoints/hidden/chat", json=chat, headers=viewer), 403)["code"] == "forbidden"
-    assert error_of(api.post("/v1/endpoints/seen/chat", json=chat, headers=viewer), 409)["code"] == "endpoint_not_running"
+    assert (
+        error_of(api.post("/v1/endpoints/seen/chat", json=chat, headers=viewer), 409)["code"] == "endpoint_not_running"
+    )
 
 
 def test_a_revoked_key_is_refused_at_once(api: TestClient, home: Path):
