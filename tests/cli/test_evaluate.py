@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +264,15 @@ def test_one_question_that_is_refused_is_not_the_key(environ: dict[str, str]) ->
     assert "has no verdict" in told
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Programs started here heed Ctrl-C, though these tests may run in the background of a shell, where none does."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("ended_by", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_that_was_ended_goes_on_at_the_sample_where_it_stopped(
     ended_by: signal.Signals, environ: dict[str, str], tmp_path: Path
