@@ -27,6 +27,7 @@ from modelops_dagster.domain.summary import (
     verdict_table,
 )
 from modelops_dagster.domain.verdicts import Verdict
+from modelops_dagster.domain.verdicts.label_plan import waiting_for_labels
 
 Metadata = dict[str, Any]
 
@@ -130,6 +131,7 @@ def verdict_metadata(verdict: Verdict, endpoint: Endpoint, report: Path) -> Meta
     notes = {str(row["note"]): f"- {row['criterion']}: {row['note']}" for row in verdict_table(verdict) if row["note"]}
     return {
         **promotion_metadata(verdict),
+        **({"labels": labels} if (labels := waiting_for_labels(verdict)) else {}),
         "endpoint": dg.MetadataValue.url(endpoint.url),
         "report": dg.MetadataValue.path(str(report)),
         "notes": dg.MetadataValue.md("\n".join(notes.values()) or "none"),

@@ -74,6 +74,7 @@ def _cell(found: "Interval | None") -> str | None:
 
 def show_plan(repo_id: str | None, as_json: bool) -> None:
     """What labels would bring about: for each category, and for each model that a hold keeps back."""
+    from modelops_dagster.cli.label import why_nothing
     from modelops_dagster.clients.calibrations import calibrations
     from modelops_dagster.clients.gauntlet.graders import load_graders
     from modelops_dagster.clients.gauntlet.loading import load_suites
@@ -102,6 +103,8 @@ def show_plan(repo_id: str | None, as_json: bool) -> None:
     }
 
     def render() -> None:
+        if not every:
+            click.echo(f"There is nothing to label: {why_nothing(suites, settings)}")
         for need in shown["categories"]:
             click.echo(need["said"] + _time(need["labels"], each))
         for hold in shown["holds"]:

@@ -206,6 +206,7 @@ def _summary(settings: "Settings", repo_id: str, state: "RunState", setup: dict[
     from modelops_dagster.clients.scores import ScoreStore
     from modelops_dagster.domain.errors import NotRunning
     from modelops_dagster.domain.summary import verdict_table
+    from modelops_dagster.domain.verdicts.label_plan import waiting_for_labels
 
     verdicts = ScoreStore(settings.home / "scores").latest_verdicts(repo_id)
     verdicts = [v for v in verdicts if v.lane == "raw"]
@@ -219,6 +220,8 @@ def _summary(settings: "Settings", repo_id: str, state: "RunState", setup: dict[
     columns = [c for c in telling[0] if c != "note"]
     table(f"Verdict on {repo_id}@{verdict.commit_hash[:12]}", columns, [[r[c] for c in columns] for r in telling])
     click.secho(verdict.reason, bold=True, fg="green" if verdict.outcome == "pass" else "red")
+    if labels := waiting_for_labels(verdict):
+        click.echo(labels)
     _engine(settings, verdict.endpoint)
     stages = [(name, f"{seconds:.1f}") for name, seconds in setup.items()]
     for step in state.steps:

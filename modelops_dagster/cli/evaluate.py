@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from modelops_dagster.clients.gauntlet.eval_file import Asked
     from modelops_dagster.clients.gauntlet.panel import Panel
     from modelops_dagster.domain.endpoints import Endpoint
+    from modelops_dagster.domain.errors import UserError
     from modelops_dagster.domain.gauntlet.eval_config import EvalPlan
     from modelops_dagster.domain.gauntlet.report import SuiteReport
     from modelops_dagster.domain.gauntlet.suite import Suite
     from modelops_dagster.domain.openai_urls import Api
 
 REACH_TIMEOUT_S = 60.0
+ASK_AGAIN_S = 10.0
+"""For one token after a suite in trouble, which tells whether the key or the model is refused since."""
 REASONING_TOKENS = 4096
 MAX_UNSCORED_SHARE = 0.02
 """Of a suite's samples, as in the policies: with more of them lost the numbers are shown and the run exits 1."""
@@ -61,7 +64,8 @@ def command(
 ) -> None:
     """Evaluate any OpenAI-compatible endpoint; deploys nothing.
 
-    Exits 1 when a contract check fails or a suite could not be scored, 2 when the address, key or model id is wrong.
+    Exits 1 when a contract check fails or a suite could not be scored, 2 when the address, the key or the model id
+    is wrong, or is refused midway.
     """
     from modelops_dagster.clients.gauntlet.loading import require_subset
     from modelops_dagster.clients.gauntlet.reaching import reach
@@ -78,6 +82,9 @@ def command(
         is_whole = run_task(
             endpoint, api_key, settings, task, limit=limit, minutes=budget, max_lost=MAX_UNSCORED_SHARE, as_json=as_json
         )
+        refused = None if is_whole else _refused_since(plan, api_key, deadline)
+        if refused:
+            raise refused
         ctx.exit(0 if is_whole else 1)
     asked = _asked(plan, settings.eval_datasets, suites)
     require_subset(subset, [a.suite for a in asked])
@@ -88,12 +95,14 @@ def command(
         panel.require_others(endpoint)
     chosen = [_roomy(suite, plan, endpoint.max_context) for suite in chosen]
     work = Path(plan.output_dir) if plan.output_dir else settings.cache / "gauntlet"
-    reports, failures = _evaluate(chosen, endpoint, work, api_key, plan, deadline, panel)
+    reports, failures, is_refused = _evaluate(chosen, endpoint, work, api_key, plan, deadline, panel)
     _say_where_logs_are(plan, work)
     shown = {"url": endpoint.url, **_shown(plan, asked, reports), "failures": failures}
     emit(shown, as_json, lambda: _render(reports))
     for sentence in failures:
         click.echo(f"modelops: {sentence}", err=True)
+    if is_refused:
+        ctx.exit(2)
     if failures or any(_failed_checks(r) for r in reports):
         ctx.exit(1)
 
@@ -241,6 +250,14 @@ def _api_key(name: str | None, *, is_optional: bool) -> str | None:
     return os.environ[name]
 
 
+class Evaluated(NamedTuple):
+    """What came of the suites; the last failure is the user's to correct where the endpoint refuses to go on."""
+
+    reports: "list[SuiteReport]"
+    failures: list[str]
+    is_refused: bool
+
+
 def _evaluate(
     suites: "Sequence[Suite]",
     endpoint: "Endpoint",
@@ -249,22 +266,24 @@ def _evaluate(
     plan: "EvalPlan",
     deadline: float,
     panel: "Panel | None",
-) -> "tuple[list[SuiteReport], list[str]]":
-    """Every suite in turn; one that cannot be scored does not keep the others from being asked."""
+) -> Evaluated:
+    """Every suite in turn; one that cannot be scored does not keep the others from being asked, a refusal does."""
     import uuid
 
     from modelops_dagster.clients.gauntlet.runner import run_suite
     from modelops_dagster.domain.errors import EvaluationFailed
 
     run_id = f"eval-{uuid.uuid4()}"
-    reports, failures = [], []
-    for suite in suites:
+    reports: list[SuiteReport] = []
+    failures: list[str] = []
+    for number, suite in enumerate(suites, 1):
         left = deadline - time.monotonic()
         if left <= 0:
             failures.append(
                 f"Suite {suite.name!r} was not asked: the budget is used up; raise it with --budget MINUTES."
             )
             continue
+        report = None
         with progress_bar(suite.name) as bar:
             try:
                 report = run_suite(
@@ -280,14 +299,35 @@ def _evaluate(
                 )
             except EvaluationFailed as error:
                 failures.append(error.sentence)
-                continue
-        reports.append(report)
-        if _is_undecided(report):
+        if report is not None:
+            reports.append(report)
+        if report is not None and _is_undecided(report):
             failures.append(
                 f"Suite {suite.name!r} has no verdict: {report.n_unscored} of {report.n_samples} could not be scored "
                 f"({'; '.join(report.failing[:2]) or 'no reason given'})."
             )
-    return reports, failures
+        is_well = report is not None and not _is_undecided(report) and not _failed_checks(report)
+        refused = None if is_well else _refused_since(plan, api_key, deadline)
+        if refused is not None:
+            failures.append(_refusal(refused, report, [s.name for s in suites[number:]]))
+            return Evaluated(reports, failures, is_refused=True)
+    return Evaluated(reports, failures, is_refused=False)
+
+
+def _refused_since(plan: "EvalPlan", api_key: str | None, deadline: float) -> "UserError | None":
+    """Why the endpoint, which answered before, refuses the key or the model now."""
+    from modelops_dagster.clients.gauntlet.reaching import refusal
+
+    left = max(1.0, deadline - time.monotonic())
+    return refusal(plan, _api(plan), api_key, min(ASK_AGAIN_S, left))
+
+
+def _refusal(error: "UserError", report: "SuiteReport | None", left: Sequence[str]) -> str:
+    """The error with what is kept, and what was not asked any more."""
+    said = error.sentence
+    if report is not None and report.kind == "dataset":
+        said += f" What was answered to {report.suite!r} is kept: the same command goes on after it."
+    return f"{said} Not asked any more: {', '.join(left)}." if left else said
 
 
 def _within(suite: "Suite", seconds: float) -> "Suite":

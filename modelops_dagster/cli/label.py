@@ -1,5 +1,6 @@
 """`modelops label`: people judge what no code can, on a local page or in a file."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,9 @@ from modelops_dagster.cli.output import emit, json_option
 if TYPE_CHECKING:
     from modelops_dagster.clients.labels import Graded
     from modelops_dagster.clients.scores import ScoreStore
+    from modelops_dagster.domain.gauntlet.suite import Suite
     from modelops_dagster.domain.labels import Label, Task
+    from modelops_dagster.settings import Settings
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -88,17 +91,31 @@ def _tasks(
     from modelops_dagster.settings import Settings
 
     settings = Settings.load()
-    store, graded = ScoreStore(settings.home / "scores"), Graded(load_suites(settings.eval_datasets))
+    suites = load_suites(settings.eval_datasets)
+    store, graded = ScoreStore(settings.home / "scores"), Graded(suites)
     run = run_id or (None if every_run else latest_run(store, graded, repo_id))
     answers = answers_to_label(store, graded, verdicts(store), run_id=run, repo_id=repo_id)
     tasks = drawn([task for pairs in kinds for task in tasks_of(answers, pairs=pairs)])
     if not tasks:
         of = f" of run {run_id!r}" if run_id else f" of {repo_id}" if repo_id else ""
-        what = "pairs of answers" if kinds == (True,) else "answers that only people or graders can judge"
-        raise UserError(
-            f"There are no {what}{of}: onboard a model under a policy that names such a suite, e.g. writing."
-        )
+        if answers and kinds == (True,):
+            raise UserError(f"There are no pairs{of} to label: no incumbent answered otherwise; leave out --pairs.")
+        raise UserError(f"There is nothing{of} to label: {why_nothing(suites, settings)}")
     return store, graded, tasks
+
+
+def why_nothing(suites: "Sequence[Suite]", settings: "Settings") -> str:
+    """Why no answer waits for people, and what would make some do so, as the end of a sentence."""
+    names = " and ".join(suite.name for suite in suites if suite.groups_to_grade)
+    if not names:
+        return (
+            f"code scores every sample in {settings.eval_datasets}; docs/grading.md says how to write a suite that "
+            "graders and people judge."
+        )
+    return (
+        f"code scores every answer that there is, and none is to {names}; name a grader in "
+        f"{settings.home / 'graders.yaml'}, or the suite in a policy, and onboard a model."
+    )
 
 
 def _serve(

@@ -66,6 +66,7 @@ def command(
     from modelops_dagster.clients.scores import ScoreStore
     from modelops_dagster.domain.hub import require_repo_id
     from modelops_dagster.domain.preflight import require_acceptable
+    from modelops_dagster.domain.verdicts.label_plan import waiting_for_labels
     from modelops_dagster.settings import Settings
 
     settings = Settings.load()
@@ -94,5 +95,7 @@ def command(
     follow_run(dagster, run_id)
     found = [v for v in ScoreStore(settings.home / "scores").latest_verdicts(repo_id) if v.lane == lane]
     verdict = found[0] if found else None
-    emit(verdict, as_json, lambda: click.echo(verdict.reason if verdict else "no verdict"))
+    labels = waiting_for_labels(verdict) if verdict else ""
+    said = f"{verdict.reason}\n{labels}".strip() if verdict else "no verdict"
+    emit(verdict, as_json, lambda: click.echo(said))
     ctx.exit(0 if verdict and verdict.outcome == "pass" else 1)

@@ -52,9 +52,12 @@ def show(subject: str | None, as_json: bool) -> None:
 
 def _render(verdict: "Verdict") -> None:
     from modelops_dagster.domain.summary import verdict_table
+    from modelops_dagster.domain.verdicts.label_plan import waiting_for_labels
 
     criteria = verdict_table(verdict)
     click.echo(verdict.reason)
+    if labels := waiting_for_labels(verdict):
+        click.echo(labels)
     click.echo(
         f"{verdict.repo_id}@{verdict.commit_hash[:12]}, lane {verdict.lane}, policy {verdict.policy}, "
         f"decided {verdict.decided_at:%Y-%m-%d %H:%M} UTC, verdict {verdict.verdict_id}"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from modelops_dagster.domain.gauntlet.rows import Row
 from modelops_dagster.domain.policies import shown
 from modelops_dagster.domain.verdicts import Criterion, Verdict
+from modelops_dagster.domain.verdicts.label_plan import waiting_for_labels
 
 MAX_LINES = 7
 MANY_UNSCORED = 0.02
@@ -19,7 +20,9 @@ def look_first(verdict: Verdict, samples: Sequence[Row], flips: Sequence[Row], r
         flips: those that candidate and incumbent did not answer alike.
         rungs_left: rungs of the ladder that could not serve the model.
     """
-    found = [_criterion(c) for c in verdict.criteria if c.tier == "required" and c.outcome != "pass"]
+    labels = waiting_for_labels(verdict)
+    found = [labels] if labels else []
+    found += [_criterion(c) for c in verdict.criteria if c.tier == "required" and c.outcome != "pass"]
     critical = [s for s in samples if s["severity"] == "critical" and s["outcome_class"] == "wrong"]
     if critical:
         named = ", ".join(s["sample_id"] for s in critical[:3])

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,7 @@ def test_a_file_that_does_not_hold_is_one_sentence(environ: dict[str, str], tmp_
 
 WAYS: list[tuple[Fault, int]] = [
     ("hang", 1), ("server_error", 1), ("rate_limited", 1), ("empty_choices", 1), ("close", 2), ("html", 2),
-    ("not_json", 2), ("unauthorized", 2), ("not_found", 2),
+    ("not_json", 2), ("unauthorized", 2), ("forbidden", 2), ("not_found", 2),
 ]  # fmt: skip
 
 
@@ -200,12 +201,78 @@ def test_an_endpoint_that_falls_sick_has_no_verdict(fault: Fault, environ: dict[
     with server.in_thread():
         result = run(environ, "--url", server.url, "--model-id", MODEL, "--suite", "mine", "--json")
     assert time.monotonic() - started < 40
-    assert result.return_value == 1 or result.exit_code == 1, result.output
+    assert result.exit_code == (2 if fault in REFUSALS else 1), result.output
     out: Any = json.loads(result.stdout)
     assert out["reports"] == []
     assert "could not be scored" in out["failures"][0]
 
 
+REFUSALS = {
+    "unauthorized": "refuses the key that the variable MY_KEY holds (401 unauthorized): correct it and ask again.",
+    "forbidden": "refuses the key that the variable MY_KEY holds (403 forbidden): correct it and ask again.",
+    "not_found": "has no such route or no model 'fake' (404 not_found): check the address and the model id.",
+}
+
+
+@pytest.mark.parametrize("fault", REFUSALS)
+def test_a_refusal_midway_is_for_the_user_and_the_run_goes_on_after_it(
+    fault: Fault, environ: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "next.yaml").write_text(SUITE.replace("name: mine", "name: next"))
+    server = OpenAIServer(answer=echo, fault=fault, well_first=1 + 4)
+    there = {**environ, "MY_KEY": "sk-1"}
+    with server.in_thread():
+        command = (
+            "--url", server.url, "--model-id", MODEL, "--api-key-env", "MY_KEY", "--suite", "mine",
+            "--suite", "next", "--json",
+        )  # fmt: skip
+        result = run(there, *command)
+        assert result.exit_code == 2, result.output
+        asked = len(server.bodies)
+        server.fault = "none"
+        again = run(there, *command[:-3], "--json")
+    out: Any = json.loads(result.stdout)
+    ((report, *others), told) = out["reports"], out["failures"][-1]
+    assert (report["suite"], report["n_samples"], report["n_unscored"], others) == ("mine", 9, 5, [])
+    assert REFUSALS[fault] in told
+    assert "What was answered to 'mine' is kept: the same command goes on after it." in told
+    assert told.endswith("Not asked any more: next.")
+    assert f"modelops: {told}" in result.stderr
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.stdout)["reports"][0]["n_unscored"] == 0
+    assert len(server.bodies) - asked == 1 + 5, "what was answered before the refusal is not asked again"
+
+
+@pytest.mark.parametrize("suite", ["contract", "performance"])
+def test_a_refusal_in_the_midst_of_checks_or_load_is_no_fault_of_the_serving(
+    suite: str, environ: dict[str, str], tmp_path: Path
+) -> None:
+    load = "{concurrencies: [1], requests: 6, warmups: 0, input_words: 4, output_tokens: 4, ignore_eos: false}"
+    (tmp_path / "performance.yaml").write_text(f"name: performance\nkind: performance\ntitle: P\nperformance: {load}\n")
+    with OpenAIServer(answer=echo, fault="unauthorized", well_first=1 + 2).in_thread() as server:
+        result = run(environ, "--url", server.url, "--model-id", MODEL, "--suite", suite)
+    assert result.exit_code == 2, result.output
+    assert "wants a key, and none was sent (401 unauthorized)" in result.stderr
+
+
+def test_one_question_that_is_refused_is_not_the_key(environ: dict[str, str]) -> None:
+    """Some providers answer 403 to what their moderation does not like."""
+    with OpenAIServer(answer=echo, fault="forbidden", well_first=1 + 4, faulty=1 + 5).in_thread() as server:
+        result = run(environ, "--url", server.url, "--model-id", MODEL, "--suite", "mine", "--json")
+    assert result.exit_code == 1, result.output
+    (told,) = json.loads(result.stdout)["failures"]
+    assert "has no verdict" in told
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Programs started here heed Ctrl-C, though these tests may run in the background of a shell, where none does."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("ended_by", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_that_was_ended_goes_on_at_the_sample_where_it_stopped(
     ended_by: signal.Signals, environ: dict[str, str], tmp_path: Path

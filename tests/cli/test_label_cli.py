@@ -11,12 +11,18 @@ import httpx
 import pytest
 from click.testing import CliRunner, Result
 
+from modelops_dagster.assets.metadata import verdict_metadata
 from modelops_dagster.cli import main
 from modelops_dagster.clients.labels import land_labels, read_labels, said_by
 from modelops_dagster.clients.scores import ScoreStore
+from modelops_dagster.domain.attention import look_first
 from modelops_dagster.domain.errors import UserError
-from tests.clients.grading_parts import written
+from modelops_dagster.domain.verdicts.label_plan import waiting_for_labels
+from tests.clients import calibrating
+from tests.clients.calibrating import SUITE, decided, judging
+from tests.clients.grading_parts import grader, written
 from tests.clients.labelling_parts import Scene, judged
+from tests.fakes.values import an_endpoint
 
 
 @pytest.fixture
@@ -52,12 +58,45 @@ def test_out_to_a_file_and_back(scene: Scene, environ: dict[str, str], tmp_path:
     assert json.loads(pairs.stdout)["tasks"] == 4
 
 
-def test_nothing_to_label_is_one_sentence(scene: Scene, environ: dict[str, str]):
+def test_nothing_to_label_is_one_sentence(scene: Scene, environ: dict[str, str], tmp_path: Path):
     for arguments, said in ((("--run", "r9"), "of run 'r9'"), (("--repo-id", "no/model"), "of no/model")):
         result = run(environ, *arguments)
         assert isinstance(result.exception, UserError) and said in result.exception.sentence
+        assert "none is to writing; name a grader in" in result.exception.sentence
+    code_only = tmp_path / "code"
+    code_only.mkdir()
+    (code_only / "contract.yaml").write_text("name: contract\nkind: contract\ntitle: C\ncontract: {}\n")
+    there = {**environ, "MODELOPS_EVAL_DATASETS": str(code_only)}
+    nothing = run(there)
+    assert isinstance(nothing.exception, UserError)
+    assert f"code scores every sample in {code_only}; docs/grading.md says" in nothing.exception.sentence
+    assert "There is nothing to label: code scores every sample" in run(there, "--plan").stdout
     both = run(environ, "--export", "a.csv", "--import", "b.csv")
     assert isinstance(both.exception, UserError) and "exclude each other" in both.exception.sentence
+
+
+def test_a_hold_that_labels_may_close_says_so_with_the_commands(environ: dict[str, str], tmp_path: Path):
+    scene = Scene(ScoreStore(tmp_path / "scores"), SUITE)
+    scene.write_suite(tmp_path / "suites")
+    with judging().server().in_thread() as server:
+        held = decided(scene.store, calibrating.run(scene.store, grader(server), "r1", tmp_path))
+    of_it = f"--repo-id {held.repo_id}"
+    shown = CliRunner().invoke(main.cli, ["verdict", "show", held.repo_id], env=environ)
+    said = waiting_for_labels(held)
+    assert f"`modelops label {of_it} --plan` says how many it takes" in said
+    assert f"`modelops label {of_it}` shows the answers to writing" in said
+    assert said in shown.stdout
+    assert look_first(held, [], [], [])[0] == said
+    assert verdict_metadata(held, an_endpoint(), tmp_path)["labels"] == said
+    plan = run(environ, "--plan", *of_it.split())
+    assert "more labels at this rate would admit strict" in plan.stdout and "is held by verdict" in plan.stdout
+    out = run(environ, *of_it.split(), "--export", str(tmp_path / "tasks.csv"), "--json")
+    assert json.loads(out.stdout)["tasks"] == 60
+    pairs = run(environ, *of_it.split(), "--pairs")
+    assert isinstance(pairs.exception, UserError)
+    assert pairs.exception.sentence == (
+        f"There are no pairs of {held.repo_id} to label: no incumbent answered otherwise; leave out --pairs."
+    )
 
 
 def test_the_page_runs_until_it_is_stopped_and_says_what_is_kept(scene: Scene, environ: dict[str, str]):

@@ -1,5 +1,6 @@
 """From advisory to admitted to a decision that replays: graders, people and verdicts on one score store."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from modelops_dagster.clients.labels import Graded
 from modelops_dagster.clients.scores import ScoreStore
 from modelops_dagster.clients.scores.replays import replay
 from modelops_dagster.domain.policies import MarginRule
-from modelops_dagster.domain.verdicts.label_plan import needs_of_hold
+from modelops_dagster.domain.verdicts.label_plan import needs_of_hold, waiting_for_labels
 from tests.clients.calibrating import POLICY, RULE, SUITE, decided, judging, label, run, run_again_labelled
 from tests.clients.grading_parts import grader, number_in
 
@@ -65,6 +66,10 @@ def test_a_hold_on_a_corrected_share_says_whether_labels_would_settle_it(store: 
     assert held.outcome == "hold"
     (need,) = needs_of_hold(held, GROUPS, report.calibrations, RULE)
     assert need.labels is None and "asking 60 answers only" in need.said
+    assert waiting_for_labels(held).startswith("People's labels may close this hold: ")
+    kept = held.model_copy(update={"closes_at": datetime(2026, 11, 27, 9, 30, tzinfo=UTC)})
+    assert "may close this hold until 2026-11-27 09:30 UTC: " in waiting_for_labels(kept)
+    assert waiting_for_labels(held.model_copy(update={"outcome": "fail"})) == ""
     # were there many more answers, it would be the labels that are missing
     raw = report.metric("accuracy").model_copy(update={"n": 100_000})
     others = tuple(m for m in report.metrics if m.name != "accuracy")

@@ -188,3 +188,13 @@ def test_the_command_shows_and_lands_what_was_scored(tmp_path: Path) -> None:
     assert store.query("select count(*), sum(score) from samples")[1] == [(4, 3.0)]
     assert shown.exit_code == 0, shown.output
     assert "inspect:say: 2 asked, 0 unscored" in shown.stdout
+
+
+def test_a_key_that_is_revoked_midway_is_for_the_user(tmp_path: Path) -> None:
+    with OpenAIServer(answer=says, api_key="sk-secret", fault="unauthorized", well_first=1 + 2).in_thread() as server:
+        whom = ("--url", server.url, "--model-id", MODEL, "--api-key-env", "MY_KEY")
+        result = evaluated(tmp_path, f"{TASKS}@say", *whom, "--json")
+    assert isinstance(result.exception, UserError)
+    assert "refuses the key that the variable MY_KEY holds (401" in result.exception.sentence
+    (task,) = json.loads(result.stdout)["tasks"]
+    assert task["n_unscored"] == 2

@@ -14,8 +14,8 @@ from tests.fakes.threads import loop_thread
 
 MODEL = "fake"
 Fault = Literal[
-    "none", "hang", "html", "not_json", "empty_choices", "unauthorized", "not_found", "rate_limited", "server_error",
-    "cut_stream", "no_finish", "slow_drip", "close", "error_in_stream", "endless",
+    "none", "hang", "html", "not_json", "empty_choices", "unauthorized", "forbidden", "not_found", "rate_limited",
+    "server_error", "cut_stream", "no_finish", "slow_drip", "close", "error_in_stream", "endless",
 ]  # fmt: skip
 
 
@@ -146,7 +146,7 @@ class OpenAIServer:
             return web.Response(text="all is well")
         if self.fault == "empty_choices":
             return web.json_response({"id": "x", "choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 0}})
-        statuses = {"unauthorized": 401, "not_found": 404, "rate_limited": 429, "server_error": 500}
+        statuses = {"unauthorized": 401, "forbidden": 403, "not_found": 404, "rate_limited": 429, "server_error": 500}
         if self.fault in statuses:
             return _error(statuses[self.fault], self.fault, headers)
         return None

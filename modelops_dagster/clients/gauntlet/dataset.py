@@ -47,7 +47,11 @@ def request_body(spec: SuiteSpec, sample: Sample, epoch: int, model: str) -> dic
 
 
 class DatasetRun:
-    """One pass over the samples through the chain. `adapter_summary` counts what passed, once `ask` returned."""
+    """One pass over the samples through the chain.
+
+    Once `ask` returned, `adapter_summary` counts what passed, and `was_refused` says whether the endpoint ended it by
+    refusing the key or the model.
+    """
 
     def __init__(
         self,
@@ -61,6 +65,7 @@ class DatasetRun:
         self.context = context
         self.inference_seconds = 0.0
         self.adapter_summary: dict[str, Any] = {}
+        self.was_refused = False
         self._chain = chain or Chain()
         self._progress = progress
         self._arm: Arm | None = None
@@ -146,6 +151,7 @@ class DatasetRun:
         else:
             self._lost[row["sample_id"], row["epoch"]] = row
             self._failed_in_a_row += 1
+            self.was_refused = self.was_refused or completion.error in FATAL
             if completion.error in FATAL or is_fatal:
                 self._given_up = f"the endpoint answers {completion.error_detail}"
             elif self._failed_in_a_row >= self.spec.requests.give_up_after:

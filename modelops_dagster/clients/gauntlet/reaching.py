@@ -5,6 +5,7 @@ import hashlib
 import re
 from typing import Any
 
+from modelops_dagster.clients.gauntlet.dataset import FATAL
 from modelops_dagster.clients.gauntlet.inference import InferenceClient
 from modelops_dagster.domain.checkpoints import Checkpoint
 from modelops_dagster.domain.endpoints import Endpoint
@@ -53,6 +54,18 @@ def reach(plan: EvalPlan, api: Api, api_key: str | None, timeout_s: float) -> En
     )
 
 
+def refusal(plan: EvalPlan, api: Api, api_key: str | None, timeout_s: float) -> UserError | None:
+    """Why an endpoint that was reached refuses one token now: its key was revoked, or its model is gone.
+
+    None where it answers, or where nobody answers in time: then the user has nothing to correct.
+    """
+    base = base_url(plan.url)
+    models, answer = asyncio.run(_ask(base, plan, api, api_key, timeout_s))
+    if answer.error not in FATAL:
+        return None
+    return _refused(base, plan, answer, _listed(models), has_key=api_key is not None)
+
+
 async def _ask(base: str, plan: EvalPlan, api: Api, api_key: str | None, timeout_s: float) -> tuple[Any, Completion]:
     """The body of its list of models and its answer of one token, whatever came of them in time."""
     asked = {"prompt": "Hello."} if api == "completions" else {"messages": [{"role": "user", "content": "Hello."}]}
@@ -83,20 +96,9 @@ def _unreachable(
     base: str, plan: EvalPlan, answer: Completion, listed: dict[str, int | None], *, has_key: bool
 ) -> ModelOpsError:
     """A UserError when the address, the key or the model id must be corrected, else an EvaluationFailed."""
-    said, model_id = answer.error_detail, plan.model_id
-    if answer.error == "unauthorized":
-        if has_key:
-            held = f"the key that the variable {plan.api_key_name} holds" if plan.api_key_name else "the platform's key"
-            return UserError(f"{base} refuses {held} ({said}): correct it and ask again.")
-        how = f"set the variable {plan.api_key_name}" if plan.api_key_name else "name the variable that holds it"
-        how += "" if plan.api_key_name else " with --api-key-env"
-        return UserError(f"{base} wants a key, and none was sent ({said}): {how}.")
-    if answer.error == "not_found" and listed and model_id not in listed:
-        return UserError(f"{base} has no model {model_id!r}: use one of {', '.join(list(listed)[:8])}.")
-    if answer.error == "not_found":
-        return UserError(
-            f"{base} has no such route or no model {model_id!r} ({said}): check the address and the model id."
-        )
+    said = answer.error_detail
+    if answer.error in FATAL:
+        return _refused(base, plan, answer, listed, has_key=has_key)
     if answer.error == "connection":
         own = re.search(r"\[(.+)\]$", said)  # aiohttp's words stand before it
         why = own[1] if own else said
@@ -108,3 +110,20 @@ def _unreachable(
     return EvaluationFailed(
         f"{base} does not answer a request of one token ({answer.error}: {said}): see the endpoint's log and ask again."
     )
+
+
+def _refused(
+    base: str, plan: EvalPlan, answer: Completion, listed: dict[str, int | None], *, has_key: bool
+) -> UserError:
+    """What to correct where the endpoint refuses the key, or has no such model."""
+    said, model_id = answer.error_detail, plan.model_id
+    if answer.error == "unauthorized":
+        if has_key:
+            held = f"the key that the variable {plan.api_key_name} holds" if plan.api_key_name else "the platform's key"
+            return UserError(f"{base} refuses {held} ({said}): correct it and ask again.")
+        how = f"set the variable {plan.api_key_name}" if plan.api_key_name else "name the variable that holds it"
+        how += "" if plan.api_key_name else " with --api-key-env"
+        return UserError(f"{base} wants a key, and none was sent ({said}): {how}.")
+    if listed and model_id not in listed:
+        return UserError(f"{base} has no model {model_id!r}: use one of {', '.join(list(listed)[:8])}.")
+    return UserError(f"{base} has no such route or no model {model_id!r} ({said}): check the address and the model id.")

@@ -124,8 +124,8 @@ async def ask_suite(
     `work` holds the journals of unfinished runs: a run that was killed goes on at the sample where it stopped when the
     same suite is asked of the same checkpoint, engine and lane again. `progress(done, total, text)` is called after
     every request. With `land` the rows land in the table `samples` (`perf_requests` for a performance suite) and the
-    metrics in `scores`, before the journal is removed; without it the rows are the caller's to keep, and the report's
-    `samples_file` is empty.
+    metrics in `scores`, before the journal is removed; without it the rows are the caller's to keep, the report's
+    `samples_file` is empty, and the journal stays where the endpoint refused the key or the model before the end.
 
     A dataset suite is asked through the whole `chain`; a contract or performance suite judges the endpoint itself, so
     only what it takes to talk to it is kept: amended payloads and headers. A dataset suite may be asked of the
@@ -193,8 +193,10 @@ class _Run:
             if both is not None:
                 report = self._with_incumbent(report, both, land)
             report = await self._land(report, rows, land)
+            # without a store, what was answered before a refusal waits here until the key or the model is set right
+            is_done = land is not None or not asking.was_refused
             for kept in (journal, others, calls):
-                if kept is not None:
+                if kept is not None and is_done:
                     kept.remove()
         return report, rows
 

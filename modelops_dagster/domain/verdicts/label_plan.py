@@ -67,6 +67,27 @@ def needs_of_hold(
     return out
 
 
+def waiting_for_labels(verdict: Verdict) -> str:
+    """A sentence where people's labels may close a hold, with the commands for it; '' where they cannot."""
+    if verdict.outcome != "hold":
+        return ""
+    by_suite = {piece.suite: piece for piece in verdict.evidence}
+    holding = [c for c in verdict.criteria if c.tier == "required" and c.outcome == "hold" and c.suite in by_suite]
+    suites = {
+        c.suite
+        for c in holding
+        if not by_suite[c.suite].withdrawn and (not by_suite[c.suite].n_samples or c.metric.startswith(CORRECTED))
+    }
+    if not suites:
+        return ""
+    until = f" until {verdict.closes_at:%Y-%m-%d %H:%M} UTC" if verdict.closes_at else ""
+    command = f"modelops label --repo-id {verdict.repo_id}"
+    return (
+        f"People's labels may close this hold{until}: `{command} --plan` says how many it takes, and `{command}` shows "
+        f"the answers to {' and '.join(sorted(suites))} for them to judge."
+    )
+
+
 def are_in(needs: Sequence[Need]) -> bool:
     """Whether all the labels that a hold waits for are there, so that it is worth deciding about it again."""
     return bool(needs) and all(need.labels == 0 for need in needs)
