@@ -117,10 +117,10 @@ def settle(
 @click.option("--timeout", "timeout_s", default=900.0, show_default=True, help="Seconds to wait at most.")
 @json_option
 def update(name: str, assignments: tuple[str, ...], restart: bool, wait: bool, timeout_s: float, as_json: bool) -> None:
-    """Change fields of an endpoint's spec, e.g. -o max_replicas=3 -o autoscale_config.cooldown_period=600.
+    """Change fields of an endpoint's spec.
 
-    Replicas, scaling, priority, price and the like change while it runs; engine, arguments, hardware and visibility
-    need it Stopped, or --restart.
+    For example -o max_replicas=3 -o autoscale_config.cooldown_period=600. Replicas, scaling, priority, price and the
+    like change while it runs; engine, arguments, hardware and visibility need it Stopped, or --restart.
     """
     from modelops_dagster.domain.endpoint_spec.changes import assigned
     from modelops_dagster.domain.errors import Conflict, NoSuchEndpoint, UserError

@@ -96,7 +96,10 @@ def publish_command(
 @command.command("mirror")
 @click.argument("repo_id")
 @click.option("--from", "source", metavar="URL", help="The Hub to fetch from; the platform's own unless given.")
-@click.option("--to", "folder", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
+@click.option(
+    "--to", "folder", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+    help="Folder of models that `modelops hub serve` can serve; made when it is not there.",
+)  # fmt: skip
 @click.option("--ref", default="main", show_default=True, help="Branch, tag or commit.")
 @click.option("--ungated", is_flag=True, help="Let a gated repository that is new in DIR be read without a token.")
 @json_option
@@ -127,7 +130,7 @@ def mirror_command(repo_id: str, source: str | None, folder: Path, ref: str, ung
 @click.argument("repo_id")
 @click.argument("name")
 @click.option("--commit", "commit_hash", help="Commit hash; what main stands at unless given.")
-@click.option("--kind", type=click.Choice(["tag", "branch"]), default="tag", show_default=True)
+@click.option("--kind", type=click.Choice(["tag", "branch"]), default="tag", show_default=True, help="What NAME is.")
 @json_option
 def ref_command(folder: Path, repo_id: str, name: str, commit_hash: str | None, kind: str, as_json: bool) -> None:
     """Let the tag or branch NAME of REPO_ID in DIR stand at a commit."""
@@ -140,7 +143,9 @@ def ref_command(folder: Path, repo_id: str, name: str, commit_hash: str | None, 
 
 @command.command("token")
 @click.argument("account")
-@click.option("--token-file", required=True, type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--token-file", required=True, type=click.Path(path_type=Path, dir_okay=False), help="Where its digest is added."
+)
 @json_option
 def token_command(account: str, token_file: Path, as_json: bool) -> None:
     """Make a token for ACCOUNT, shown once; the file keeps its digest. `modelops hub serve` reads it when it starts."""

@@ -197,7 +197,7 @@ def swap(
 @click.argument("model", metavar="PROVIDER/MODEL")
 @click.option("--credential", required=True, help="Name of the provider's key; `modelops routes credential` keeps it.")
 @click.option("--url", default="", help="Base URL, where it is not the provider's own.")
-@click.option("--weight", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--weight", type=click.IntRange(min=1), default=1, show_default=True, help="Share beside the others'.")
 @click.option("--tags", default="preview", show_default=True, help="Who may reach it, comma-separated; 'none' is all.")
 @override_options
 @json_option

@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 @click.argument("run_id")
 @click.option("--suite", "suites", multiple=True, metavar="NAME", help="Only this suite; repeatable. Default: all.")
 @click.option("-o", "--output", required=True, metavar="PATH", help="A folder, or NAME.json where there is one log.")
-@click.option("--format", "form", type=click.Choice(("inspect",)), default="inspect", show_default=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(("inspect",)),
+    default="inspect",
+    show_default=True,
+    help="Which tool reads it.",
+)
 @json_option
 def export_run(run_id: str, suites: tuple[str, ...], output: str, form: str, as_json: bool) -> None:
     """Write a run's samples and scores as eval logs of Inspect, one per suite and endpoint.
