@@ -71,5 +71,8 @@ def test_links_lead_somewhere(page: str):
 def test_every_command_and_option_says_what_it_is(path: tuple[str, ...]):
     command = ALL[path]
     assert command.help
+    if isinstance(command, click.Group):
+        _, _, listed = command.get_help(click.Context(command)).partition("Commands:")
+        assert listed and "..." not in listed, "its commands are told in whole sentences"
     options = [p for p in command.params if isinstance(p, click.Option) and not p.hidden]
     assert [option.opts for option in options if not option.help] == []

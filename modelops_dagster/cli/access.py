@@ -3,10 +3,10 @@
 import click
 
 from modelops_dagster.cli.key_display import show_created, show_listed, show_revoked
-from modelops_dagster.cli.output import json_option
+from modelops_dagster.cli.output import CommandGroup, json_option
 
 
-@click.group(name="access")
+@click.group(name="access", cls=CommandGroup)
 def command() -> None:
     """Create, list and revoke the controller's keys. Keys that call models are `modelops keys`.
 

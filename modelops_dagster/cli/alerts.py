@@ -2,10 +2,10 @@
 
 import click
 
-from modelops_dagster.cli.output import emit, json_option, progress_line, table
+from modelops_dagster.cli.output import CommandGroup, emit, json_option, progress_line, table
 
 
-@click.group(name="alerts")
+@click.group(name="alerts", cls=CommandGroup)
 def command() -> None:
     """Try the channels of alerts.yaml, and list what was sent."""
 

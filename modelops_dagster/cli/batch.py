@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from modelops_dagster.cli.output import emit, json_option, progress_bar, table
+from modelops_dagster.cli.output import CommandGroup, emit, json_option, progress_bar, table
 
 if TYPE_CHECKING:
     from modelops_dagster.clients.batches import BatchStore
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 POLL_S = 0.5
 
 
-@click.group(name="batch")
+@click.group(name="batch", cls=CommandGroup)
 def command() -> None:
     """Submit, follow and cancel batches; a running gateway answers them."""
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from modelops_dagster.cli.output import emit, json_option, table
+from modelops_dagster.cli.output import CommandGroup, emit, json_option, table
 
 if TYPE_CHECKING:
     from modelops_dagster.domain.gauntlet.suite import Suite
@@ -17,7 +17,7 @@ USUAL_ICC = 0.2
 MARGINS = (0.03, 0.05, 0.10)
 
 
-@click.group(name="datasets")
+@click.group(name="datasets", cls=CommandGroup)
 def command() -> None:
     """Check and describe the samples that suites ask."""
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from modelops_dagster.cli import endpoint_specs, manifests, monitoring, queued
-from modelops_dagster.cli.output import emit, json_option, progress_line, table
+from modelops_dagster.cli.output import CommandGroup, emit, json_option, progress_line, table
 
 if TYPE_CHECKING:
     from modelops_dagster.client import ModelOpsClient
@@ -91,7 +91,7 @@ def _started(client: "ModelOpsClient", name: str, wait: bool, timeout_s: float, 
         sys.exit(1)
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def command() -> None:
     """List, show, stop, start and delete endpoints."""
 

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from modelops_dagster.cli.output import emit, json_option, progress_line, table
+from modelops_dagster.cli.output import CommandGroup, emit, json_option, progress_line, table
 
 if TYPE_CHECKING:
     from modelops_dagster.clients.engines import EngineRegistry
 
 
-@click.group(name="engines")
+@click.group(name="engines", cls=CommandGroup)
 def command() -> None:
     """List, install and question serving engines.
 

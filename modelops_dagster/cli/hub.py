@@ -5,10 +5,10 @@ from pathlib import Path
 
 import click
 
-from modelops_dagster.cli.output import emit, json_option, progress_bar
+from modelops_dagster.cli.output import CommandGroup, emit, json_option, progress_bar
 
 
-@click.group("hub")
+@click.group("hub", cls=CommandGroup)
 def command() -> None:
     """Serve a folder of models as a Hub."""
 

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from modelops_dagster.cli.key_display import show_created, show_listed, show_revoked
-from modelops_dagster.cli.output import json_option
+from modelops_dagster.cli.output import CommandGroup, json_option
 
 if TYPE_CHECKING:
     from modelops_dagster.domain.gateway import KeyRecord
 
 
-@click.group(name="keys")
+@click.group(name="keys", cls=CommandGroup)
 def command() -> None:
     """Create, list and revoke gateway keys."""
 

@@ -4,11 +4,11 @@ import click
 
 from modelops_dagster.cli.allowances import allow, allowed, disallow
 from modelops_dagster.cli.checkpoints import pin, prune, unpin, verify
-from modelops_dagster.cli.output import emit, json_option, table
+from modelops_dagster.cli.output import CommandGroup, emit, json_option, table
 from modelops_dagster.cli.values import show_route, show_value
 
 
-@click.group(name="models")
+@click.group(name="models", cls=CommandGroup)
 def command() -> None:
     """Where each model stands, lane by lane, and why."""
 

@@ -25,6 +25,15 @@ def _jsonable(value: Any) -> Any:
     return value
 
 
+class CommandGroup(click.Group):
+    """A group whose help has a whole sentence for each command, over as many lines as it takes."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, c.get_short_help_str(limit=1000)) for name, c in found if c is not None])
+
+
 def emit(value: Any, as_json: bool, render: Callable[[], None]) -> None:
     """Print `value` as JSON when asked, else call `render`."""
     if as_json:

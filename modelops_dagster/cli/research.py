@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from modelops_dagster.cli.output import emit, json_option, progress_line, table
+from modelops_dagster.cli.output import CommandGroup, emit, json_option, progress_line, table
 
 if TYPE_CHECKING:
     from modelops_dagster.client import ModelOpsClient
@@ -57,7 +57,7 @@ def _variables(ctx: click.Context, param: click.Parameter, values: tuple[str, ..
     return {name: value for name, _, value in pairs}
 
 
-@click.group(name="research")
+@click.group(name="research", cls=CommandGroup)
 def command() -> None:
     """Run, list, show and cancel jobs that yield their accelerators to endpoints."""
 

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from modelops_dagster.cli import rollout
-from modelops_dagster.cli.output import emit, json_option, table
+from modelops_dagster.cli.output import CommandGroup, emit, json_option, table
 from modelops_dagster.cli.rollout import open_moves, open_rollout, override_options, show_change
 
 if TYPE_CHECKING:
     from modelops_dagster.domain.gateway import Grant, Route, RouteTarget
 
 
-@click.group(name="routes")
+@click.group(name="routes", cls=CommandGroup)
 def command() -> None:
     """Which endpoints answer for an alias, and moving an alias from one to another."""
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from modelops_dagster.cli.output import emit, json_option, table, table_or_records
+from modelops_dagster.cli.output import CommandGroup, emit, json_option, table, table_or_records
 from modelops_dagster.cli.score_files import export_run, import_files
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ LATEST = """
 """
 
 
-@click.group("scores", invoke_without_command=True)
+@click.group("scores", invoke_without_command=True, cls=CommandGroup)
 @click.option("--repo-id", help="Only this model.")
 @click.option("--sql", help="Run one SELECT over the history, read-only, and print its rows.")
 @json_option

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from modelops_dagster.cli.beforehand import lane_option
-from modelops_dagster.cli.output import emit, json_option, table
+from modelops_dagster.cli.output import CommandGroup, emit, json_option, table
 
 if TYPE_CHECKING:
     from modelops_dagster.domain.verdicts import PairedResult, Verdict
 
 
-@click.group("verdict")
+@click.group("verdict", cls=CommandGroup)
 def command() -> None:
     """The promotion decision and its numbers."""
 

@@ -148,7 +148,9 @@ class EnvironmentBuilder:
             DiskFull: there was no room for it.
         """
         started = time.monotonic()
-        shutil.rmtree(self._target, ignore_errors=True)
+        if self._target.exists():
+            self._progress("removing what an unfinished install left")
+            shutil.rmtree(self._target, ignore_errors=True)
         self._target.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._make_venv()
