@@ -190,6 +190,12 @@ class EndpointFailed(ModelOpsError):
     code = "endpoint_failed"
 
 
+class OverQuota(UserError):
+    """A quota of the cluster's namespace has no room for it now; later it may."""
+
+    code = "over_quota"
+
+
 class ClusterUnavailable(ModelOpsError):
     code = "cluster_unavailable"
 

@@ -23,7 +23,7 @@ from modelops_dagster.clients.kubernetes.api import KubernetesApi, refused
 from modelops_dagster.clients.kubernetes.cache import KindCache
 from modelops_dagster.clients.worker_tasks import TaskEnd, TaskFolder, refusal
 from modelops_dagster.domain.engines import EngineManifest
-from modelops_dagster.domain.errors import ClusterUnavailable, UserError
+from modelops_dagster.domain.errors import ClusterUnavailable, OverQuota, UserError
 from modelops_dagster.domain.kubernetes import Site
 from modelops_dagster.domain.kubernetes.disruptions import taken_for
 from modelops_dagster.domain.kubernetes.facts import container_times, look
@@ -163,13 +163,14 @@ class StepPods:
         """Do the task in a pod, and in another one as often as it is taken away.
 
         Raises:
+            OverQuota: no quota admitted the pod in `placing_timeout_s` of the site file.
             UserError, InvalidSpec: the API server does not let us, or does not take the pod.
         """
         site, lost = self._cluster.site, 0.0
         task = _Task(what, TaskFolder.new(self._work), request)
         ended = partial(TaskEnd, task.folder.path)
         for attempt in itertools.count(1):
-            end, hours = self._once(task)
+            end, hours = self._admitted(task)
             answer = task.folder.answer()
             if answer is not None and answer["ok"]:
                 return ended({**answer, "taken_away": attempt - 1, "lost_gpu_hours": round(lost, 6)})
@@ -184,6 +185,22 @@ class StepPods:
             self._record(task, end, hours, delay_s)
             time.sleep(delay_s)
             _begin_again(task)
+        raise AssertionError("unreachable")
+
+    def _admitted(self, task: _Task) -> tuple[StepEnd, float]:
+        """One pod, as soon as the quotas of the namespace admit it; says what it waits for."""
+        site, began, said = self._cluster.site, time.monotonic(), ""
+        for tried in itertools.count(1):
+            try:
+                return self._once(task)
+            except OverQuota as error:
+                delay_s = retry_delay_s(site, tried)
+                if time.monotonic() - began + delay_s > site.placing_timeout_s:
+                    raise OverQuota(f"{task.what}: no pod in {site.placing_timeout_s} s. {error.sentence}") from error
+                if error.sentence != said:
+                    self._context.log.info(f"{task.what} waits: {error.sentence}")
+                said = error.sentence
+                time.sleep(delay_s)
         raise AssertionError("unreachable")
 
     def _once(self, task: _Task) -> tuple[StepEnd, float]:

@@ -122,7 +122,7 @@ def test_rights_are_named_one_by_one_and_are_those_the_controller_uses():
     granted = {(rule["apiGroups"][0], resource): set(rule["verbs"]) for rule in rules for resource in rule["resources"]}
     for kind, found in KINDS.items():
         group = found.api.rpartition("/")[0]
-        needs = {"get"} if kind == "Pod" else {"create", "patch"}
+        needs = {"Pod": {"get"}, "Event": {"list"}}.get(kind, {"create", "patch"})
         assert needs <= granted[group, found.plural], kind
     for watched in ("pods", "deployments", "leaderworkersets", "scaledobjects", "jobs"):
         assert {"list", "watch"} <= next(verbs for (_, plural), verbs in granted.items() if plural == watched)

@@ -253,6 +253,33 @@ def test_a_pod_waits_for_room_and_says_for_what(world: World):
     assert "No node has room: too little nvidia.com/gpu (1 node)" in world.said(result)
 
 
+def test_a_pod_that_a_quota_refuses_waits_and_says_for_which(world: World):
+    world.cluster.limit("gpu-budget", {"requests.nvidia.com/gpu": 0})
+
+    def act() -> None:
+        wait_until(lambda: world.cluster.api.counts["create pods"] > 2)
+        world.cluster.unlimit("gpu-budget")
+
+    with world.meanwhile(act):
+        result = world.chain.run()
+    assert result.success, world.said(result)
+    asks = "it asks for 1 requests.nvidia.com/gpu where 0 of 0 are taken"
+    said = f"waits: ResourceQuota gpu-budget admits no further pod ({asks}): raise the quota"
+    assert world.said(result).count(said) == 1
+    made = made_checkpoint(world)
+    assert made.derivation is not None
+    assert made.derivation.taken_away == 0
+
+
+def test_a_pod_that_no_quota_admits_in_time_is_given_up_with_its_name(world: World):
+    world.cluster.limit("gpu-budget", {"requests.nvidia.com/gpu": 0})
+    site = world.chain.home / "kubernetes.yaml"
+    site.write_text(yaml.safe_dump({**yaml.safe_load(site.read_text()), "placing_timeout_s": 1}))
+    failure = world.failure(world.chain.run())
+    assert "no pod in 1 s. ResourceQuota gpu-budget admits no further pod" in failure.description
+    assert world.made() == []
+
+
 def test_an_api_server_that_is_away_for_a_moment_costs_nothing(world: World):
     def act() -> None:
         world.runs()

@@ -160,6 +160,30 @@ def test_an_image_that_is_not_there_is_named(world: World):
     world.over(job_id)
 
 
+def test_a_job_held_back_by_a_quota_names_it_and_begins_when_there_is_more(world: World):
+    world.cluster.limit("gpu-budget", {"requests.nvidia.com/gpu": 1})
+    job_id = world.submit("print('hello')")
+    job = world.until(job_id, lambda job: "gpu-budget" in job.message)
+    assert (job.state, job.attempts) == (JobState.QUEUED, ())
+    asks = "it asks for 2 requests.nvidia.com/gpu where 0 of 1 are taken"
+    assert job.message.startswith(f"ResourceQuota gpu-budget admits no further pod ({asks}): raise the quota")
+    assert "gpu-budget" in world.stack.modelops("research", "show", job_id).stdout
+    world.cluster.unlimit("gpu-budget")
+    assert world.over(job_id).state is JobState.SUCCEEDED
+
+
+def test_a_controller_that_may_not_read_events_leaves_a_job_to_the_cluster(world: World):
+    world.cluster.api.forbidden.add(("list", "events"))
+    world.cluster.limit("gpu-budget", {"requests.nvidia.com/gpu": 1})
+    job_id = world.submit("print('hello')")
+    wait_until(lambda: "why jobs have no pods is not known" in world.stack.log.read_text(), timeout_s=WAIT_S)
+    job = world.until(job_id, lambda job: job.message == "The cluster has made no pod yet.")
+    assert job.state is JobState.QUEUED
+    world.cluster.unlimit("gpu-budget")
+    assert world.over(job_id).state is JobState.SUCCEEDED
+    world.cluster.api.forbidden.clear()
+
+
 def test_a_job_without_an_image_is_refused_at_once(world: World):
     with pytest.raises(InvalidSpec, match="name its image, with --image"):
         world.submit("", image=None, directory="/srv")

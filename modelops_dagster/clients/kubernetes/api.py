@@ -6,6 +6,7 @@ generated models are not used: rendering is ours, and custom kinds have none.
 
 import json
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -13,7 +14,7 @@ from urllib.parse import quote
 from kubernetes import client, config
 from urllib3.exceptions import HTTPError
 
-from modelops_dagster.domain.errors import ClusterUnavailable, Conflict, InvalidSpec, UserError
+from modelops_dagster.domain.errors import ClusterUnavailable, Conflict, InvalidSpec, OverQuota, UserError
 from modelops_dagster.domain.kubernetes.quotas import over_quota
 
 Manifest = dict[str, Any]
@@ -40,6 +41,7 @@ KINDS: dict[str, Kind] = {
     "Service": Kind("v1", "services"),
     "PersistentVolumeClaim": Kind("v1", "persistentvolumeclaims"),
     "Job": Kind("batch/v1", "jobs"),
+    "Event": Kind("v1", "events"),
     "Deployment": Kind("apps/v1", "deployments"),
     "PodDisruptionBudget": Kind("policy/v1", "poddisruptionbudgets"),
     "ScaledObject": Kind("keda.sh/v1alpha1", "scaledobjects"),
@@ -112,6 +114,13 @@ class KubernetesApi:
         """
         found = self._json("GET", self._path(kind), {"labelSelector": selector})
         return list(found["items"]), str(found["metadata"]["resourceVersion"])
+
+    def events(self, kind: str, reason: str) -> Iterator[tuple[str, str, datetime]]:
+        """(name, message, when it was said last, UTC) of what was said of objects of a kind, for one reason."""
+        query = {"fieldSelector": f"involvedObject.kind={kind},reason={reason}"}
+        for event in self._json("GET", self._path("Event"), query)["items"]:
+            at = event.get("lastTimestamp") or event.get("eventTime") or event["metadata"]["creationTimestamp"]
+            yield event["involvedObject"]["name"], str(event.get("message") or ""), datetime.fromisoformat(at)
 
     def delete(self, kind: str, name: str) -> bool:
         """Delete the object once what it owns is gone; False: there was none."""
@@ -230,8 +239,8 @@ def refused(error: client.ApiException, method: str, path: str) -> Exception:
         return VersionGone(said)
     if error.status == 409:
         return Conflict(f"Somebody else owns what would be applied to {path}: {said}.")
-    if error.status == 403 and (full := over_quota(said, "object")) is not None:
-        return UserError(full)
+    if error.status == 403 and (full := over_quota(said, "pod" if said.startswith("pods ") else "object")) is not None:
+        return OverQuota(full) if "exceeded quota" in said else UserError(full)
     if error.status in (401, 403):
         return UserError(
             f"The API server does not let this program {method} {path} ({said}); grant it what "

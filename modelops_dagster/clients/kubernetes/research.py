@@ -1,6 +1,7 @@
 """Research jobs as Jobs of a cluster, watched. Their logs are kept: a pod that is taken away takes its own along."""
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,8 +12,9 @@ from modelops_dagster.clients.endpoints.records import Records
 from modelops_dagster.clients.kubernetes.api import KubernetesApi
 from modelops_dagster.clients.kubernetes.cache import KindCache
 from modelops_dagster.clients.research import JobRecord
-from modelops_dagster.domain.errors import ClusterUnavailable
+from modelops_dagster.domain.errors import ClusterUnavailable, UserError
 from modelops_dagster.domain.kubernetes import MANAGER, Site
+from modelops_dagster.domain.kubernetes.jobs import RefusedPod, is_over
 from modelops_dagster.domain.kubernetes.names import MANAGED_BY_LABEL, PART_LABEL
 from modelops_dagster.domain.kubernetes.research import (
     CHECKPOINT_NAME,
@@ -28,14 +30,16 @@ Manifest = dict[str, Any]
 SELECTOR = f"{MANAGED_BY_LABEL}={MANAGER},{PART_LABEL}={CONTAINER}"
 _SYNC_S = 15.0
 _LOG_BYTES = 1 << 22
+_ASK_EVERY_S = 2.0
 
 
 @dataclass(frozen=True)
 class JobFacts:
-    """A job on the cluster. `live` is None when there is no such Job."""
+    """A job on the cluster. `live` is None when there is no such Job, `refused` when it waits for no refused pod."""
 
     live: Manifest | None
     pods: list[Manifest]
+    refused: RefusedPod | None = None
 
 
 class ClusterJobs:
@@ -50,6 +54,8 @@ class ClusterJobs:
         self.records = Records(folder, JobRecord)
         self._api, self._site, self._folder, self._work = api, site, folder, work
         self._changed: Callable[[], None] = lambda: None
+        self._refused: dict[str, RefusedPod] = {}
+        self._asked_at = -_ASK_EVERY_S
         self._jobs = KindCache(api, "Job", SELECTOR, self._notice)
         self._pods = KindCache(api, "Pod", SELECTOR, self._notice, group_of=_job_of)
 
@@ -92,7 +98,24 @@ class ClusterJobs:
             if not cache.wait_synced(_SYNC_S):
                 raise ClusterUnavailable("The cluster has not been listed yet; it is asked again.")
         live = self._jobs.get(job_id) or self._api.read("Job", job_id)
-        return JobFacts(live, self._pods.group(job_id))
+        pods = self._pods.group(job_id)
+        waits = live is not None and all(map(is_over, pods)) and not live["spec"].get("suspend")
+        return JobFacts(live, pods, self._refusals().get(job_id) if waits else None)
+
+    def _refusals(self) -> dict[str, RefusedPod]:
+        """Pods that the cluster did not make, by job: a Job tells that in events alone.
+
+        They are asked for, of all jobs at once, and only while one has no pod.
+        """
+        if time.monotonic() - self._asked_at >= _ASK_EVERY_S:
+            self._asked_at = time.monotonic()
+            try:
+                said = sorted(self._api.events("Job", "FailedCreate"), key=lambda event: event[2])
+            except UserError as error:  # a Role of before: it says nothing about the job
+                log.warning("why jobs have no pods is not known: %s", error.sentence)
+                said = []
+            self._refused = {name: RefusedPod(message, at) for name, message, at in said}
+        return self._refused
 
     def found(self) -> list[ResearchJob]:
         """What there is on the cluster that was asked for here, for a controller that lost its records."""

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from modelops_dagster.domain.kubernetes.disruptions import DELETED, disruption, taken_for
 from modelops_dagster.domain.kubernetes.facts import container_times, look
+from modelops_dagster.domain.kubernetes.quotas import refused_pod
 from modelops_dagster.domain.kubernetes.research import CONTAINER
 from modelops_dagster.domain.research import Attempt, JobState, ResearchJob
 
@@ -21,6 +22,18 @@ class JobNow:
     state: JobState
     message: str
     exit_code: int | None = None
+
+
+@dataclass(frozen=True)
+class RefusedPod:
+    """What the cluster said last of a pod that it did not make, and when, UTC."""
+
+    message: str
+    at: datetime
+
+    def holds_for(self, last: Attempt | None) -> bool:
+        """Whether it was said of the pod that would follow the last attempt; the cluster tells whole seconds."""
+        return last is None or last.ended_at is None or self.at + timedelta(seconds=1) > last.ended_at
 
 
 def attempts_now(
@@ -81,13 +94,14 @@ def is_over(pod: Manifest) -> bool:
     return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
 
 
-def job_now(job: ResearchJob, live: Manifest, pods: Sequence[Manifest]) -> JobNow:
+def job_now(job: ResearchJob, live: Manifest, pods: Sequence[Manifest], refused: RefusedPod | None = None) -> JobNow:
     """Where the job stands.
 
     Args:
         job: with its attempts as they are now.
         live: the Job on the cluster.
         pods: of it.
+        refused: a pod that it has not got, where that was said.
     """
     conditions = {c["type"]: c for c in (live.get("status") or {}).get("conditions") or [] if c["status"] == "True"}
     if "Complete" in conditions:
@@ -105,6 +119,8 @@ def job_now(job: ResearchJob, live: Manifest, pods: Sequence[Manifest]) -> JobNo
     if (live.get("spec") or {}).get("suspend"):
         said.append("It waits until Kueue admits it.")
     said += [trouble.said for pod in pods if not is_over(pod) and (trouble := look(pod, CONTAINER)) is not None]
+    if refused is not None and refused.holds_for(last):
+        said.append(refused_pod(refused.message))
     return JobNow(JobState.QUEUED, " ".join(said) or "The cluster has made no pod yet.")
 
 

@@ -13,9 +13,9 @@ def refused_pod(message: str) -> str:
     """What an admission controller said of a pod, as a sentence that names the quota and what to do.
 
     Args:
-        message: of the condition ReplicaFailure, as kube-apiserver words it.
+        message: of the condition ReplicaFailure or the event FailedCreate, as kube-apiserver words it.
     """
-    told = " ".join(message.split()).rstrip(".")
+    told = " ".join(message.split()).rstrip(".").removeprefix("Error creating: ")
     return over_quota(told, "pod") or f"The cluster makes no pod: {told}."
 
 
@@ -34,13 +34,13 @@ def over_quota(told: str, kind: str) -> str | None:
         ]
         return (
             f"ResourceQuota {exceeded['quota']} admits no further {kind} (it asks for {', '.join(short)}): raise the "
-            "quota, stop another endpoint, or ask for less."
+            "quota, stop what needs it least, or ask for less."
         )
     if unnamed is not None:
         resources = _FOR_CONTAINERS.sub("", unnamed["unsaid"]).replace("; ", ", ")
         return (
             f"ResourceQuota {unnamed['quota']} admits only pods whose containers say {resources}: set that in "
-            "the endpoint's spec, or give the namespace a LimitRange with defaults."
+            "the spec, or give the namespace a LimitRange with defaults."
         )
     return None
 

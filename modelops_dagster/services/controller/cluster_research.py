@@ -97,7 +97,7 @@ class ClusterDesk(JobDesk):
         record = await self._attempts(record, facts, "ended" if over else None)
         if over and not all(is_over(pod) for pod in facts.pods):
             return  # the watch of Jobs was faster than that of pods, which says how it ended
-        now = job_now(record.job, facts.live, facts.pods)
+        now = job_now(record.job, facts.live, facts.pods, facts.refused)
         last = record.job.attempts[-1] if record.job.attempts else None
         if now.state is JobState.SUCCEEDED and last is not None and last.outcome == "preempted":
             # it saved its work and exited with 0 as it was evicted, which the cluster takes for the end of the job

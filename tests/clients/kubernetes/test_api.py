@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from kubernetes.client import ApiException
 
 from modelops_dagster.clients.kubernetes.api import KubernetesApi, NoSuchObject, VersionGone, refused
 from modelops_dagster.clients.kubernetes.cache import KindCache
-from modelops_dagster.domain.errors import ClusterUnavailable, Conflict, InvalidSpec, UserError
+from modelops_dagster.domain.errors import ClusterUnavailable, Conflict, InvalidSpec, OverQuota, UserError
 from tests.fakes.cluster.server import FakeApiServer
 from tests.fakes.stack import wait_until
 
@@ -172,8 +173,36 @@ def test_a_quota_on_objects_is_not_blamed_on_the_role():
     error.body = json.dumps({"message": said})
     assert str(refused(error, "PATCH", "/apis/apps/v1/namespaces/modelops/deployments/x")) == (
         "ResourceQuota few admits no further object (it asks for 1 count/deployments.apps where 2 of 2 are taken): "
-        "raise the quota, stop another endpoint, or ask for less."
+        "raise the quota, stop what needs it least, or ask for less."
     )
+
+
+def test_a_quota_on_pods_says_what_the_pod_lacks_and_whether_waiting_helps():
+    error = ApiException(status=403, reason="Forbidden")
+    full = "exceeded quota: few, requested: pods=1, used: pods=2, limited: pods=2"
+    unsaid = "failed quota: few: must specify limits.cpu for: engine"
+    found = []
+    for said in (full, unsaid):
+        error.body = json.dumps({"message": f'pods "x" is forbidden: {said}'})
+        found.append(refused(error, "create", "pods of modelops"))
+    assert [type(one) for one in found] == [OverQuota, UserError]
+    assert str(found[0]).startswith("ResourceQuota few admits no further pod (it asks for 1 pods where 2 of 2")
+
+
+def test_events_are_told_of_one_kind_and_reason_whichever_way_they_say_when(server: FakeApiServer, api: KubernetesApi):
+    times = [{"lastTimestamp": "2026-01-01T12:00:00Z"}, {"lastTimestamp": None, "eventTime": "2026-01-01T12:00:00.5Z"}]
+    for number, at in enumerate([*times, {}]):
+        about = {"kind": "Job", "name": f"job-{number}"}
+        for reason in ("FailedCreate", "SuccessfulCreate"):
+            metadata = {"name": f"{number}-{reason}".lower(), "creationTimestamp": "2026-01-01T13:00:00Z"}
+            event = {"apiVersion": "v1", "kind": "Event", "metadata": metadata, "involvedObject": about, **at}
+            key = ("events", "modelops", metadata["name"])
+            server.store.create(key, {**event, "reason": reason, "message": reason}, validate=False)
+    found = list(api.events("Job", "FailedCreate"))
+    assert [(name, message) for name, message, _ in found] == [(f"job-{n}", "FailedCreate") for n in range(3)]
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    assert [at - noon for _, _, at in found] == [timedelta(0), timedelta(seconds=0.5), timedelta(hours=1)]
+    assert list(api.events("StatefulSet", "FailedCreate")) == []
 
 
 def test_server_that_is_gone_is_unavailable(tmp_path: Path):

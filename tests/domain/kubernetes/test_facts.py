@@ -170,7 +170,7 @@ FULL = (
 )
 FULL_SAID = (
     "ResourceQuota gpus admits no further pod (it asks for 1 requests.nvidia.com/gpu where 8 of 8 are taken): "
-    "raise the quota, stop another endpoint, or ask for less."
+    "raise the quota, stop what needs it least, or ask for less."
 )
 
 
@@ -182,13 +182,13 @@ FULL_SAID = (
             'pods "p" is forbidden: exceeded quota: all, requested: limits.cpu=4,pods=1, used: limits.cpu=15,pods=3, '
             "limited: limits.cpu=16,pods=3",
             "ResourceQuota all admits no further pod (it asks for 4 limits.cpu where 15 of 16 are taken, 1 pods where "
-            "3 of 3 are taken): raise the quota, stop another endpoint, or ask for less.",
+            "3 of 3 are taken): raise the quota, stop what needs it least, or ask for less.",
         ),
         (
             'pods "p" is forbidden: failed quota: cpus: must specify limits.cpu for: consumer,engine; '
             "requests.memory for: consumer,engine",
             "ResourceQuota cpus admits only pods whose containers say limits.cpu, requests.memory: set that in the "
-            "endpoint's spec, or give the namespace a LimitRange with defaults.",
+            "spec, or give the namespace a LimitRange with defaults.",
         ),
         (
             'pods "p" is forbidden: violates PodSecurity "restricted:latest": runAsNonRoot != true',

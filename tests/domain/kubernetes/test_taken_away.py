@@ -7,7 +7,7 @@ import pytest
 
 from modelops_dagster.domain.kubernetes import Site
 from modelops_dagster.domain.kubernetes.disruptions import taken_for
-from modelops_dagster.domain.kubernetes.jobs import KUEUE, attempts_now, job_now
+from modelops_dagster.domain.kubernetes.jobs import KUEUE, RefusedPod, attempts_now, job_now
 from modelops_dagster.domain.kubernetes.pods import CONTAINER
 from modelops_dagster.domain.kubernetes.steps import retry_delay_s, step_end
 from modelops_dagster.domain.research import JobRequest, JobState, ResearchJob
@@ -131,6 +131,23 @@ def test_where_a_job_stands():
         return found.state, found.message
 
     assert at() == (JobState.QUEUED, "The cluster has made no pod yet.")
+    held = (
+        'Error creating: pods "j-x" is forbidden: exceeded quota: few, requested: pods=1, used: pods=2, limited: pods=2'
+    )
+    refused = RefusedPod(held, NOW)
+    sentence = "ResourceQuota few admits no further pod (it asks for 1 pods where 2 of 2 are taken): raise the quota"
+    first = job_now(job, {}, [], refused)
+    assert first.state is JobState.QUEUED
+    assert first.message.startswith(sentence)
+    (evicted,) = attempts_now((), [pod(ended(143), phase="Failed", reason="PreemptionByScheduler")], 1, NOW)
+    again = job.model_copy(update={"attempts": (evicted,)})
+    resumes = "Preempted by a workload of higher priority; it resumes when there is room."
+    assert job_now(again, {}, [], refused).message.startswith(f"{resumes} {sentence}")
+    of_the_first = RefusedPod(held, datetime.fromisoformat(BEGAN))
+    assert job_now(again, {}, [], of_the_first).message == resumes, "it was said of the pod that ran since"
+    unsafe = RefusedPod('Error creating: pods "j-x" is forbidden: violates PodSecurity "restricted".', NOW)
+    told = 'The cluster makes no pod: pods "j-x" is forbidden: violates PodSecurity "restricted".'
+    assert job_now(job, {}, [], unsafe).message == told
     assert at(suspend=True) == (JobState.QUEUED, "It waits until Kueue admits it.")
     assert at(pod(RUNNING)) == (JobState.RUNNING, "")
     leaving = pod(RUNNING, reason="EvictionByEvictionAPI", deleted=True)

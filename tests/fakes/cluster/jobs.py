@@ -12,8 +12,10 @@ from tests.fakes.cluster.store import Key, Manifest, Store
 class Jobs:
     """Called with the store's lock held. A Job that is suspended, as Kueue does it, has no pods."""
 
-    def __init__(self, store: Store, delete: Callable[[Manifest], None]) -> None:
-        self._store, self._delete = store, delete
+    def __init__(
+        self, store: Store, delete: Callable[[Manifest], None], refusal: Callable[[Manifest], str | None]
+    ) -> None:
+        self._store, self._delete, self._refusal = store, delete, refusal
         self._begun: dict[str, float] = {}
 
     def step(self, job: Manifest, pods: list[Manifest]) -> None:
@@ -37,11 +39,28 @@ class Jobs:
         elif len(failed) > job["spec"]["backoffLimit"]:
             self._end(job, "Failed", "BackoffLimitExceeded")
         elif not alive:
-            self._make(job)
+            refusal = self._refusal(job["spec"]["template"]["spec"])
+            if refusal is None:
+                self._make(job)
+            else:
+                self._tell(job, refusal)
 
     def _end(self, job: Manifest, kind: str, reason: str) -> None:
         condition = {"type": kind, "status": "True", "reason": reason, "message": reason}
         self._store.update(_key(job), {"status": {"conditions": [condition]}}, "controller-manager")
+
+    def _tell(self, job: Manifest, refusal: str) -> None:
+        """A Job without pods says why in an event, and in nothing else."""
+        namespace, name = job["metadata"]["namespace"], job["metadata"]["name"]
+        key: Key = ("events", namespace, f"{name}.refused")
+        message, at = f'Error creating: pods "{name}-x" is {refusal}', time_of_now()
+        said = {"message": message, "lastTimestamp": at}
+        if key not in self._store.objects:
+            about = {"kind": "Job", "namespace": namespace, "name": name, "uid": job["metadata"]["uid"]}
+            event = {"apiVersion": "v1", "kind": "Event", "reason": "FailedCreate", "involvedObject": about, **said}
+            self._store.create(key, {**event, "metadata": {"name": key[2], "namespace": namespace}}, validate=False)
+        elif self._store.objects[key].item["lastTimestamp"] != at:
+            self._store.update(key, said, "job-controller")
 
     def _make(self, job: Manifest) -> None:
         template = job["spec"]["template"]

@@ -42,7 +42,8 @@ class FakeCluster:
         self._containers = Containers(self._has_secret, self.api.logs)
         self.missing_images, self.muted = self._containers.missing_images, self._containers.muted
         self.evicted, self.programs = self._containers.evicted, self._containers.programs
-        self.jobs = Jobs(self.api.store, self._delete)
+        self.api.admit = self._refusal
+        self.jobs = Jobs(self.api.store, self._delete, self._refusal)
         self._quotas: dict[str, dict[str, int]] = {}
         self._finalized: dict[Key, float] = {}
         self._lost: dict[str, float] = {}
@@ -170,7 +171,7 @@ class FakeCluster:
             self._delete(pod)
         conditions = []
         if len(alive) < len(wanted):
-            refusal = excess(self._quotas, wanted[len(alive)]["spec"], self.pods())
+            refusal = self._refusal(wanted[len(alive)]["spec"])
             if refusal is None:
                 self._make(workload, wanted[len(alive)], generation)
             elif plural == "deployments":  # other workloads tell it in events alone
@@ -279,6 +280,10 @@ class FakeCluster:
         message = f"0/{len(self.nodes)} nodes are available: {', '.join(parts)}."
         condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
         self.api.store.update(_key("pods", pod), {"status": {"conditions": [condition]}}, "scheduler")
+
+    def _refusal(self, pod_spec: Manifest) -> str | None:
+        """Why no quota admits one more such pod."""
+        return excess(self._quotas, pod_spec, self.pods())
 
     def _has_secret(self, namespace: str, name: str) -> bool:
         return ("secrets", namespace, name) in self.api.store.objects

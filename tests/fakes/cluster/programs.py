@@ -11,8 +11,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
 from tests.fakes.cluster.store import Manifest
@@ -58,7 +60,11 @@ class Programs:
         self.environ: dict[str, str] = {}  # of every program, besides what its pod says
         self._logs, self._told = logs, told
         self._running: dict[str, Program] = {}
-        self._folder = Path(tempfile.mkdtemp(prefix="pods-"))
+        self._stack = ExitStack()
+
+    @cached_property
+    def _folder(self) -> Path:
+        return Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="pods-")))
 
     def step(self, pod: Manifest) -> Manifest | None:
         """The status of a pod that is on a node; None where it is as it was."""
@@ -104,10 +110,12 @@ class Programs:
             program.end(0)
 
     def close(self) -> None:
+        """End what runs, and leave nothing behind."""
         for program in self._running.values():
             if program.process.poll() is None:
                 os.killpg(program.process.pid, signal.SIGKILL)
             program.process.wait()
+        self._stack.close()
 
     def _start(self, pod: Manifest) -> Program:
         container = pod["spec"]["containers"][0]

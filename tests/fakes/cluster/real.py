@@ -200,6 +200,7 @@ class ScriptedKubelet:
             self._gone("Node", name)
         for name in self._volumes:
             self._gone("PersistentVolume", name)
+        self.containers.programs.close()
         self._server.__exit__()
 
     def _follow(self) -> None:

@@ -5,6 +5,7 @@ import re
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
@@ -28,6 +29,7 @@ KINDS = {
     "persistentvolumeclaims": "PersistentVolumeClaim",
     "deployments": "Deployment",
     "jobs": "Job",
+    "events": "Event",
     "poddisruptionbudgets": "PodDisruptionBudget",
     "priorityclasses": "PriorityClass",
     "scaledobjects": "ScaledObject",
@@ -42,7 +44,8 @@ class FakeApiServer:
 
     Knobs, settable while it runs: `absent` (plurals this cluster has no CRD for), `forbidden` (pairs of verb and plural
     that are refused), `failing` (every request is answered with this status), `quiet` (watches tell nothing until it
-    is set back). `counts` holds the requests by verb and plural, `logs` what pods wrote.
+    is set back), `admit` (why a pod of this spec is refused; None: it is not). `counts` holds the
+    requests by verb and plural, `logs` what pods wrote.
     """
 
     def __init__(self) -> None:
@@ -50,6 +53,7 @@ class FakeApiServer:
         self.absent: set[str] = set()
         self.forbidden: set[tuple[str, str]] = set()
         self.failing: int | None = None
+        self.admit: Callable[[Manifest], str | None] = lambda _: None
         self.counts: Counter[str] = Counter()
         self.logs: Logs = {}
         self.watches = 0
@@ -125,6 +129,13 @@ class _Server(ThreadingHTTPServer):
     api: FakeApiServer
 
 
+def _field(item: Manifest, path: str) -> Any:
+    value: Any = item
+    for step in path.split("."):
+        value = value.get(step) or {}
+    return value
+
+
 def _status(code: int, reason: str, message: str) -> Manifest:
     return {
         "kind": "Status",
@@ -190,8 +201,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif verb == "list":
             with store.lock:
                 items, version = store.listed(key[0], key[1], labels), str(store.version)
-            if "fieldSelector" in query:  # the one field that anybody asks by
-                items = [i for i in items if query["fieldSelector"] == f"metadata.name={i['metadata']['name']}"]
+            fields = dict(part.split("=", 1) for part in query.get("fieldSelector", "").split(",") if part)
+            items = [i for i in items if all(_field(i, path) == value for path, value in fields.items())]
             kind = f"{KINDS[key[0]]}List"
             self._json(200, {"kind": kind, "items": items, "metadata": {"resourceVersion": version}})
         elif verb == "get" and found["sub"] == "log":
@@ -205,6 +216,9 @@ class _Handler(BaseHTTPRequestHandler):
                 "kind": KINDS[key[0]],
             }  # by the address, where not by the body
             born = {"status": {"phase": "Pending"}} if key[0] == "pods" else {}
+            refusal = api.admit(body["spec"]) if key[0] == "pods" else None
+            if refusal is not None:
+                raise Refused(403, "Forbidden", f'pods "{body["metadata"]["name"]}" is {refusal}')
             self._json(201, store.create((*key[:2], body["metadata"]["name"]), {**told, **body, **born}))
         elif verb == "patch":
             self._patch(key, found["sub"], query, body)
