@@ -227,16 +227,17 @@ def registration_metadata(done: Registration, gateway_url: str) -> Metadata:
         "outcome": done.outcome,
         "alias": done.alias,
         "tags": ", ".join(done.tags) or "none",
-        "diff": _diff(done.diff),
+        "diff": diff_metadata(done.diff),
     }
     if swap is None:
         return metadata
     return metadata | {
         "swap": f"{swap.how}: {swap.reason}",
         "swap_alias": swap.alias,
-        "swap_diff": _diff(swap.diff or ("unchanged",)),
+        "swap_diff": diff_metadata(swap.diff or ("unchanged",)),
     }
 
 
-def _diff(lines: Sequence[str]) -> dg.MetadataValue[Any]:
+def diff_metadata(lines: Sequence[str]) -> dg.MetadataValue[Any]:
+    """What changed, line by line, in colours."""
     return dg.MetadataValue.md("```diff\n" + "\n".join(lines) + "\n```")

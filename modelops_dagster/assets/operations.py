@@ -1,5 +1,6 @@
 """Jobs that people click: promote, roll back, start and stop an endpoint, evaluate again. As the commands do it."""
 
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -7,13 +8,15 @@ import dagster as dg
 from pydantic import Field, ValidationError
 
 from modelops_dagster.assets.failures import clear_failure
+from modelops_dagster.assets.operation_metadata import change_metadata, status_metadata
 from modelops_dagster.clients.moves import Moves
+from modelops_dagster.clients.reports.pages import page_name
 from modelops_dagster.clients.rollout import Change, Rollout
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.gateway import Grant
 from modelops_dagster.domain.lanes import DECIDE_AGAIN, LANES, decide_job
 from modelops_dagster.resources.lineage import LineageResource
-from modelops_dagster.resources.platform import ControllerResource, GatewayResource
+from modelops_dagster.resources.platform import ControllerResource, GatewayResource, ScoreResource
 
 
 class PromoteConfig(dg.Config):
@@ -48,11 +51,12 @@ def promote_endpoint(
     gateway: GatewayResource,
     controller: ControllerResource,
     lineage: LineageResource,
+    scores: ScoreResource,
 ) -> None:
     with clear_failure():
         moves = _moves(gateway, controller, lineage)
         done = moves.promote(config.alias, config.endpoint or None, override=_override(config))
-    _show(context, done)
+        _show(context, done, gateway, controller, scores)
 
 
 @dg.op(description="Put back what the route was before its last change.")
@@ -62,14 +66,17 @@ def roll_back_route(
     gateway: GatewayResource,
     controller: ControllerResource,
     lineage: LineageResource,
+    scores: ScoreResource,
 ) -> None:
     with clear_failure():
         done = _moves(gateway, controller, lineage).rollback(config.alias, config.to_version or None)
-    _show(context, done)
+        _show(context, done, gateway, controller, scores)
 
 
 @dg.op(description="Start an endpoint and wait until it answers.")
-def start_one(context: dg.OpExecutionContext, config: EndpointConfig, controller: ControllerResource) -> None:
+def start_one(
+    context: dg.OpExecutionContext, config: EndpointConfig, gateway: GatewayResource, controller: ControllerResource
+) -> None:
     with clear_failure():
         client = controller.client()
         client.start(config.endpoint)
@@ -79,18 +86,29 @@ def start_one(context: dg.OpExecutionContext, config: EndpointConfig, controller
     context.add_output_metadata(
         {
             "start_seconds": status.start_seconds or 0.0,
+            **status_metadata(status, gateway.routes().list(), controller.page(config.endpoint)),
             "url": dg.MetadataValue.url(status.url),
-            "state": status.state.value,
         }
     )
 
 
 @dg.op(description="Stop an endpoint and wait until no process of it is left. Routes that name it keep doing so.")
-def stop_one(context: dg.OpExecutionContext, config: EndpointConfig, controller: ControllerResource) -> None:
+def stop_one(
+    context: dg.OpExecutionContext, config: EndpointConfig, gateway: GatewayResource, controller: ControllerResource
+) -> None:
+    begun = time.monotonic()
     with clear_failure():
         client = controller.client()
-        client.stop(config.endpoint)
+        status = client.stop(config.endpoint)
         client.wait_stopped(config.endpoint, config.timeout_s)
+        # somebody may delete it the moment it has stopped
+        status = client.get(config.endpoint) or status
+    context.add_output_metadata(
+        {
+            "stop_seconds": round(time.monotonic() - begun, 2),
+            **status_metadata(status, gateway.routes().list(), controller.page(config.endpoint)),
+        }
+    )
     context.log.info(f"{config.endpoint} is stopped")
 
 
@@ -154,11 +172,14 @@ def _moves(gateway: GatewayResource, controller: ControllerResource, lineage: Li
     return Moves(rollout, gateway.routes(), controller.client)
 
 
-def _show(context: dg.OpExecutionContext, done: Change) -> None:
+def _show(
+    context: dg.OpExecutionContext,
+    done: Change,
+    gateway: GatewayResource,
+    controller: ControllerResource,
+    scores: ScoreResource,
+) -> None:
+    report = scores.reports() / page_name(done.route.alias.partition(":")[0])
     context.add_output_metadata(
-        {
-            "version": done.route.version,
-            "served": done.served,
-            "diff": dg.MetadataValue.md("```diff\n" + ("\n".join(done.diff) or "unchanged") + "\n```"),
-        }
+        change_metadata(done, gateway.url, controller.page, report if report.is_file() else None)
     )

@@ -1,11 +1,10 @@
 """One connection to one controller: its key, who answers there, and answers that are errors."""
 
-import json
 from typing import Any, Self
 
 import httpx
 
-from modelops_dagster.client.home import controller_folder, token_path
+from modelops_dagster.client.home import controller_address, token_path
 from modelops_dagster.domain.errors import (
     Conflict,
     DiskFull,
@@ -53,11 +52,7 @@ class Connection:
         path = token_path(settings.home)
         if not path.is_file():
             raise NotRunning(f"No controller has run for {settings.home} yet; start it with `modelops up`.")
-        url = settings.controller_url
-        address = controller_folder(settings.home) / "address.json"
-        if settings.controller_port == 0 and address.is_file():
-            url = json.loads(address.read_text())["url"]
-        return cls(url, path.read_text().strip(), timeout_s, home=str(settings.home))
+        return cls(controller_address(settings), path.read_text().strip(), timeout_s, home=str(settings.home))
 
     def close(self) -> None:
         self._http.close()

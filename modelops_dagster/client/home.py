@@ -1,8 +1,11 @@
 """Where a home keeps what the controller and its clients agree on."""
 
+import json
 import os
 import secrets
 from pathlib import Path
+
+from modelops_dagster.settings import Settings
 
 
 def controller_folder(home: Path) -> Path:
@@ -32,3 +35,11 @@ def create_secret(path: Path) -> str:
         out.write(secrets.token_urlsafe(32))
     draft.replace(path)
     return path.read_text().strip()
+
+
+def controller_address(settings: Settings) -> str:
+    """Base URL of the home's controller, without a path; on port 0, the one it got when it started last."""
+    address = controller_folder(settings.home) / "address.json"
+    if settings.controller_port == 0 and address.is_file():
+        return str(json.loads(address.read_text())["url"])
+    return settings.controller_url

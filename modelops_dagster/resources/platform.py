@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import dagster as dg
 
 from modelops_dagster.client import ModelOpsClient
+from modelops_dagster.client.home import controller_address
 from modelops_dagster.clients.alerts.config import CONFIG_NAME
 from modelops_dagster.clients.batches import BatchStore
 from modelops_dagster.clients.calibrations import open_panel
@@ -115,6 +117,10 @@ class ControllerResource(dg.ConfigurableResource[ModelOpsClient]):
 
     def client(self) -> ModelOpsClient:
         return ModelOpsClient.from_settings(Settings.load())
+
+    def page(self, endpoint: str) -> str:
+        """Where a browser shows an endpoint, whether the controller runs or not."""
+        return f"{controller_address(Settings.load())}/endpoints/{quote(endpoint, safe='')}"
 
 
 class GatewayResource(dg.ConfigurableResource[GatewayClient]):

@@ -10,12 +10,13 @@ import pytest
 
 from modelops_dagster.assets.operations import promote, roll_back, start_endpoint, stop_endpoint
 from modelops_dagster.clients.lineage import write_value
+from modelops_dagster.clients.reports.pages import page_name
 from modelops_dagster.clients.routes import RouteStore
 from modelops_dagster.domain.canary import Bounds
 from modelops_dagster.domain.gateway import Grant, Route, RouteTarget, with_targets
 from modelops_dagster.domain.rollout import start_canary
 from modelops_dagster.resources.lineage import LineageResource
-from modelops_dagster.resources.platform import GatewayResource
+from modelops_dagster.resources.platform import GatewayResource, ScoreResource
 from tests.assets.known_controller import known_controller
 from tests.clients.score_rows import verdict
 from tests.clients.test_backfills import Controller
@@ -44,6 +45,7 @@ class Scene(NamedTuple):
             "gateway": GatewayResource(url="http://127.0.0.1:9", root=str(self.home / "gateway")),
             "controller": known_controller(self.controller),
             "lineage": LineageResource(root=str(self.home / "lineage")),
+            "scores": ScoreResource(root=str(self.home / "scores")),
         }
         return job.execute_in_process(
             run_config={"ops": {OPS[job]: {"config": config}}},
@@ -61,6 +63,18 @@ class Scene(NamedTuple):
         assert failure.user_failure_data is not None, failure.error
         assert self.instance.get_run_by_id(done.run_id).status is dg.DagsterRunStatus.FAILURE  # type: ignore[union-attr]
         return str(failure.user_failure_data.description)
+
+    def shown(self, job: dg.JobDefinition, **config: Any) -> dict[str, Any]:
+        """What a click that succeeded shows in the UI: a table as its rows."""
+        done = self.click(job, **config)
+        assert done.success
+        (output,) = [e.step_output_data for e in done.all_events if e.event_type is dg.DagsterEventType.STEP_OUTPUT]
+        values = {name: item.value for name, item in output.metadata.items()}
+        return values | {
+            name: [dict(row.data) for row in item.records]
+            for name, item in output.metadata.items()
+            if isinstance(item, dg.TableMetadataValue)
+        }
 
     def shares(self) -> dict[str, int]:
         route = self.routes.get(ALIAS)
@@ -109,9 +123,6 @@ def test_what_a_verdict_passed_is_promoted_and_the_other_stays_for_a_roll_back(s
     route = scene.routes.get(ALIAS)
     assert route is not None
     assert [t.grant and t.grant.verdict_id for t in route.targets] == [None, verdict_id]
-    (output,) = [e.step_output_data for e in done.all_events if e.event_type is dg.DagsterEventType.STEP_OUTPUT]
-    assert (output.metadata["version"].value, output.metadata["served"].value) == (2, False), "no gateway runs"
-    assert "new" in str(output.metadata["diff"].value)
     back = scene.click(roll_back, alias=ALIAS)
     assert back.success
     assert scene.shares() == {"old": 100}
@@ -196,10 +207,49 @@ def test_a_wrong_click_ends_in_one_sentence_and_changes_nothing(
     assert scene.routes.aliases() == (ALIAS,)
 
 
+def test_a_changed_route_is_shown_with_numbers_a_table_and_links(scene: Scene):
+    report = scene.home / "reports" / page_name(ALIAS)
+    report.parent.mkdir()
+    report.touch()
+    verdict_id = _passed(scene, "new")
+    shown = scene.shown(promote, alias=ALIAS, endpoint="new")
+    assert list(shown)[:3] == ["version", "endpoints_serving", "route"]
+    assert (shown["version"], shown["endpoints_serving"], shown["served"]) == (2, 1, False), "no gateway runs"
+    rows = {row["endpoint"]: row for row in shown["route"]}
+    assert {name: row["share"] for name, row in rows.items()} == {"old": "0 %", "new": "100 %"}
+    assert (rows["new"]["entitled by"], rows["old"]["entitled by"]) == (verdict_id, f"{SAID.by}: {SAID.reason}")
+    assert shown["endpoint"].endswith("/endpoints/new")
+    assert shown["report"] == str(report)
+    assert shown["gateway"] == "http://127.0.0.1:9"
+    assert "new" in shown["diff"]
+    back = scene.shown(roll_back, alias=ALIAS)
+    assert (back["version"], back["endpoints_serving"]) == (3, 1)
+    assert [(row["endpoint"], row["share"]) for row in back["route"]] == [("old", "100 %")]
+    assert back["endpoint"].endswith("/endpoints/old")
+
+
+def test_what_has_no_page_is_not_linked(scene: Scene):
+    """A hosted API has none here, and a model that nothing was decided about has no report."""
+    hosted = _target("hosted", SAID).model_copy(update={"provider": "openai", "url": ""})
+    scene.routes.put(with_targets(None, "org/hosted", [hosted], at=AT, reason="made"), 0)
+    shown = scene.shown(promote, alias="org/hosted", endpoint="hosted")
+    assert shown["endpoints_serving"] == 1
+    assert not {"endpoint", "report"} & shown.keys()
+
+
 def test_an_endpoint_is_started_and_stopped_by_a_click(scene: Scene):
     for job, state in ((start_endpoint, "Running"), (stop_endpoint, "Stopped")):
-        assert scene.click(job, endpoint="off").success
+        shown = scene.shown(job, endpoint="off")
         assert scene.controller.states["off"] == state
+        assert (shown["state"], shown["status"][0]["state"], shown["aliases"]) == (state, state, 0)
+        assert shown["endpoint"].endswith("/endpoints/off")
+    assert shown["stop_seconds"] >= 0
+
+
+def test_stopping_says_which_aliases_name_the_endpoint(scene: Scene):
+    shown = scene.shown(stop_endpoint, endpoint="old")
+    assert list(shown)[:3] == ["stop_seconds", "aliases", "status"]
+    assert (shown["aliases"], shown["status"][0]["aliases that name it"]) == (1, f"{ALIAS} (100 %)")
 
 
 def test_an_endpoint_that_does_not_start_says_why(scene: Scene):

@@ -148,6 +148,36 @@ def test_it_prints(folder: Path, page: Page, tmp_path: Path):
     assert printed.startswith(b"%PDF")
 
 
+@pytest.mark.browser
+def test_many_flips_print_on_few_pages_and_the_screen_has_all_of_them(tmp_path: Path, page: Page):
+    """The first few in full; then a line each on paper, which nobody reads 40 long answers on."""
+    report = gather_model(fill(tmp_path), TINY, NOW)
+    lane = report.lanes[0]
+    said = "Adding the two numbers, and checking each digit of what they make, gives this. " * 5
+    flips = tuple({**lane.flips[0], "sample_id": f"q-{i}", "completion": f"{said[:380]}end {i}"} for i in range(40))
+    crowded = report.model_copy(update={"lanes": (lane.model_copy(update={"flips": flips, "n_flips": 55}),)})
+    (tmp_path / "crowded.html").write_text(model_page(crowded))
+    page.emulate_media(media="screen", color_scheme="light")
+    page.goto(f"file://{tmp_path / 'crowded.html'}")
+    heights = "[...document.querySelectorAll('.brief tbody tr')].map(row => row.getBoundingClientRect().height)"
+    page.get_by_text("32 more").click()
+    assert page.get_by_text("end 39").is_visible()
+    assert not page.get_by_text("a line each").is_visible()
+    assert min(page.evaluate(heights)) > 60, "the whole answer"
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 718, "height": 1000})
+    lines = page.evaluate(heights)
+    assert len(lines) == 32
+    assert max(lines) < 30, "one line, which ends in dots"
+    assert page.get_by_text("a line each").is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 718
+    ARTIFACTS.mkdir(exist_ok=True)
+    page.screenshot(path=ARTIFACTS / "report-many-flips-print.png", full_page=True)
+    printed = page.pdf(path=tmp_path / "crowded.pdf", format="A4", print_background=True)
+    assert len(re.findall(rb"/Type\s*/Page\b", printed)) <= 5
+    page.set_viewport_size({"width": 1280, "height": 900})
+
+
 def styled(page: Page, selector: str, name: str) -> set[str]:
     """What a style property is, on everything that the selector finds."""
     read = "([selector, name]) => [...document.querySelectorAll(selector)].map(e => getComputedStyle(e)[name])"
