@@ -10,25 +10,15 @@ import dagster as dg
 import pytest
 import yaml
 
-from modelops_dagster.assets.eval_datasets import dataset_asset
-from modelops_dagster.assets.lanes import lane_assets
-from modelops_dagster.assets.partitions import models
-from modelops_dagster.client import create_token
 from modelops_dagster.clients.labels import Graded, answers_to_label, land_labels, said_by, tasks_of, verdicts
 from modelops_dagster.clients.scores import ScoreStore
 from modelops_dagster.clients.scores.replays import replay
 from modelops_dagster.domain.gauntlet.suite import Suite
-from modelops_dagster.domain.lanes import DECIDE_AGAIN, RAW
+from modelops_dagster.domain.lanes import DECIDE_AGAIN
 from modelops_dagster.domain.verdicts import Verdict
 from modelops_dagster.domain.watchlist import POLICY_TAG
-from modelops_dagster.resources.lineage import LineageIOManager, LineageResource
-from modelops_dagster.resources.platform import (
-    ControllerResource,
-    EngineResource,
-    GatewayResource,
-    GauntletResource,
-    ScoreResource,
-)
+from tests.assets import graded_lane
+from tests.assets.graded_lane import grading
 from tests.clients.gauntlet_parts import echo, endpoint, quality
 from tests.clients.grading_parts import by_number, written
 from tests.fakes.grader_model import GraderModel
@@ -49,44 +39,8 @@ def evaluate(
     selection: str | Sequence[dg.AssetKey] = "*",
     tags: Mapping[str, str] | None = None,
 ) -> dg.ExecuteInProcessResult:
-    """The lane's suites and its verdict, of an endpoint at the server; or only what is selected of them."""
-    found = endpoint(server)
-    repo_id = found.checkpoint.revision.repo_id
-    (home / "policies").mkdir(parents=True, exist_ok=True)
-    (home / "policies" / "default.yaml").write_text(yaml.safe_dump(policy))
-    create_token(home)
-
-    @dg.asset(key=["raw", "endpoint"], partitions_def=models)
-    def served() -> dg.MaterializeResult:
-        return dg.MaterializeResult(value=found)
-
-    assets = [served, *lane_assets(RAW, suites)[1:3], *(dataset_asset(s, home) for s in suites)]
-    resources = {
-        "gauntlet": GauntletResource(
-            eval_datasets=str(home), policy_name="default", work=str(home / "work"), home=str(home)
-        ),
-        "scores": ScoreResource(root=str(home / "scores")),
-        "gateway": GatewayResource(url="http://127.0.0.1:1", root=str(home / "gateway")),
-        "controller": ControllerResource(),
-        "engines": EngineResource(engines="", cache="", accelerator="cpu", max_context=1, min_tokens_per_second=1),
-        "lineage": LineageResource(root=str(home / "lineage")),
-        "io_manager": LineageIOManager(root=str(home / "lineage")),
-    }
-    job = dg.define_asset_job("lane", selection=selection)
-    with dg.DagsterInstance.ephemeral() as instance:
-        instance.add_dynamic_partitions(str(models.name), [repo_id])
-        defs = dg.Definitions(assets=assets, jobs=[job], resources=resources)
-        return defs.resolve_job_def("lane").execute_in_process(
-            instance=instance, partition_key=repo_id, tags=tags, raise_on_error=False
-        )
-
-
-def grading(result: dg.ExecuteInProcessResult) -> str:
-    (event,) = [
-        m for m in result.get_asset_materialization_events()
-        if m.asset_key == dg.AssetKey(["raw", "gauntlet", "writing"])
-    ]  # fmt: skip
-    return str(event.materialization.metadata["grading"].value)
+    """The lane of an endpoint at the server."""
+    return graded_lane.evaluate(endpoint(server), home, policy, suites, selection, tags)
 
 
 @pytest.fixture

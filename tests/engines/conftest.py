@@ -37,7 +37,9 @@ def model(registry: EngineRegistry, settings: Settings) -> Path:
 def start(registry: EngineRegistry, tmp_path_factory: pytest.TempPathFactory) -> Start:
     """Start an engine; with `wait`, until the served model name answers."""
 
-    def begin(engine: str, checkpoint: Path, *, wait: bool = True, port: int | None = None) -> Running:
+    def begin(
+        engine: str, checkpoint: Path, *, wait: bool = True, port: int | None = None, served: str = NAME
+    ) -> Running:
         name, _, variant = engine.partition(":")
         before = time.monotonic()
         registry.install(name, print)
@@ -50,7 +52,7 @@ def start(registry: EngineRegistry, tmp_path_factory: pytest.TempPathFactory) ->
             checkpoint_digest="sha256:test",
             engine=name,
             variant=variant or None,
-            served_model_name=NAME,
+            served_model_name=served,
             max_context=MAX_CONTEXT,
             gpus=int(has_gpu() and "cuda" in registry.manifest(name).accelerators),
         )

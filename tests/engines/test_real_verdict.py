@@ -1,13 +1,10 @@
 """Two real models side by side: one against itself never fails, and one with scrambled weights does."""
 
-import json
-import struct
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pytest
 
 from modelops_dagster.clients.gauntlet.beside import Beside
@@ -19,7 +16,7 @@ from modelops_dagster.clients.scores import ScoreStore
 from modelops_dagster.clients.scores.replays import replay
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.verdicts import Verdict, judge
-from tests.fakes.real_engine import MAX_CONTEXT, NAME, Running, Start
+from tests.fakes.real_engine import MAX_CONTEXT, NAME, Running, Start, scramble
 from tests.fakes.values import a_checkpoint, an_endpoint
 
 pytestmark = [pytest.mark.engine, pytest.mark.long]
@@ -29,25 +26,6 @@ SHIPPED = Path(__file__).resolve().parents[2] / "eval_datasets"
 class Served(NamedTuple):
     sound: Running
     damaged: Running
-
-
-def scramble(source: Path, target: Path) -> Path:
-    """A copy whose feed-forward weights are shuffled: it loads, it answers, and it knows nothing."""
-    target.mkdir()
-    for path in source.iterdir():
-        if path.is_file() and path.suffix != ".safetensors":
-            (target / path.name).write_bytes(path.read_bytes())
-    raw = bytearray((source / "model.safetensors").read_bytes())
-    (length,) = struct.unpack("<Q", raw[:8])
-    header = json.loads(raw[8 : 8 + length])
-    rng = np.random.default_rng(1)
-    for name, tensor in header.items():
-        if ".mlp." in name:
-            begin, end = (8 + length + offset for offset in tensor["data_offsets"])
-            words = np.frombuffer(bytes(raw[begin:end]), dtype=np.uint16)
-            raw[begin:end] = rng.permutation(words).tobytes()
-    (target / "model.safetensors").write_bytes(raw)
-    return target
 
 
 @pytest.fixture(scope="module")

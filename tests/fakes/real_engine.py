@@ -1,7 +1,9 @@
 """A real engine as tests run it: started from its registry, in a session of its own, with a client."""
 
+import json
 import os
 import signal
+import struct
 import subprocess
 import time
 from collections.abc import Callable
@@ -9,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import numpy as np
 import openai
 
 from modelops_dagster.domain.ladder import diagnose
@@ -63,3 +66,22 @@ def wait_ready(running: Running) -> None:
         time.sleep(0.1)
     running.stop()
     raise AssertionError(running.log.read_text()[-2000:])
+
+
+def scramble(source: Path, target: Path) -> Path:
+    """A copy whose feed-forward weights are shuffled: it loads, it answers, and it knows nothing."""
+    target.mkdir()
+    for path in source.iterdir():
+        if path.is_file() and path.suffix != ".safetensors":
+            (target / path.name).write_bytes(path.read_bytes())
+    raw = bytearray((source / "model.safetensors").read_bytes())
+    (length,) = struct.unpack("<Q", raw[:8])
+    header = json.loads(raw[8 : 8 + length])
+    rng = np.random.default_rng(1)
+    for name, tensor in header.items():
+        if ".mlp." in name:
+            begin, end = (8 + length + offset for offset in tensor["data_offsets"])
+            words = np.frombuffer(bytes(raw[begin:end]), dtype=np.uint16)
+            raw[begin:end] = rng.permutation(words).tobytes()
+    (target / "model.safetensors").write_bytes(raw)
+    return target
