@@ -28,7 +28,7 @@ PAUSE_S = 0.05
 CALM_S = 10.0
 
 
-def run(flips: int = FLIPS) -> Iterator[Figure]:
+def run(flips: int = FLIPS, calls_per_s: float = CALLS_PER_S) -> Iterator[Figure]:
     """Yields the failed calls and the time until a flip was visible in all workers."""
     with tempfile.TemporaryDirectory() as folder, FakeBackend("alpha") as alpha, FakeBackend("beta") as beta:
         alpha.token_delay_s = beta.token_delay_s = 0.02
@@ -36,13 +36,13 @@ def run(flips: int = FLIPS) -> Iterator[Figure]:
         try:
             gateway.wait_ready()
             gateway.put(ALIAS, target(alpha, weight=1), target(beta, weight=0))
-            with SteadyLoad(gateway.url, gateway.key(), CALLS_PER_S) as load:
+            with SteadyLoad(gateway.url, gateway.key(), calls_per_s) as load:
                 time.sleep(CALM_S)
                 begun = time.monotonic()
                 times = sorted(_flips(gateway, flips))
         finally:
             gateway.stop()
-    against = f"{flips} flips, {CALLS_PER_S:g} streaming calls a second"
+    against = f"{flips} flips, {calls_per_s:g} streaming calls a second"
     before = [told for made_at, told in load.failures if made_at < begun]
     for told, count in Counter(told for _, told in load.failures).most_common(3):
         print(f"bench route_flips: {count} calls failed: {told}", file=sys.stderr)

@@ -45,27 +45,28 @@ def value(report: Any, name: str) -> float:
 
 def test_times_are_those_of_the_server(tmp_path: Path) -> None:
     slow = OpenAIServer(
-        answer=lambda body: "one two three four five six seven eight", role_chunk_first=True, first_token_s=0.1,
-        token_s=0.02,
+        answer=lambda body: "one two three four five six seven eight", role_chunk_first=True, first_token_s=0.25,
+        token_s=0.03,
     )  # fmt: skip
     store = ScoreStore(tmp_path / "scores")
     seen: list[tuple[float, float, str]] = []
     with slow.in_thread() as server:
         report = run_suite(
-            load(), endpoint(server), lane="raw", run_id="r", work=tmp_path, land=store.land,
+            load(goodput={"ttft_ms": 4000}), endpoint(server), lane="raw", run_id="r", work=tmp_path, land=store.land,
             progress=lambda *p: seen.append(p),
         )  # fmt: skip
     assert report.failing == ()
     for at in (1, 3):
-        assert 100 <= value(report, f"ttft_p50_ms@{at}") < 125
-        assert 19.5 <= value(report, f"tpot_p50_ms@{at}") < 27
-        assert 235 <= value(report, f"e2el_p50_ms@{at}") < 320
+        # wide, as a busy machine adds to all of them; over all eight tokens it would be 57 ms each
+        assert 250 <= value(report, f"ttft_p50_ms@{at}") < 500
+        assert 29.5 <= value(report, f"tpot_p50_ms@{at}") < 55
+        assert 455 <= value(report, f"e2el_p50_ms@{at}") < 1000
         assert value(report, f"goodput@{at}") == 1
-    assert value(report, "output_tokens_per_s@3") == pytest.approx(3 * 8 / 0.245, rel=0.3)
+    assert value(report, "output_tokens_per_s@3") == pytest.approx(3 * 8 / 0.46, rel=0.5)
     assert server.most_at_once == 3
     assert len({b["messages"][0]["content"] for b in server.bodies}) == len(server.bodies)
     assert seen[-1][:2] == (12, 12)
-    assert store.query("select count(*), min(first_chunk_ms) < 60 from perf_requests where ttft_ms > 90")[1] == [
+    assert store.query("select count(*), min(first_chunk_ms) < 150 from perf_requests where ttft_ms > 240")[1] == [
         (12, True)
     ]
 

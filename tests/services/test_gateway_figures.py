@@ -4,7 +4,8 @@ from bench import gateway_overhead, route_flips
 
 
 def test_no_call_fails_while_weights_flip() -> None:
-    figures = {f.metric: f.value for f in route_flips.run(flips=10)}
+    # few calls: those that a machine cannot serve in a minute fail without a flip as well
+    figures = {f.metric: f.value for f in route_flips.run(flips=30, calls_per_s=5)}
     assert figures["failed_requests"] == 0
     assert figures["requests"] > 5
     assert figures["visible_p99_s"] >= figures["visible_p50_s"] > 0

@@ -112,6 +112,8 @@ class Gate:
         try:
             refusal, body, document = await self._prepare(call, scope, receive)
             refusal = refusal or await self._waking.hold(call, scope, receive) or await call.wait(self._backlog)
+            # what could answer may have fallen asleep while the call waited for its turn
+            refusal = refusal or await self._waking.hold(call, scope, receive)
             if refusal is not None:
                 call.status, call.error = refusal.status, refusal.code
                 await refuse(send, refusal, call.call_id)
