@@ -16,6 +16,7 @@ from modelops_dagster.domain.recovery import Recovery
 from modelops_dagster.domain.registration import Registration
 from modelops_dagster.domain.rehearsal import Rehearsal
 from modelops_dagster.domain.summary import (
+    criterion_notes,
     findings_table,
     ladder_table,
     load_summary,
@@ -128,13 +129,12 @@ def verdict_metadata(verdict: Verdict, endpoint: Endpoint, report: Path) -> Meta
     Args:
         report: the model's page, which is written a moment later.
     """
-    notes = {str(row["note"]): f"- {row['criterion']}: {row['note']}" for row in verdict_table(verdict) if row["note"]}
     return {
         **promotion_metadata(verdict),
         **({"labels": labels} if (labels := waiting_for_labels(verdict)) else {}),
         "endpoint": dg.MetadataValue.url(endpoint.url),
         "report": dg.MetadataValue.path(str(report)),
-        "notes": dg.MetadataValue.md("\n".join(notes.values()) or "none"),
+        "notes": dg.MetadataValue.md("\n".join(f"- {line}" for line in criterion_notes(verdict)) or "none"),
         "policy": f"{verdict.policy} ({verdict.policy_digest[:19]})",
         "verdict_id": verdict.verdict_id,
         "commit_hash": verdict.commit_hash,

@@ -55,7 +55,8 @@ def release(  # type: ignore[no-untyped-def] # a generator, so that the check is
         read = client.release(revision)
         seen = look(read, client, preflight.surroundings(), config.accept)
         found = read.model_copy(update={"preflight": seen})
-        context.log.info(f"{context.partition_key}: {config.ref} is {revision.commit_hash}, {len(found.files)} files")
+        what = str(revision) if config.ref == revision.commit_hash else f"{revision}, which {config.ref} stands at"
+        context.log.info(f"{what}: {len(found.files)} files")
     yield _check(seen)
     with clear_failure(), lineage.stopping(found, context.run_id):
         require_passed(revision, seen)

@@ -10,6 +10,7 @@ from modelops_dagster.cli.beforehand import require_on_hub
 from modelops_dagster.cli.onboard import follow_run
 from modelops_dagster.cli.output import program, progress_line, table
 from modelops_dagster.cli.up import echo_line, echo_own, stop_on_signals, where
+from modelops_dagster.cli.values import show_criteria
 from modelops_dagster.domain.lanes import QUANTIZED_LANES
 
 if TYPE_CHECKING:
@@ -205,7 +206,6 @@ def _summary(settings: "Settings", repo_id: str, state: "RunState", setup: dict[
     from modelops_dagster.clients.routes import RouteStore
     from modelops_dagster.clients.scores import ScoreStore
     from modelops_dagster.domain.errors import NotRunning
-    from modelops_dagster.domain.summary import verdict_table
     from modelops_dagster.domain.verdicts.label_plan import waiting_for_labels
 
     verdicts = ScoreStore(settings.home / "scores").latest_verdicts(repo_id)
@@ -214,11 +214,7 @@ def _summary(settings: "Settings", repo_id: str, state: "RunState", setup: dict[
         raise NotRunning(f"run {state.run_id} left no verdict: look at {settings.dagster_url}/runs/{state.run_id}.")
     verdict = verdicts[0]
     click.echo()
-    # that a suite ran and could be scored is worth a line only when it was not so
-    rows = verdict_table(verdict)
-    telling = [r for r in rows if r["outcome"] != "pass" or "unscored_share" not in str(r["criterion"])]
-    columns = [c for c in telling[0] if c != "note"]
-    table(f"Verdict on {repo_id}@{verdict.commit_hash[:12]}", columns, [[r[c] for c in columns] for r in telling])
+    show_criteria(verdict, f"Verdict on {repo_id}@{verdict.commit_hash[:12]}", only_telling=True)
     click.secho(verdict.reason, bold=True, fg="green" if verdict.outcome == "pass" else "red")
     if labels := waiting_for_labels(verdict):
         click.echo(labels)

@@ -54,13 +54,16 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     from rich.table import Table
 
     kept = [i for i in range(len(columns)) if not rows or any(row[i] is not None for row in rows)]
-    out = Table(title=title or None, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
+    out = Table(header_style="bold", box=box.SIMPLE_HEAD)
     for i in kept:
         out.add_column(columns[i], overflow="fold")
     for row in rows:
         out.add_row(*("-" if row[i] is None else str(row[i]) for i in kept))
     console = Console()
-    (console if console.is_terminal else Console(width=PIPED_WIDTH)).print(out)
+    console = console if console.is_terminal else Console(width=PIPED_WIDTH)
+    if title:  # not the table's own, which would be broken at the table's width
+        console.print(title, style="italic", markup=False, highlight=False)
+    console.print(out)
 
 
 def program() -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from modelops_dagster.cli.output import emit, json_option, table
+from modelops_dagster.cli.values import show_criteria
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,15 +94,14 @@ def _spent(lane: "LaneReport") -> "Iterator[str]":
 
 
 def _render(report: "ModelReport") -> None:
-    from modelops_dagster.domain.summary import interval, number, verdict_table
+    from modelops_dagster.domain.summary import interval, number
 
     for lane in report.lanes:
         verdict = lane.verdict
         click.echo(f"{verdict.repo_id}@{verdict.commit_hash[:12]}, lane {verdict.lane}: {verdict.reason}")
         for line in lane.look_first:
             click.echo(f"  look at: {line}")
-        criteria = verdict_table(verdict)
-        table("", list(criteria[0]) if criteria else [], [list(row.values()) for row in criteria])
+        show_criteria(verdict)
         if lane.categories:
             cells = [
                 (g["suite"], g["name"], g["n"], number(g["mean"]), interval(g["low"], g["high"]))

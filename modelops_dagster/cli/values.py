@@ -11,6 +11,7 @@ from modelops_dagster.cli.preflight import show_preflight
 if TYPE_CHECKING:
     from modelops_dagster.domain.comparison import Comparison
     from modelops_dagster.domain.gateway import Route
+    from modelops_dagster.domain.verdicts import Verdict
 
 
 def show_value(key: str, value: Any, compared: Mapping[str, "Comparison | None"]) -> None:
@@ -29,7 +30,7 @@ def show_value(key: str, value: Any, compared: Mapping[str, "Comparison | None"]
         at = f"{value.checkpoint.revision.commit_hash[:12]}, {value.parked_at:%Y-%m-%d %H:%M} UTC"
         _rows(f"{key}: no rung held {at}", summary.ladder_table(value))
     elif key.endswith("/verdict"):
-        _rows(f"{key}: {value.outcome}", summary.verdict_table(value))
+        show_criteria(value, f"{key}: {value.outcome}")
         click.echo(value.reason)
         _comparison(value.commit_hash, compared[value.lane])
     elif key in ("release", "release/stopped"):
@@ -49,6 +50,23 @@ def show_value(key: str, value: Any, compared: Mapping[str, "Comparison | None"]
         click.echo(value.reason)
     elif key.endswith("/gateway_registration") and value.swap is not None:
         click.echo(f"{key}: alias {value.swap.alias}: {value.swap.reason}")
+
+
+def show_criteria(verdict: "Verdict", title: str = "", *, only_telling: bool = False) -> None:
+    """Print the criteria of a verdict, and below them what they have to add.
+
+    Args:
+        only_telling: that a suite could be scored is worth a row only where it was not so.
+    """
+    from modelops_dagster.domain.summary import criterion_notes, verdict_table
+
+    rows = [{name: cell for name, cell in row.items() if name != "note"} for row in verdict_table(verdict)]
+    usual = [r for r in rows if only_telling and r["outcome"] == "pass" and "unscored_share" in str(r["criterion"])]
+    _rows(title, [row for row in rows if row not in usual])
+    if usual:
+        click.echo(f"{len(usual)} more pass: {', '.join(str(row['criterion']) for row in usual)}")
+    for line in criterion_notes(verdict):
+        click.echo(line)
 
 
 def show_route(alias: str, route: "Route | None") -> None:

@@ -6,6 +6,7 @@ import click
 
 from modelops_dagster.cli.beforehand import lane_option
 from modelops_dagster.cli.output import CommandGroup, emit, json_option, table
+from modelops_dagster.cli.values import show_criteria
 
 if TYPE_CHECKING:
     from modelops_dagster.domain.verdicts import PairedResult, Verdict
@@ -51,10 +52,8 @@ def show(subject: str | None, as_json: bool) -> None:
 
 
 def _render(verdict: "Verdict") -> None:
-    from modelops_dagster.domain.summary import verdict_table
     from modelops_dagster.domain.verdicts.label_plan import waiting_for_labels
 
-    criteria = verdict_table(verdict)
     click.echo(verdict.reason)
     if labels := waiting_for_labels(verdict):
         click.echo(labels)
@@ -63,7 +62,7 @@ def _render(verdict: "Verdict") -> None:
         f"decided {verdict.decided_at:%Y-%m-%d %H:%M} UTC, verdict {verdict.verdict_id}"
         + (f", after the hold {verdict.reopens}" if verdict.reopens else "")
     )
-    table("", list(criteria[0]), [list(row.values()) for row in criteria])
+    show_criteria(verdict)
     for result in verdict.comparisons:
         table(f"{result.suite}.{result.metric} against {result.incumbent.shown}", ("number", "value"), _numbers(result))
 

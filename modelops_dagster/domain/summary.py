@@ -50,6 +50,15 @@ def verdict_table(verdict: Verdict) -> list[TableRow]:
     ]
 
 
+def criterion_notes(verdict: Verdict) -> list[str]:
+    """What criteria have to add to their numbers, a line for each note with all the criteria that it is of."""
+    noted: dict[str, list[str]] = {}
+    for row in verdict_table(verdict):
+        if row["note"]:
+            noted.setdefault(str(row["note"]), []).append(str(row["criterion"]))
+    return [f"{', '.join(criteria)}: {note}" for note, criteria in noted.items()]
+
+
 def report_table(report: SuiteReport) -> list[TableRow]:
     """One row per metric."""
     return [metric_row(m) for m in report.metrics]

@@ -6,6 +6,7 @@ from modelops_dagster.domain.engines import RungResult
 from modelops_dagster.domain.gauntlet.report import Metric
 from modelops_dagster.domain.hub import ModelRevision, Release, RepoFile
 from modelops_dagster.domain.summary import (
+    criterion_notes,
     files_table,
     interval,
     ladder_table,
@@ -44,6 +45,16 @@ def test_what_decided_comes_first() -> None:
     assert [row["criterion"] for row in verdict_table(verdict)] == [
         f"s.{tier}_{outcome}" for tier in ("required", "advisory") for outcome in ("fail", "hold", "pass")
     ]
+
+
+def test_a_note_that_several_criteria_have_is_told_once() -> None:
+    notes = {"accuracy": "few samples", "tpot": "void", "ttft": "void", "empty_rate": ""}
+    criteria = tuple(
+        Criterion(suite="s", metric=name, tier="required", outcome="hold", value=None, n=0, rule=">= 1", note=note)
+        for name, note in notes.items()
+    )
+    found = criterion_notes(a_verdict("hold", criteria=criteria))
+    assert found == ["s.accuracy: few samples", "s.tpot, s.ttft: void"]
 
 
 def test_a_value_has_the_unit_that_was_measured() -> None:

@@ -3,10 +3,10 @@
 import logging
 import sys
 
-from modelops_dagster.domain.errors import UserError
 from modelops_dagster.domain.ladder import diagnose
 from modelops_dagster.domain.lifecycle import RestartPolicy
 from modelops_dagster.services.controller.server import serve
+from modelops_dagster.services.exits import exit_code
 from modelops_dagster.settings import Settings
 from tests.fakes.launcher import FakeLauncher
 
@@ -16,7 +16,8 @@ def main() -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     max_restarts = int(sys.argv[sys.argv.index("--max-restarts") + 1]) if "--max-restarts" in sys.argv else 2
     policy = RestartPolicy(max_restarts=max_restarts, first_delay_s=0.1, factor=2, max_delay_s=0.5)
-    try:
+
+    def work() -> None:
         serve(
             Settings.load(),
             FakeLauncher(),
@@ -27,10 +28,8 @@ def main() -> int:
             grace_s=1.0,
             scale_down_s=2.0,
         )
-    except UserError as error:
-        print(f"controller: {error.sentence}", file=sys.stderr)
-        return 2
-    return 0
+
+    return exit_code("controller", work)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ import logging
 import sys
 
 from modelops_dagster.clients.engines import EngineRegistry
-from modelops_dagster.domain.errors import UserError
 from modelops_dagster.domain.ladder import diagnose
 from modelops_dagster.services.controller.server import serve
+from modelops_dagster.services.exits import exit_code
 from modelops_dagster.settings import Settings
 
 
@@ -19,14 +19,12 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    try:
+
+    def work() -> None:
         settings = Settings.load()
-        registry = EngineRegistry.from_settings(settings)
-        serve(settings, registry, diagnose, keep_engines=options.keep_engines)
-    except UserError as error:
-        print(f"controller: {error.sentence}", file=sys.stderr)
-        return 2
-    return 0
+        serve(settings, EngineRegistry.from_settings(settings), diagnose, keep_engines=options.keep_engines)
+
+    return exit_code("controller", work)
 
 
 if __name__ == "__main__":

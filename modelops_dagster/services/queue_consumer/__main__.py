@@ -18,6 +18,7 @@ from modelops_dagster.clients.queues import open_broker
 from modelops_dagster.domain.endpoint_spec.complaints import invalid_spec
 from modelops_dagster.domain.errors import UserError
 from modelops_dagster.domain.queues import LEASE_S, PASSWORD_VARIABLE, URL_VARIABLE, USERNAME_VARIABLE, QueueAddress
+from modelops_dagster.services.exits import exit_code
 from modelops_dagster.services.queue_consumer.consumer import Consumer, Work
 from modelops_dagster.services.queue_consumer.engine import Engine
 from modelops_dagster.settings import secret
@@ -28,12 +29,7 @@ def main() -> int:
     options = _parse()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    try:
-        asyncio.run(_serve(options, _address()))
-    except UserError as error:
-        print(f"consumer: {error.sentence}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code("consumer", lambda: asyncio.run(_serve(options, _address())))
 
 
 def _parse() -> argparse.Namespace:
