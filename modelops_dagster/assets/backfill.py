@@ -35,7 +35,8 @@ class BackfillConfig(dg.Config):
         default=1,
         ge=1,
         le=64,
-        description="Of those, sleeping endpoints woken for it; what the hardware holds besides.",
+        description="Of those, sleeping endpoints that are woken for it at a time: as many as the hardware holds "
+        "beside the endpoints that run.",
     )
     wake_timeout_s: float = Field(default=900.0, gt=0, description="Longest an endpoint may take to wake, in seconds.")
     again: bool = Field(default=False, description="Ask also models that have scores of this very suite.")

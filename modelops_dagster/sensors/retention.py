@@ -17,7 +17,7 @@ class PruneConfig(dg.Config):
 
     keep: int = Field(default=2, ge=0, description="Newest checkpoints of each repository and scheme.")
     older_than: str = Field(
-        default="30d", description="What was asked for since is kept; a number and s, m, h, d or w."
+        default="30d", description="Keep what was asked for within this time; a number and s, m, h, d or w."
     )
     dry_run: bool = Field(default=False, description="Delete nothing, and say what would be.")
 
