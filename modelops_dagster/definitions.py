@@ -83,6 +83,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
             dg.AutomationConditionSensorDefinition(
                 "derived_assets",
                 target=dg.AssetSelection.groups("scores"),
+                description="Makes the score history, the leaderboard and the reports anew once something is decided.",
                 minimum_interval_seconds=15,
                 default_status=dg.DefaultSensorStatus.RUNNING,
             ),

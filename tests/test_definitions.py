@@ -146,6 +146,12 @@ def test_jobs_are_described_field_by_field_and_ask_only_what_they_cannot_guess(d
         assert required == ASKED.get(job.name, set()), job.name
 
 
+def test_what_runs_by_itself_says_what_it_does(definitions: dg.Definitions):
+    ticking = [*(definitions.sensors or ()), *(definitions.schedules or ())]
+    assert ticking
+    assert [one.name for one in ticking if not one.description] == []
+
+
 GATES = {
     "release": "preflight",
     "raw_weights": "integrity",

@@ -13,6 +13,7 @@ from modelops_dagster.clients.backfills import Backfill, find_targets
 from modelops_dagster.clients.gauntlet import event_loop
 from modelops_dagster.clients.gauntlet.panel import Panel
 from modelops_dagster.domain.backfills import Done, Target
+from modelops_dagster.domain.counting import counted
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.gauntlet.report import SuiteReport
 from modelops_dagster.domain.gauntlet.suite import Suite
@@ -34,7 +35,8 @@ class BackfillConfig(dg.Config):
         default=1,
         ge=1,
         le=64,
-        description="Of those, sleeping endpoints woken for it; what the hardware holds besides.",
+        description="Of those, sleeping endpoints that are woken for it at a time: as many as the hardware holds "
+        "beside the endpoints that run.",
     )
     wake_timeout_s: float = Field(default=900.0, gt=0, description="Longest an endpoint may take to wake, in seconds.")
     again: bool = Field(default=False, description="Ask also models that have scores of this very suite.")
@@ -66,7 +68,9 @@ def backfill_job(suites: Sequence[Suite]) -> dg.JobDefinition:
             _require_graders(suite, panel)
             lanes = config.lanes or [lane.name for lane in LANES]
             targets = find_targets(Path(lineage.root), controller.client(), lanes, config.models)
-            context.log.info(f"{suite.name}: {len(targets)} models, {sum(t.running for t in targets)} of them awake")
+            context.log.info(
+                f"{suite.name}: {counted(len(targets), 'model')}, {sum(t.running for t in targets)} of them awake"
+            )
             work = Backfill(
                 suite,
                 store=scores.store(),
@@ -171,7 +175,7 @@ def _summarize(context: dg.OpExecutionContext, done: Sequence[Done]) -> None:
     if counts["failed"]:
         first = ranked[0]
         raise dg.Failure(
-            description=f"{counts['failed']} of {len(done)} models could not be evaluated, the first of them "
-            f"{first.target.repo_id}: {first.reason} Run it again: what is done is not done again.",
+            description=f"{counts['failed']} of {counted(len(done), 'model')} could not be evaluated, the first of "
+            f"them {first.target.repo_id}: {first.reason} Run it again: what is done is not done again.",
             allow_retries=False,
         )

@@ -11,6 +11,7 @@ from modelops_dagster.assets.progress import log_tenths
 from modelops_dagster.clients.batch_files import Collected, collect, read_requests, resume
 from modelops_dagster.clients.batches import BatchStore
 from modelops_dagster.domain.batch import Batch
+from modelops_dagster.domain.counting import counted
 from modelops_dagster.resources.platform import GatewayResource
 
 POLL_S = 0.5
@@ -40,7 +41,7 @@ def answer_requests(context: dg.OpExecutionContext, config: BatchConfig, gateway
         key, store = gateway.key_store().charged(config.key_id or None), gateway.batches()
         batches = resume(store, key.key_id, file.name, requests, origin=context.run.root_run_id or context.run_id)
         if len(batches) > 1 or batches[0].completed + batches[0].failed:
-            context.log.info(f"going on with batch {batches[0].batch_id}: {len(requests)} requests in all")
+            context.log.info(f"going on with batch {batches[0].batch_id}: {counted(len(requests), 'request')} in all")
         last = _follow(context, store, batches[0])
         done = collect(
             store,
@@ -52,8 +53,8 @@ def answer_requests(context: dg.OpExecutionContext, config: BatchConfig, gateway
     missing = len(requests) - done.answered
     if missing > config.max_errors:
         raise dg.Failure(
-            description=f"{missing} of {len(requests)} requests got no answer (batch {last.batch_id}: {last.state}); "
-            f"{done.errors} says why, and a re-execution asks them again.",
+            description=f"{missing} of {counted(len(requests), 'request')} got no answer (batch {last.batch_id}: "
+            f"{last.state}); {done.errors} says why, and a re-execution asks them again.",
             metadata=_metadata(done, last, len(requests)),
             allow_retries=False,
         )

@@ -33,6 +33,7 @@ from modelops_dagster.clients.swapping import apply_swap
 from modelops_dagster.domain.alerts import DEADLINE
 from modelops_dagster.domain.architectures import ruled_out
 from modelops_dagster.domain.checkpoints import Checkpoint
+from modelops_dagster.domain.counting import counted
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.gauntlet.report import SuiteReport
 from modelops_dagster.domain.gauntlet.suite import Suite
@@ -182,7 +183,7 @@ def _gauntlet(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
                 )
             if found.note:
                 report = report.model_copy(update={"incumbent_note": found.note})
-            context.log.info(f"{suite.name}: {report.n_samples} samples in {report.inference_seconds:.1f} s")
+            context.log.info(f"{suite.name}: {counted(report.n_samples, 'sample')} in {report.inference_seconds:.1f} s")
             yield _suite_result(key, report)
 
     return gauntlet

@@ -7,6 +7,7 @@ from typing import Any, get_args
 import dagster as dg
 
 from modelops_dagster.domain.checkpoints import Checkpoint
+from modelops_dagster.domain.counting import counted
 from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.gauntlet.report import SuiteReport
 from modelops_dagster.domain.hub import Release
@@ -174,7 +175,7 @@ def derivation_metadata(made: Checkpoint, source: Checkpoint) -> Metadata:
         return metadata
     return metadata | {
         "recipe": f"{derivation.recipe} ({derivation.recipe_digest[:19]})",
-        "calibration": f"{derivation.calibration_samples} texts, {derivation.calibration_tokens} tokens "
+        "calibration": f"{counted(derivation.calibration_samples, 'text')}, {derivation.calibration_tokens:,} tokens "
         f"({derivation.calibration_digest[:19]})"
         if derivation.calibration_digest
         else "none",

@@ -8,6 +8,7 @@ from modelops_dagster.assets.metadata import findings_metadata, hub_link, prefli
 from modelops_dagster.assets.partitions import models
 from modelops_dagster.clients.preflight import preflight as look
 from modelops_dagster.clients.preflight import require_passed
+from modelops_dagster.domain.counting import counted
 from modelops_dagster.domain.preflight import Preflight
 from modelops_dagster.resources.lineage import LineageResource
 from modelops_dagster.resources.platform import HubResource, PreflightResource
@@ -56,7 +57,7 @@ def release(  # type: ignore[no-untyped-def] # a generator, so that the check is
         seen = look(read, client, preflight.surroundings(), config.accept)
         found = read.model_copy(update={"preflight": seen})
         what = str(revision) if config.ref == revision.commit_hash else f"{revision}, which {config.ref} stands at"
-        context.log.info(f"{what}: {len(found.files)} files")
+        context.log.info(f"{what}: {counted(len(found.files), 'file')}")
     yield _check(seen)
     with clear_failure(), lineage.stopping(found, context.run_id):
         require_passed(revision, seen)

@@ -29,7 +29,7 @@ class ResearchConfig(dg.Config):
     cpu: str = Field(default="", description="vCPU such as 4 or 500m; on a cluster.")
     memory: str = Field(default="", description="Such as 64Gi; on a cluster.")
     nodegroups: list[str] = Field(default_factory=list, description="Nodes it may be on; on a cluster.")
-    max_hours: float = Field(default=24.0, gt=0, description="Then it is ended; on a cluster.")
+    max_hours: float = Field(default=24.0, gt=0, description="Hours after which it is ended; on a cluster.")
     grace_s: float = Field(default=60.0, ge=0, description="Seconds between SIGTERM and SIGKILL, to save its work in.")
     poll_s: float = Field(default=5.0, gt=0, description="Seconds between two looks at it.")
 

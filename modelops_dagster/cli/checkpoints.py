@@ -8,6 +8,7 @@ import click
 
 from modelops_dagster.cli.allowances import operator
 from modelops_dagster.cli.output import emit, json_option, progress_bar, table
+from modelops_dagster.domain.counting import counted
 
 if TYPE_CHECKING:
     from modelops_dagster.clients.checkpoints.inventory import Pruned
@@ -200,4 +201,4 @@ def _render_pruned(done: "Pruned") -> None:
     for path in done.leftovers:
         click.echo(f"left behind by something that was killed: {path}")
     verb = "would be deleted, which frees" if done.dry_run else "deleted, which freed"
-    click.echo(f"{len(done.deleted)} checkpoints {verb} {done.freed_bytes:,} bytes.")
+    click.echo(f"{counted(len(done.deleted), 'checkpoint')} {verb} {done.freed_bytes:,} bytes.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from modelops_dagster.cli.output import CommandGroup, emit, json_option, table
+from modelops_dagster.domain.counting import counted
 
 if TYPE_CHECKING:
     from modelops_dagster.domain.gauntlet.suite import Suite
@@ -78,8 +79,7 @@ def _show(counts: dict[str, int], faults: "list[Any]") -> None:
     if faults:
         table("", ("rule", "fault"), [(f.rule, f.said) for f in faults])
     total = ", ".join(f"{name} {n}" for name, n in counts.items())
-    many = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-    click.echo(f"{many} in {sum(counts.values())} samples ({total}).")
+    click.echo(f"{counted(len(faults), 'fault')} in {counted(sum(counts.values()), 'sample')} ({total}).")
 
 
 @command.command("describe")
@@ -135,11 +135,11 @@ def _show_description(suite: "Suite", shown: dict[str, Any]) -> None:
     click.echo(f"{suite.title}: {suite.description}" if suite.description else suite.title)
     splits = ", ".join(f"{name} {n}" for name, n in shown["splits"].items())
     click.echo(
-        f"{shown['asked']} samples asked, in {shown['clusters']} clusters "
+        f"{counted(shown['asked'], 'sample')} asked, in {counted(shown['clusters'], 'cluster')} "
         f"(design effect {shown['design_effect']:.2f}); in the file: {splits}."
     )
     for name, n in shown["subsets"].items():
-        click.echo(f"Subset {name}: {n} samples.")
+        click.echo(f"Subset {name}: {counted(n, 'sample')}.")
     table("", ("category", "samples"), sorted(shown["categories"].items()))
     rows = [
         (

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from modelops_dagster.cli.output import CommandGroup, emit, json_option, progress_bar
+from modelops_dagster.domain.counting import counted
 
 
 @click.group("hub", cls=CommandGroup)
@@ -40,7 +41,9 @@ def serve_command(
         looking.close()
 
         def render() -> None:
-            click.echo(f"Serving {repositories} repositories of {folder} at {url}; Ctrl-C stops.")
+            click.echo(
+                f"Serving {counted(repositories, 'repository', 'repositories')} of {folder} at {url}; Ctrl-C stops."
+            )
             click.echo(f"  export HF_ENDPOINT={url}")
 
         emit({"url": url, "repositories": repositories, "folder": str(folder)}, as_json, render)
@@ -89,7 +92,9 @@ def publish_command(
     emit(
         shown,
         as_json,
-        lambda: click.echo(f"{repo_id} is at {commit.commit_hash}: {len(commit.files)} files, {size_bytes} bytes."),
+        lambda: click.echo(
+            f"{repo_id} is at {commit.commit_hash}: {counted(len(commit.files), 'file')}, {size_bytes:,} bytes."
+        ),
     )
 
 
@@ -118,9 +123,9 @@ def mirror_command(repo_id: str, source: str | None, folder: Path, ref: str, ung
 
     def render() -> None:
         fetched = (
-            f"{done.fetched_bytes} of {done.size_bytes} bytes fetched" if done.fetched_bytes else "all here already"
+            f"{done.fetched_bytes:,} of {done.size_bytes:,} bytes fetched" if done.fetched_bytes else "all here already"
         )
-        click.echo(f"{repo_id} has {done.commit_hash} in {folder}: {done.files} files, {fetched}.")
+        click.echo(f"{repo_id} has {done.commit_hash} in {folder}: {counted(done.files, 'file')}, {fetched}.")
 
     emit(done, as_json, render)
 

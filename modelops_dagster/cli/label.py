@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from modelops_dagster.cli.output import emit, json_option
+from modelops_dagster.domain.counting import counted
 
 if TYPE_CHECKING:
     from modelops_dagster.clients.labels import Graded
@@ -65,12 +66,14 @@ def command(
     left = pending(tasks, labels, who)
     if export is not None:
         write_tasks(export, left, graded)
-        said = f"{len(left)} of {len(tasks)} answers are in {export}: fill the column `said` and give it to --import."
+        said = f"{len(left)} of {counted(len(tasks), 'answer')} in {export}: fill its column `said`, then --import it."
         emit({"file": str(export), "tasks": len(left)}, as_json, lambda: click.echo(said))
     elif filled is not None:
         found = read_filled(filled, tasks, who)
         land_labels(store, found, "file")
-        emit({"labels": len(found)}, as_json, lambda: click.echo(f"{len(found)} labels taken from {filled}."))
+        emit(
+            {"labels": len(found)}, as_json, lambda: click.echo(f"{counted(len(found), 'label')} taken from {filled}.")
+        )
     else:
         _serve(store, graded, tasks, labels, who, port, browser, as_json)
 
@@ -139,7 +142,8 @@ def _serve(
     with LabelServer(app, port) as server:
         previous = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
-            said = f"{app.progress['total'] - app.progress['done']} answers to label at {server.url}; Ctrl-C stops."
+            left = counted(app.progress["total"] - app.progress["done"], "answer")
+            said = f"{left} to label at {server.url}; Ctrl-C stops."
             emit({"url": server.url, **app.progress}, as_json, lambda: click.echo(said))
             if browser and not as_json:
                 webbrowser.open(server.url)
@@ -147,4 +151,4 @@ def _serve(
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-    click.echo(f"{app.labelled} labels by {author} are kept.", err=True)
+    click.echo(f"{counted(app.labelled, 'label')} by {author} kept.", err=True)

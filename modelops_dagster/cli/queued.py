@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from modelops_dagster.cli.output import emit, json_option, progress_bar, table
+from modelops_dagster.domain.counting import counted
 
 if TYPE_CHECKING:
     from modelops_dagster.clients.queues import Broker
@@ -47,7 +48,7 @@ def submit(ctx: click.Context, name: str, file: Path, output: Path | None, wait:
     async def work() -> list[str]:
         async with _broker(address) as broker:
             await put(broker, QueueNames(name), submission, requests)
-            click.echo(f"{len(requests)} requests are in the queue of {name} as {submission}", err=True)
+            click.echo(f"{counted(len(requests), 'request')} in the queue of {name} as {submission}", err=True)
             return await _read(broker, name, submission, len(requests), wait=True) if wait else []
 
     _tell(ctx, submission, len(requests), asyncio.run(work()), output, as_json)

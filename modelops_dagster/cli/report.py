@@ -8,6 +8,7 @@ import click
 
 from modelops_dagster.cli.output import emit, json_option, table
 from modelops_dagster.cli.values import show_criteria
+from modelops_dagster.domain.counting import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,7 +87,7 @@ def _spent(lane: "LaneReport") -> "Iterator[str]":
     calls, occupied = lane.calls, lane.occupancy
     if calls["calls"]:
         since, usd = calls["since"].strftime("%Y-%m-%d"), calls["usd"] or 0.0
-        yield f"  {calls['calls']:,} calls since {since}, {calls['failed']:,} failed, ${usd:,.4f}"
+        yield f"  {counted(calls['calls'], 'call')} since {since}, {calls['failed']:,} failed, ${usd:,.4f}"
     if occupied is not None:
         price = "" if occupied.usd is None else f", ${occupied.usd:,.2f} in all"
         evaluation, serving = (_shown(hours) for hours in occupied.hours)

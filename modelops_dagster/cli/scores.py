@@ -6,6 +6,7 @@ import click
 
 from modelops_dagster.cli.output import CommandGroup, emit, json_option, table, table_or_records
 from modelops_dagster.cli.score_files import export_run, import_files
+from modelops_dagster.domain.counting import counted
 
 if TYPE_CHECKING:
     from modelops_dagster.clients.scores import ScoreStore
@@ -92,7 +93,7 @@ def _answer(store: "ScoreStore", sql: str, as_json: bool) -> None:
 
     def render() -> None:
         table_or_records(columns, [[_text(cell) for cell in row] for row in rows])
-        click.echo(f"{len(rows)} row{'' if len(rows) == 1 else 's'}", err=True)
+        click.echo(counted(len(rows), "row"), err=True)
 
     # a join may name two columns alike; as JSON keys the second would swallow the first
     keys = [f"{name}_{columns[:i].count(name) + 1}" if name in columns[:i] else name for i, name in enumerate(columns)]

@@ -7,6 +7,7 @@ import click
 from modelops_dagster.cli.beforehand import lane_option
 from modelops_dagster.cli.output import CommandGroup, emit, json_option, table
 from modelops_dagster.cli.values import show_criteria
+from modelops_dagster.domain.counting import counted
 
 if TYPE_CHECKING:
     from modelops_dagster.domain.verdicts import PairedResult, Verdict
@@ -113,8 +114,8 @@ def replay(ctx: click.Context, verdict_id: str, as_json: bool) -> None:
         if found:
             table(f"verdict {verdict_id} does not come out again", ("number", "stored", "again"), found)
         else:
-            n = len(stored.criteria)
-            click.echo(f"{again.reason}\nthe stored samples give the same {n} criteria and numbers again")
+            same = counted(len(stored.criteria), "criterion", "criteria")
+            click.echo(f"{again.reason}\nthe stored samples give the same {same} and numbers again")
 
     emit(shown, as_json, render)
     if found:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from modelops_dagster.cli.output import emit, json_option, progress_line, table
+from modelops_dagster.domain.counting import counted
 
 if TYPE_CHECKING:
     from modelops_dagster.clients.watcher import TickReport
@@ -46,7 +47,7 @@ def command(ctx: click.Context, once: bool, orgs: tuple[str, ...], as_json: bool
         )
     client = HubClient(settings.hub_url, hub_token())
     watcher = Watcher(WatchStore(settings.home / "watcher"), client, watchlist, settings.hub_poll_interval_s)
-    with progress_line(f"reading {len(chosen)} organisations of {settings.hub_url}") as say:
+    with progress_line(f"reading {counted(len(chosen), 'organisation')} of {settings.hub_url}") as say:
         report = watcher.tick(
             time.monotonic() + TICK_S,
             orgs=chosen,
@@ -58,7 +59,7 @@ def command(ctx: click.Context, once: bool, orgs: tuple[str, ...], as_json: bool
         click.echo(f"modelops: {org}: {problem}", err=True)
     if report.postponed:
         click.echo(
-            f"modelops: {len(report.postponed)} organisations were not read: the Hub seems to be away.", err=True
+            f"modelops: {counted(len(report.postponed), 'organisation')} not read: the Hub seems to be away.", err=True
         )
     ctx.exit(1 if report.problems or report.postponed else 0)
 
@@ -81,7 +82,8 @@ def _render(report: "TickReport") -> None:
     rows = [(d.repo_id, d.commit_hash[:12], d.decision, d.reason) for d in (*report.detections, *report.waiting)]
     if rows:
         table("", ("repo_id", "commit_hash", "decision", "reason"), rows)
-    click.echo(f"{len(report.read)} organisations read, {len(report.unchanged)} repositories decided before.")
+    known = counted(len(report.unchanged), "repository", "repositories")
+    click.echo(f"{counted(len(report.read), 'organisation')} read, {known} decided before.")
     taken = sum(d.decision == "onboard" for d in report.detections)
     if taken:
         click.echo(f"{taken} to onboard: the running platform starts them within seconds, else `modelops up` does.")

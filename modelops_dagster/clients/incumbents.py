@@ -8,6 +8,7 @@ from modelops_dagster.clients.gauntlet.beside import Beside
 from modelops_dagster.clients.routes import RouteStore
 from modelops_dagster.clients.scores.answers import answers, latest_answers
 from modelops_dagster.clients.scores.store import ScoreStore
+from modelops_dagster.domain.counting import counted
 from modelops_dagster.domain.endpoints import Endpoint, EndpointState, EndpointStatus
 from modelops_dagster.domain.errors import EndpointFailed, NotRunning
 from modelops_dagster.domain.gateway import RouteTarget
@@ -89,7 +90,7 @@ def gather_arms(
                 since=now - timedelta(days=policy.history_days),
             )
         if who is None:
-            stored = f", and no answers of it on this instrument are younger than {policy.history_days} days"
+            stored = f", and no answers of it on this instrument are younger than {counted(policy.history_days, 'day')}"
             notes.append((report.incumbent_note or "the incumbent was not asked") + (stored if target else ""))
             continue
         candidate, incumbent = (

@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote
 from pydantic import ValidationError
 
 from modelops_dagster.clients.whole_files import write_whole
+from modelops_dagster.domain.counting import counted
 from modelops_dagster.domain.errors import Conflict, IntegrityError, InvalidSpec
 from modelops_dagster.domain.gateway import Route, is_alias
 
@@ -157,7 +158,8 @@ def _read(path: Path) -> Route | None:
         route = Route.model_validate_json(text)
     except ValidationError as error:
         raise IntegrityError(
-            f"{path} is not a route ({error.error_count()} errors); restore it from the history folder beside it."
+            f"{path} is not a route ({counted(error.error_count(), 'error')}); restore it from the history folder "
+            "beside it."
         ) from error
     if path.parent.name == "routes" and path.stem != _encode(route.alias):
         raise IntegrityError(f"{path} holds the route of {route.alias!r}; rename or remove it.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from modelops_dagster.domain.counting import counted
 from modelops_dagster.domain.gauntlet.rows import Row
 from modelops_dagster.domain.policies import shown
 from modelops_dagster.domain.verdicts import Criterion, Verdict
@@ -26,7 +27,7 @@ def look_first(verdict: Verdict, samples: Sequence[Row], flips: Sequence[Row], r
     critical = [s for s in samples if s["severity"] == "critical" and s["outcome_class"] == "wrong"]
     if critical:
         named = ", ".join(s["sample_id"] for s in critical[:3])
-        found.append(f"{len(critical)} critical sample{_s(critical)} answered wrongly: {named}.")
+        found.append(f"{counted(len(critical), 'critical sample')} answered wrongly: {named}.")
     for compared in verdict.comparisons:
         if compared.stopped_at is not None:
             found.append(f"{compared.suite} was stopped for harm at pair {compared.stopped_at}.")
@@ -38,7 +39,7 @@ def look_first(verdict: Verdict, samples: Sequence[Row], flips: Sequence[Row], r
         )
     worse = [f for f in flips if f["change"] == "worse"]
     if worse:
-        found.append(f"{len(worse)} sample{_s(worse)} that the incumbent got right and this model did not.")
+        found.append(f"{counted(len(worse), 'sample')} that the incumbent got right and this model did not.")
     for evidence in verdict.evidence:
         share = evidence.n_unscored / evidence.n_samples if evidence.n_samples else 0.0
         if share > MANY_UNSCORED:
@@ -53,7 +54,3 @@ def _criterion(c: Criterion) -> str:
     value = "missing" if c.value is None else shown(c.value)
     note = f"; {c.note}" if c.note else ""
     return f"{c.suite}.{c.metric} is {value}, asked for {c.rule}{note}."
-
-
-def _s(many: Sequence[object]) -> str:
-    return "" if len(many) == 1 else "s"

@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from modelops_dagster.domain.counting import counted
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.gpus import capability_of
 from modelops_dagster.domain.model_shape import ModelShape
@@ -108,8 +109,7 @@ class Layout(Value):
     @property
     def label(self) -> str:
         where = f" in {self.nodes} nodes" if self.nodes > 1 else ""
-        count = f"{self.gpus} GPU{'s' if self.gpus > 1 else ''}"
-        return f"{count}{where}: TP={self.tensor_parallel}, PP={self.pipeline_parallel}"
+        return f"{counted(self.gpus, 'GPU')}{where}: TP={self.tensor_parallel}, PP={self.pipeline_parallel}"
 
 
 class Placement(Value):

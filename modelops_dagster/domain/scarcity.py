@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from modelops_dagster.domain.counting import counted
 from modelops_dagster.domain.endpoints import Priority
 from modelops_dagster.domain.values import Value
 
@@ -88,7 +89,7 @@ def _waits(
     claim: Claim, free: int, total: int, held: Sequence[Holding], *, to_come: int, asked: Sequence[Holding], ahead: int
 ) -> str:
     """What the claim waits for, as a sentence."""
-    wanted = f"Waits for {claim.count} accelerator{'s' if claim.count > 1 else ''}: {free} of {total} are free"
+    wanted = f"Waits for {counted(claim.count, 'accelerator')}: {free} of {total} are free"
     making_room = [h.owner for h in held if h.leaving] if to_come else []
     making_room += [h.owner for h in asked]
     if making_room:

@@ -9,6 +9,7 @@ import dagster as dg
 from modelops_dagster.clients.alerts import AlertConfig, Outbox, load_alert_config
 from modelops_dagster.clients.frameworks import FrameworkClient
 from modelops_dagster.domain.alerts import Alert
+from modelops_dagster.domain.counting import counted
 from modelops_dagster.domain.errors import ModelOpsError
 from modelops_dagster.domain.frameworks import Framework, parse_framework
 from modelops_dagster.settings import github_token, secret
@@ -65,4 +66,6 @@ class AlertResource(dg.ConfigurableResource[Outbox]):
             say(sentence)
         if not config.channels:
             return "no channel is configured"
-        return f"{done.sent} messages sent, {done.waiting} waiting" + "".join(f"; {s}" for s in done.failures)
+        return f"{counted(done.sent, 'message')} sent, {done.waiting} waiting" + "".join(
+            f"; {s}" for s in done.failures
+        )

@@ -14,6 +14,7 @@ from modelops_dagster.domain.alerts import (
     verdict_reached,
     watch_deadlines,
 )
+from modelops_dagster.domain.counting import counted
 from modelops_dagster.domain.hub import Release
 from modelops_dagster.domain.lanes import LANES
 from modelops_dagster.domain.verdicts import Verdict
@@ -55,7 +56,7 @@ def alert_sensor(interval_s: int, dagster_url: str, hub_url: str) -> dg.SensorDe
         said = alerts.flush(context.log.warning, SEND_BUDGET_S)
         cursor = after if written else before
         return dg.SensorResult(
-            skip_reason=f"{len(found)} events; {said}", cursor=cursor.model_dump_json() if cursor else None
+            skip_reason=f"{counted(len(found), 'event')}; {said}", cursor=cursor.model_dump_json() if cursor else None
         )
 
     return alerts_tick

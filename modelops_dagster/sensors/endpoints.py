@@ -50,7 +50,7 @@ def health_sensor(policy: UpkeepPolicy) -> dg.SensorDefinition:
         minimum_interval_seconds=HEALTH_INTERVAL_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Records how each endpoint stands as an observation of its asset, when that changed and once an "
-        "hour. A preview whose endpoint has been failed or gone for ten minutes is taken out of the gateway.",
+        "hour. A preview whose endpoint has failed or been gone for ten minutes is taken out of the gateway.",
     )
     def endpoint_health(
         context: dg.SensorEvaluationContext,

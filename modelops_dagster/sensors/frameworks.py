@@ -9,6 +9,7 @@ import dagster as dg
 from modelops_dagster.assets.partitions import models as partitions
 from modelops_dagster.clients.frameworks import FrameworkClient
 from modelops_dagster.domain.alerts import framework_updated
+from modelops_dagster.domain.counting import counted
 from modelops_dagster.domain.frameworks import Framework, FrameworkRelease, FrameworkState, look
 from modelops_dagster.domain.lanes import LANES
 from modelops_dagster.domain.retries import (
@@ -137,4 +138,4 @@ def _request(retry: Retry, job_name: str, instance: dg.DagsterInstance) -> dg.Ru
 def _quiet(fresh: Sequence[FrameworkRelease], n_waiting: int) -> str:
     if fresh:
         return f"New: {', '.join(f'{r.framework} {r.version}' for r in fresh)}; no model waits for it."
-    return f"No new release; {n_waiting} models wait for a newer engine."
+    return f"No new release; waiting for a newer engine: {counted(n_waiting, 'model')}."

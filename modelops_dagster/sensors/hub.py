@@ -11,6 +11,7 @@ from modelops_dagster.assets.partitions import models
 from modelops_dagster.assets.watcher import watcher_round
 from modelops_dagster.clients.watcher import Position, TickReport
 from modelops_dagster.clients.watcher.detections import LoggedDetection
+from modelops_dagster.domain.counting import counted
 from modelops_dagster.domain.errors import ModelOpsError
 from modelops_dagster.domain.plan import LANES_TAG
 from modelops_dagster.domain.values import Value
@@ -89,7 +90,7 @@ def _read(
         return Watchlist(), TickReport(), [error.sentence]
     for d in (*report.detections, *report.waiting):
         say(f"{d.repo_id}@{d.commit_hash[:12]}: {d.decision}, {d.reason}")
-    left = [f"{len(report.postponed)} organisations are left for the next tick"] if report.postponed else []
+    left = [f"{counted(len(report.postponed), 'organisation')} left for the next tick"] if report.postponed else []
     return watchlist, report, [*(f"{org}: {problem}" for org, problem in report.problems.items()), *left]
 
 

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from modelops_dagster.assets.failures import clear_failure
 from modelops_dagster.assets.metadata import table
+from modelops_dagster.domain.counting import counted
 from modelops_dagster.domain.retention import RetentionPolicy, parse_duration
 from modelops_dagster.resources.platform import CheckpointResource
 
@@ -16,7 +17,7 @@ class PruneConfig(dg.Config):
 
     keep: int = Field(default=2, ge=0, description="Newest checkpoints of each repository and scheme.")
     older_than: str = Field(
-        default="30d", description="What was asked for since is kept; a number and s, m, h, d or w."
+        default="30d", description="Keep what was asked for within this time; a number and s, m, h, d or w."
     )
     dry_run: bool = Field(default=False, description="Delete nothing, and say what would be.")
 
@@ -37,7 +38,8 @@ def prune(context: dg.OpExecutionContext, config: PruneConfig, checkpoints: Chec
         for d in done.decisions
     ]
     context.log.info(
-        f"{len(done.deleted)} checkpoints, {done.freed_bytes} bytes" + (" (dry run)" if done.dry_run else "")
+        f"{counted(len(done.deleted), 'checkpoint')}, {done.freed_bytes:,} bytes"
+        + (" (dry run)" if done.dry_run else "")
     )
     context.add_output_metadata(
         {"freed_bytes": done.freed_bytes, "deleted": len(done.deleted), "checkpoints": table(rows)}

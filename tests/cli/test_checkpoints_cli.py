@@ -92,7 +92,7 @@ def test_prune_says_what_it_keeps_and_why(models: Models, checkpoint: Checkpoint
     assert "pinned: demo" in models(*everything).stdout
     assert models("unpin", revision).returncode == 0
     rehearsal = models(*everything, "--dry-run")
-    assert "1 checkpoints would be deleted" in rehearsal.stdout and Path(checkpoint.directory).is_dir()
+    assert "1 checkpoint would be deleted" in rehearsal.stdout and Path(checkpoint.directory).is_dir()
     done = json.loads(models(*everything, "--json").stdout)
     assert done["deleted"] == [checkpoint.directory] and done["freed_bytes"] > 10_000
     assert not Path(checkpoint.directory).exists()

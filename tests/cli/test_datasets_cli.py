@@ -25,7 +25,7 @@ def test_a_sound_folder(tmp_path: Path) -> None:
     (tmp_path / "mine.jsonl").write_text(json.dumps(LINE))
     result = run("lint", str(tmp_path))
     assert result.exit_code == 0
-    assert result.output.strip() == "0 faults in 1 samples (mine 1)."
+    assert result.output.strip() == "0 faults in 1 sample (mine 1)."
 
 
 def test_faults_exit_1_and_unreadable_lines_are_among_them(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_the_page_runs_until_it_is_stopped_and_says_what_is_kept(scene: Scene, e
     finally:
         process.kill()
     assert process.returncode == 0
-    assert "1 labels by ana are kept." in told
+    assert "1 label by ana kept." in told
     assert [label.value for label in read_labels(scene.store)] == [0.0]
 
 

@@ -80,7 +80,7 @@ def test_file_may_be_left_and_its_answers_read_later(stack: ClusterStack, queue_
     done = modelops(stack, queue_server, "submit", "nightly", "-f", file, "--no-wait", "--json")
     told = json.loads(done.stdout)
     assert (done.returncode, told["answered"], told["failed"]) == (0, 0, 0)
-    assert "3 requests are in the queue of nightly" in done.stderr
+    assert "3 requests in the queue of nightly" in done.stderr
     later = modelops(stack, queue_server, "answers", "nightly", told["submission"], "--json")
     assert (later.returncode, json.loads(later.stdout)["answered"]) == (0, 0)
     state = json.loads(modelops(stack, queue_server, "queue", "nightly", "--json").stdout)

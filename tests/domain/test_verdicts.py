@@ -177,7 +177,7 @@ def test_the_sentences_read_well() -> None:
     assert (
         decide(wants, whole, report("quality", share_metric("accuracy", 90, 144), n=144)).reason
         == "hold: quality.accuracy 0.62 (0.54-0.70, n=144) does not settle whether it reaches 0.60; "
-        "about 1332 more samples at this rate would show that it does"
+        "about 1,332 more samples at this rate would show that it does"
     )
     broken = report("contract", share_metric("pass_rate", 18, 20), n=20, failing=("stop: ignores stop strings.", "eos"))
     assert decide(wants, broken, report("quality", share_metric("accuracy", 90, 100))).reason == (

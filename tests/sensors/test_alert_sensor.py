@@ -112,7 +112,7 @@ def test_what_was_before_the_first_tick_is_not_told(scene: Scene):
 def test_a_verdict_is_told_once(scene: Scene):
     scene.tick()
     scene.run("acme/one")
-    assert scene.tick() == "1 events; 1 messages sent, 0 waiting"
+    assert scene.tick() == "1 event; 1 message sent, 0 waiting"
     scene.tick()
     assert scene.told == [("verdict", "PASS: acme/one")]
     assert scene.hook.taken[0].json()["url"] == "http://ui/assets/raw/verdict?partition=acme%2Fone"

@@ -136,7 +136,7 @@ def ticks(tmp_path: Path) -> Iterator[Ticks]:
 def test_the_first_tick_is_the_baseline(ticks: Ticks):
     ticks.parked("acme/new", rung("vllm-cpu", "unsupported_architecture"))
     assert (ticks.tick(), ticks.alerts) == ([], [])
-    assert ticks.said == "No new release; 1 models wait for a newer engine."
+    assert ticks.said == "No new release; waiting for a newer engine: 1 model."
 
 
 def test_a_newer_engine_tries_the_waiting_models_again_at_low_priority(ticks: Ticks):

@@ -31,7 +31,7 @@ class Seen(NamedTuple):
 
 
 class Lateness:
-    """How much later than asked for this program goes on, in seconds, at worst: a worker waits as long on the machine."""
+    """How much later than asked for this program goes on, in seconds, at worst; a worker waits as long."""
 
     def __init__(self) -> None:
         self.worst_s = 0.0

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from modelops_dagster.clients.reports.gathering import LaneReport, ModelReport, gather_leaderboard, gather_model
 from modelops_dagster.clients.scores.store import ScoreStore
 from modelops_dagster.clients.whole_files import write_whole
+from modelops_dagster.domain.counting import counted
 from modelops_dagster.domain.gauntlet.rows import Row
 from modelops_dagster.domain.pictures import Curve, Span, curves, intervals, short
 from modelops_dagster.domain.policies import shown
@@ -115,6 +116,7 @@ def _page(template: str, **values: Any) -> str:
         cut=_cut,
         flips_seen=MAX_FLIPS_SEEN,
         asked=_asked,
+        counted=counted,
         **values,
     )
 

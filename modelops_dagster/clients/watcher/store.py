@@ -24,6 +24,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from modelops_dagster.clients.watcher.detections import DetectionLog, LoggedDetection
 from modelops_dagster.clients.whole_files import write_whole
+from modelops_dagster.domain.counting import counted
 from modelops_dagster.domain.errors import Conflict, IntegrityError
 from modelops_dagster.domain.values import Value
 from modelops_dagster.domain.watch_schedule import OrgSchedule
@@ -92,8 +93,8 @@ class WatchStore:
             return None
         except ValidationError as error:
             raise IntegrityError(
-                f"{path} is not a record of the Watcher ({error.error_count()} errors): restore it from a backup, or "
-                "remove it to make what is on the Hub now the baseline."
+                f"{path} is not a record of the Watcher ({counted(error.error_count(), 'error')}): restore it from a "
+                "backup, or remove it to make what is on the Hub now the baseline."
             ) from error
 
     def orgs(self) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from modelops_dagster.domain.counting import counted
 from modelops_dagster.domain.engines import FailureReason
 from modelops_dagster.domain.kubernetes.disruptions import PREEMPTED, disruption
 from modelops_dagster.domain.kubernetes.pods import CONTAINER
@@ -191,9 +192,7 @@ def _unplaced(pod: Manifest) -> Trouble | None:
 
 def no_room(message: str) -> str:
     """The scheduler's message as a sentence that names the resource first."""
-    short = [
-        f"{resource} ({count} node{'s' if count != '1' else ''})" for count, resource in _SHORT_OF.findall(message)
-    ]
+    short = [f"{resource} ({counted(int(count), 'node')})" for count, resource in _SHORT_OF.findall(message)]
     told = message.rstrip(". ")
     if short:
         return f"No node has room: too little {', '.join(short)}; the scheduler says: {told}."

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import Field
 
+from modelops_dagster.domain.counting import counted
 from modelops_dagster.domain.gauntlet.admission import Calibration, labels_to_admit, labels_to_settle
 from modelops_dagster.domain.gauntlet.grading import Admission
 from modelops_dagster.domain.values import Value
@@ -36,7 +37,8 @@ def admission_needs(categories: Sequence[str], found: Sequence[Calibration], rul
         elif more is None:
             said = f"No number of labels admits a grader for {category}: of {nearest.grader}, {nearest.why}."
         else:
-            said = f"About {more} more labels at this rate would admit {nearest.grader} for {category}: {nearest.why}."
+            labels = counted(more, "more label")
+            said = f"About {labels} at this rate would admit {nearest.grader} for {category}: {nearest.why}."
         out.append(Need(category=category, grader=nearest.grader, labels=more, said=said))
     return out
 
@@ -110,5 +112,5 @@ def _settling(verdict: Verdict, criterion: Criterion, piece: SuiteEvidence, foun
     elif more is None:
         said = f"Labels alone do not settle {label}: most of its interval comes from asking {raw.n} answers only."
     else:
-        said = f"About {more} more labels at this rate would settle {label} against its bar of {bar:g}."
+        said = f"About {counted(more, 'more label')} at this rate would settle {label} against its bar of {bar:g}."
     return Need(category=category, grader=calibration.grader, labels=more, said=said)

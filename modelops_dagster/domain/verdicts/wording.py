@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from modelops_dagster.domain.counting import counted
 from modelops_dagster.domain.gauntlet.report import Metric
 from modelops_dagster.domain.policies import MarginRule, Policy, Rule, shown
 from modelops_dagster.domain.statistics.noninferiority import pairs_to_settle
@@ -76,7 +77,7 @@ def plan(rule: Rule, metric: Metric, n_reserve: int = 0) -> str:
         return f"{question}; {metric.n} samples are too few for an interval, so it needs more"
     answer = "does" if (metric.value > rule.bar) == rule.is_floor else "does not"
     kept = f"; the suite keeps {n_reserve} in reserve" if n_reserve else ""
-    return f"{question}; about {more} more samples at this rate would show that it {answer}{kept}"
+    return f"{question}; about {counted(more, 'more sample')} at this rate would show that it {answer}{kept}"
 
 
 def reason(
@@ -136,7 +137,7 @@ def margin_plan(rule: MarginRule, result: PairedResult, n_reserve: int) -> str:
         source = f"; the suite keeps only {n_reserve} in reserve, so write {more - n_reserve} more"
     else:
         source = "; the suite keeps none in reserve, so write them"
-    return f"{question}; about {more} more samples at this rate would show that it {answer}{source}"
+    return f"{question}; about {counted(more, 'more sample')} at this rate would show that it {answer}{source}"
 
 
 def with_faults(findings: Sequence[Finding], by_suite: Mapping[str, SuiteEvidence]) -> list[str]:

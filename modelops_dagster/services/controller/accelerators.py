@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from modelops_dagster.clients.endpoints import EndpointRecord
+from modelops_dagster.domain.counting import counted
 from modelops_dagster.domain.endpoints import EndpointState
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.scarcity import Allotment, Claim, Holding, allot
@@ -51,10 +52,10 @@ class Accelerators:
             InvalidSpec: the machine has fewer.
         """
         if count > len(self.slots):
-            has = f"{len(self.slots)} accelerators" if self.slots else "no accelerator"
+            has = counted(len(self.slots), "accelerator") if self.slots else "no accelerator"
             raise InvalidSpec(
-                f"It asks for {count} accelerators and this machine has {has}; ask for fewer, or declare what there is "
-                "with MODELOPS_GPUS, e.g. 2xH100-80GB.",
+                f"It asks for {counted(count, 'accelerator')} and this machine has {has}; ask for fewer, or declare "
+                "what there is with MODELOPS_GPUS, e.g. 2xH100-80GB.",
                 field="gpus",
             )
 

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from modelops_dagster.clients.checkpoints.digests import read_safetensors_header
+from modelops_dagster.domain.counting import counted
 from modelops_dagster.domain.errors import IntegrityError
 from modelops_dagster.services.hub_server.storage import Commit, HubStorage, RepoSettings, StoredFile
 
@@ -109,7 +110,7 @@ def with_last_commits(entries: list[dict[str, Any]], history: Sequence[Commit]) 
 
 def commit_entry(commit: Commit, *, formatted: bool = False) -> dict[str, Any]:
     """A commit in a history; `formatted` adds its title and message as HTML, which have nothing to escape."""
-    title = f"{len(commit.files)} files"
+    title = counted(len(commit.files), "file")
     entry = {
         "id": commit.commit_hash,
         "title": title,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from modelops_dagster.clients.queues import Broker, Delivery, Lane
 from modelops_dagster.domain.batch import BatchRequest, answer_line
+from modelops_dagster.domain.counting import counted
 from modelops_dagster.domain.errors import InvalidSpec, QueueUnavailable
 from modelops_dagster.domain.queues import (
     MAX_ATTEMPTS,
@@ -136,7 +137,7 @@ class Consumer:
     async def _broke(self, lane: Lane, delivery: Delivery, request: BatchRequest, outcome: Broke) -> None:
         log.warning("attempt %d of %d: the engine failed, %s", delivery.attempt, self._work.attempts, outcome.said)
         if delivery.attempt >= self._work.attempts:
-            told = f"The engine was asked {delivery.attempt} times, and at last {outcome.said}."
+            told = f"The engine was asked {counted(delivery.attempt, 'time')}, and at last {outcome.said}."
             await self._give_up(lane, delivery, request.custom_id, "no_answer", told)
             return
         await pause(min(_LONGEST_BACK_OFF_S, self._work.back_off_s * 2 ** (delivery.attempt - 1)), self.stopping)
