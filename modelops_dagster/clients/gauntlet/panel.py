@@ -150,9 +150,19 @@ class Panel:
             landed,
             shown,
             self.calibrations_of(scoring),
-            (*self.notes, *notes, *lost, *counting_nowhere(scored, scoring, bool(able)), *told),
+            (*self.notes, *notes, *lost, *counting_nowhere(scored, scoring, bool(able)), *_silent(shown), *told),
             tuple(drift.said for drift in gone),
         )
+
+
+def _silent(shown: Sequence[GraderSummary]) -> list[str]:
+    """A sentence about each grader that judged nothing of what it was asked."""
+    return [
+        f"{one.grader} gave no verdict on any of {one.no_verdict} answers of {one.category}; its replies are in "
+        "`judgements`."
+        for one in shown
+        if one.no_verdict and not one.n
+    ]
 
 
 def _orders(suite: Suite, waiting: Sequence[Row]) -> list[Order]:
