@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from modelops_dagster.cli.graders import panel_for, render_grading
-from modelops_dagster.cli.inspect_tasks import inspect_options, require_task_alone, run_task
+from modelops_dagster.cli.inspect_tasks import inspect_options, require_task_alone, require_task_options, run_task
 from modelops_dagster.cli.metric_tables import metric_table
 from modelops_dagster.cli.named_endpoints import Named, find_named
 from modelops_dagster.cli.output import emit, json_option, progress_bar
@@ -72,6 +72,7 @@ def command(
     from modelops_dagster.settings import Settings
 
     settings = Settings.load()
+    require_task_options(ctx, task)
     named = find_named(name) if name else None
     plan = _plan(url, model_id, config, overrides, api_key_env, named)
     api_key = named.key if named else _api_key(plan.api_key_name, is_optional=bool(config) and not api_key_env)
@@ -306,6 +307,8 @@ def _evaluate(
                 f"Suite {suite.name!r} has no verdict: {report.n_unscored} of {report.n_samples} could not be scored "
                 f"({'; '.join(report.failing[:2]) or 'no reason given'})."
             )
+        if report is not None and _is_unjudged(report):
+            failures.append(f"Suite {suite.name!r} has no verdict: {' '.join(report.notes)}")
         is_well = report is not None and not _is_undecided(report) and not _failed_checks(report)
         refused = None if is_well else _refused_since(plan, api_key, deadline)
         if refused is not None:
@@ -338,6 +341,11 @@ def _within(suite: "Suite", seconds: float) -> "Suite":
 
 def _is_undecided(report: "SuiteReport") -> bool:
     return report.n_unscored > MAX_UNSCORED_SHARE * report.n_samples
+
+
+def _is_unjudged(report: "SuiteReport") -> bool:
+    """Whether graders were asked, none gave a verdict on anything, and nothing else was scored."""
+    return bool(report.graders) and not report.n_samples and not any(one.n for one in report.graders)
 
 
 def _failed_checks(report: "SuiteReport") -> bool:

@@ -89,7 +89,17 @@ def test_mistakes_are_one_sentence(environ: dict[str, str]) -> None:
         )
     gone = refused(run(environ, "--url", "http://127.0.0.1:9/v1", "--model-id", "m"))
     assert "cannot be reached (Connect" in gone and "check the address" in gone and "ssl" not in gone
-    assert "is not a URL" in refused(run(environ, "--url", "localhost:8000", "--model-id", "m"))
+    for no_url in ("localhost:8000", "http://[::1/v1", "http://h:99999/v1"):
+        assert "is not a URL" in refused(run(environ, "--url", no_url, "--model-id", "m"))
+    held = refused(run(environ, "--url", "http://me:pw1@127.0.0.1:9/v1", "--model-id", "m"))
+    assert "The address of '127.0.0.1:9' holds a user name or password" in held and "pw1" not in held
+    for flags in (("-T", "a=b"), ("--tokens", "9"), ("--memory", "1"), ("--repo-id", "a/b"), ("--commit", "0" * 40)):
+        said = refused(run(environ, "--url", "http://127.0.0.1:9/v1", "--model-id", "m", *flags))
+        assert said == (
+            f"{flags[0]} belongs to a task of Inspect: name its file with --inspect, or leave {flags[0]} out."
+        )
+    alone = ("--inspect", "x.py", "--commit", "0" * 40)
+    assert "name the model with --repo-id" in refused(run(environ, "--url", "http://h", "--model-id", "m", *alone))
     with OpenAIServer(fault="html").in_thread() as server:
         assert "is not an OpenAI-compatible" in refused(run(environ, "--url", server.url, "--model-id", MODEL))
 

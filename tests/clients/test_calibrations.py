@@ -89,7 +89,8 @@ def test_no_label_admits_a_grader_that_never_gives_a_verdict(store: ScoreStore, 
     (need,) = admission_needs(["summary"], [found], RULE)
     assert need.labels is None
     assert "none of its replies about 60 answers is a verdict; look at them in `judgements`" in need.said
-    assert any("gave no verdict on any of 60 answers of summary" in note for note in report.notes)
+    said = "gave no verdict on any of 60 answers of summary (first: the reply is not one JSON object: Expecting value)."
+    assert any(said in note for note in report.notes)
 
 
 def test_a_run_that_nobody_labelled_does_not_dilute_the_calibration(store: ScoreStore, tmp_path: Path):
