@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from modelops_dagster.domain.gauntlet.report import SuiteReport
     from modelops_dagster.domain.gauntlet.suite import Suite
     from modelops_dagster.domain.openai_urls import Api
+    from modelops_dagster.settings import Settings
 
 REACH_TIMEOUT_S = 60.0
 ASK_AGAIN_S = 10.0
@@ -95,7 +96,7 @@ def command(
     if panel is not None:
         panel.require_others(endpoint)
     chosen = [_roomy(suite, plan, endpoint.max_context) for suite in chosen]
-    work = Path(plan.output_dir) if plan.output_dir else settings.cache / "gauntlet"
+    work = _work(plan, settings)
     reports, failures, is_refused = _evaluate(chosen, endpoint, work, api_key, plan, deadline, panel)
     _say_where_logs_are(plan, work)
     shown = {"url": endpoint.url, **_shown(plan, asked, reports), "failures": failures}
@@ -106,6 +107,15 @@ def command(
         ctx.exit(2)
     if failures or any(_failed_checks(r) for r in reports):
         ctx.exit(1)
+
+
+def _work(plan: "EvalPlan", settings: "Settings") -> Path:
+    """The folder of journals and logs; it and those that the file names are there then."""
+    from modelops_dagster.clients.gauntlet.eval_file import make_folders
+
+    work = Path(plan.output_dir) if plan.output_dir else settings.cache / "gauntlet"
+    make_folders(work, plan.chain)
+    return work
 
 
 def _shown(plan: "EvalPlan", asked: "Sequence[Asked]", reports: "Sequence[SuiteReport]") -> dict[str, Any]:
@@ -235,7 +245,7 @@ def _api_key(name: str | None, *, is_optional: bool) -> str | None:
     """The key from the named variable; the name is the only thing that ever appears on a command line.
 
     Raises:
-        UserError: the variable is not set, and the command line names it.
+        UserError: the variable is not set, and the command line names it; or it holds more than a key.
     """
     import os
 
@@ -248,7 +258,10 @@ def _api_key(name: str | None, *, is_optional: bool) -> str | None:
             click.echo(f"The variable {name} is not set: the endpoint is asked without a key.", err=True)
             return None
         raise UserError(f"The environment variable {name} is not set: put the endpoint's API key there.")
-    return os.environ[name]
+    key = os.environ[name]
+    if not key.isprintable() or key != key.strip():
+        raise UserError(f"The variable {name} holds blanks or a line break beside the key: put the key alone there.")
+    return key
 
 
 class Evaluated(NamedTuple):

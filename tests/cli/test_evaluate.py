@@ -72,6 +72,9 @@ def test_the_key_comes_from_the_environment(environ: dict[str, str]) -> None:
         wrong = refused(run({**environ, "MY_KEY": "sk-2"}, *arguments, "--api-key-env", "MY_KEY"))
         assert "refuses the key that the variable MY_KEY holds" in wrong and "sk-2" not in wrong
         assert "UNSET_KEY is not set" in refused(run(environ, *arguments, "--api-key-env", "UNSET_KEY"))
+        for key in ("sk-1\n", " sk-1", "sk\n1"):
+            said = refused(run({**environ, "MY_KEY": key}, *arguments, "--api-key-env", "MY_KEY"))
+            assert said == "The variable MY_KEY holds blanks or a line break beside the key: put the key alone there."
         result = run({**environ, "MY_KEY": "sk-1"}, *arguments, "--api-key-env", "MY_KEY")
     assert result.exit_code == 0
     assert "sk-1" not in result.output
@@ -184,6 +187,23 @@ def test_a_file_that_does_not_hold_is_one_sentence(environ: dict[str, str], tmp_
     assert "There is no suite 'chess'" in refused(run(environ, "--config", str(file)))
     assert "name the file with --config" in refused(run(environ, "--url", "http://x", "--model-id", "m", "-o", "a=b"))
     assert "Say whom to ask" in refused(run(environ, "--url", "http://x"))
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_asked(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("")
+    file = tmp_path / "files" / "f.yaml"
+    file.parent.mkdir()
+    with OpenAIServer(answer=echo).in_thread() as server:
+        there = ("--url", f"{server.url}", "--model-id", MODEL)
+        cache = run({**environ, "XDG_CACHE_HOME": str(taken)}, *there, "--suite", "mine")
+        file.write_text(FILE.replace("CACHE", str(taken / "kept")))
+        named = run(environ, "--config", str(file), *there, "--suite", "mine")
+    assert f"{taken}/modelops/gauntlet cannot be written to (Not a directory): name another folder." in refused(cache)
+    assert f"{taken}/kept cannot be written to (Not a directory): name another folder." in refused(named)
+    assert len(server.bodies) <= 2, "the first request of each at most"
 
 
 WAYS: list[tuple[Fault, int]] = [
