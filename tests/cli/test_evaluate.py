@@ -324,6 +324,25 @@ def test_a_run_that_was_ended_goes_on_at_the_sample_where_it_stopped(
     assert len(server.bodies) - asked <= 1 + 9 - 2  # its own first request; a kill may lose the last answer
 
 
+def test_a_disk_that_fills_up_is_one_sentence_and_what_was_kept_is_not_asked_again(environ: dict[str, str]) -> None:
+    limited = (
+        "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)); "
+        "runpy.run_module('modelops_dagster.cli', run_name='__main__')"
+    )
+    with OpenAIServer(answer=echo).in_thread() as server:
+        there = ("eval", "--url", server.url, "--model-id", MODEL, "--suite", "mine", "--json")
+        full = subprocess.run(
+            [sys.executable, "-c", limited, *there], env={**os.environ, **environ}, capture_output=True, text=True
+        )
+        asked = len(server.bodies)
+        again = run(environ, *there[1:])
+    assert full.returncode == 2, full.stderr
+    assert "Traceback" not in full.stderr
+    assert "No space is left to write" in full.stderr and "what is there is kept" in full.stderr
+    assert json.loads(again.stdout)["reports"][0]["n_unscored"] == 0
+    assert len(server.bodies) - asked < 1 + 9
+
+
 def test_the_first_request_stays_in_the_budget(environ: dict[str, str]) -> None:
     with OpenAIServer(fault="hang").in_thread() as server:
         result = run(environ, "--url", server.url, "--model-id", MODEL, "--suite", "mine", "--budget", "0.05")
