@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from modelops_dagster.cli.graders import panel_for, render_grading
-from modelops_dagster.cli.inspect_tasks import inspect_options, require_task_alone, run_task
+from modelops_dagster.cli.inspect_tasks import inspect_options, require_task_alone, require_task_options, run_task
 from modelops_dagster.cli.metric_tables import metric_table
 from modelops_dagster.cli.named_endpoints import Named, find_named
 from modelops_dagster.cli.output import emit, json_option, progress_bar
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from modelops_dagster.domain.gauntlet.report import SuiteReport
     from modelops_dagster.domain.gauntlet.suite import Suite
     from modelops_dagster.domain.openai_urls import Api
+    from modelops_dagster.settings import Settings
 
 REACH_TIMEOUT_S = 60.0
 ASK_AGAIN_S = 10.0
@@ -72,6 +73,7 @@ def command(
     from modelops_dagster.settings import Settings
 
     settings = Settings.load()
+    require_task_options(ctx, task)
     named = find_named(name) if name else None
     plan = _plan(url, model_id, config, overrides, api_key_env, named)
     api_key = named.key if named else _api_key(plan.api_key_name, is_optional=bool(config) and not api_key_env)
@@ -94,7 +96,7 @@ def command(
     if panel is not None:
         panel.require_others(endpoint)
     chosen = [_roomy(suite, plan, endpoint.max_context) for suite in chosen]
-    work = Path(plan.output_dir) if plan.output_dir else settings.cache / "gauntlet"
+    work = _work(plan, settings)
     reports, failures, is_refused = _evaluate(chosen, endpoint, work, api_key, plan, deadline, panel)
     _say_where_logs_are(plan, work)
     shown = {"url": endpoint.url, **_shown(plan, asked, reports), "failures": failures}
@@ -105,6 +107,15 @@ def command(
         ctx.exit(2)
     if failures or any(_failed_checks(r) for r in reports):
         ctx.exit(1)
+
+
+def _work(plan: "EvalPlan", settings: "Settings") -> Path:
+    """The folder of journals and logs; it and those that the file names are there then."""
+    from modelops_dagster.clients.gauntlet.eval_file import make_folders
+
+    work = Path(plan.output_dir) if plan.output_dir else settings.cache / "gauntlet"
+    make_folders(work, plan.chain)
+    return work
 
 
 def _shown(plan: "EvalPlan", asked: "Sequence[Asked]", reports: "Sequence[SuiteReport]") -> dict[str, Any]:
@@ -234,7 +245,7 @@ def _api_key(name: str | None, *, is_optional: bool) -> str | None:
     """The key from the named variable; the name is the only thing that ever appears on a command line.
 
     Raises:
-        UserError: the variable is not set, and the command line names it.
+        UserError: the variable is not set, and the command line names it; or it holds more than a key.
     """
     import os
 
@@ -247,7 +258,10 @@ def _api_key(name: str | None, *, is_optional: bool) -> str | None:
             click.echo(f"The variable {name} is not set: the endpoint is asked without a key.", err=True)
             return None
         raise UserError(f"The environment variable {name} is not set: put the endpoint's API key there.")
-    return os.environ[name]
+    key = os.environ[name]
+    if not key.isprintable() or key != key.strip():
+        raise UserError(f"The variable {name} holds blanks or a line break beside the key: put the key alone there.")
+    return key
 
 
 class Evaluated(NamedTuple):
@@ -306,6 +320,8 @@ def _evaluate(
                 f"Suite {suite.name!r} has no verdict: {report.n_unscored} of {report.n_samples} could not be scored "
                 f"({'; '.join(report.failing[:2]) or 'no reason given'})."
             )
+        if report is not None and _is_unjudged(report):
+            failures.append(f"Suite {suite.name!r} has no verdict: {' '.join(report.notes)}")
         is_well = report is not None and not _is_undecided(report) and not _failed_checks(report)
         refused = None if is_well else _refused_since(plan, api_key, deadline)
         if refused is not None:
@@ -338,6 +354,11 @@ def _within(suite: "Suite", seconds: float) -> "Suite":
 
 def _is_undecided(report: "SuiteReport") -> bool:
     return report.n_unscored > MAX_UNSCORED_SHARE * report.n_samples
+
+
+def _is_unjudged(report: "SuiteReport") -> bool:
+    """Whether graders were asked, none gave a verdict on anything, and nothing else was scored."""
+    return bool(report.graders) and not report.n_samples and not any(one.n for one in report.graders)
 
 
 def _failed_checks(report: "SuiteReport") -> bool:

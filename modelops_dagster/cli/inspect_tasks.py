@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from modelops_dagster.cli.metric_tables import metric_table
 from modelops_dagster.cli.output import emit, progress_line
@@ -32,11 +33,43 @@ _OPTIONS = (
 )
 
 
+TASK_FLAGS = {
+    "task_args": "-T",
+    "tokens": "--tokens",
+    "memory": "--memory",
+    "repo_id": "--repo-id",
+    "commit_hash": "--commit",
+}
+
+
 def inspect_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of a task, handed to the command as keywords."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def require_task_options(ctx: click.Context, options: dict[str, Any]) -> None:
+    """See that no option of a task was given without one: it would be left out without a word.
+
+    Raises:
+        UserError: it was; names the option.
+    """
+    from modelops_dagster.domain.errors import UserError
+
+    if not options["inspect"]:
+        flag = next(
+            (
+                flag
+                for name, flag in TASK_FLAGS.items()
+                if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE
+            ),
+            None,
+        )
+        if flag:
+            raise UserError(f"{flag} belongs to a task of Inspect: name its file with --inspect, or leave {flag} out.")
+    if options["commit_hash"] and not options["repo_id"]:
+        raise UserError("--commit is the commit of a model: name the model with --repo-id, or leave --commit out.")
 
 
 def require_task_alone(plan: "EvalPlan", api: "Api", suites: Sequence[str], subset: str | None) -> None:

@@ -44,14 +44,21 @@ class _People:
         labelled = {a.run_id for a in answers if a.answer_uid in self._said}
         unique = {a.answer_uid: a for a in answers if a.run_id in labelled}
         self._by_pair: dict[tuple[str, str], list[Answer]] = defaultdict(list)
+        self._silent: dict[tuple[str, str], set[str]] = defaultdict(set)
+        self._spoke: set[tuple[str, str]] = set()
         for answer in answers:
-            for grader in self._found.get(answer.answer_uid, {}):
+            for grader, settled in self._found.get(answer.answer_uid, {}).items():
+                if settled.verdict is None:
+                    self._silent[grader, answer.group].add(answer.answer_uid)
+                else:
+                    self._spoke.add((grader, answer.group))
                 self._by_pair[grader, answer.group] += [answer] if unique.get(answer.answer_uid) is answer else []
 
     def calibrations(self, rule: Admission) -> tuple[Calibration, ...]:
         """Of every grader and category group that it ever judged."""
         pairs = sorted(self._by_pair.items())
-        return tuple(_calibrated(pair, mine, self._found, self._said, rule) for pair, mine in pairs)
+        found = [(pair, _calibrated(pair, mine, self._found, self._said, rule)) for pair, mine in pairs]
+        return tuple(one if pair in self._spoke else _of_silent(one, len(self._silent[pair])) for pair, one in found)
 
     def anchors(self, found: Sequence[Calibration], graded: Graded, rule: Admission) -> tuple[Anchor, ...]:
         """Of every admission, the labelled answers that its grader is held to in each run."""
@@ -73,6 +80,12 @@ class _People:
                     good=human > 0.5,
                     then=then,
                 )
+
+
+def _of_silent(found: Calibration, asked: int) -> Calibration:
+    """Of a grader without a single verdict: no label can say anything about it."""
+    why = f"none of its replies about {asked} answers is a verdict; look at them in `judgements`"
+    return found.model_copy(update={"silent": asked, "why": why})
 
 
 def _calibrated(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 Api = Literal["chat", "completions"]
 PATHS: Mapping[Api, str] = {"chat": "/chat/completions", "completions": "/completions"}
@@ -12,10 +12,13 @@ def base_url(url: str) -> str:
     """The base URL that ends in /v1 (or what the user gave), from a base URL or a full path to one of the two routes.
 
     Raises:
-        ValueError: not an http(s) URL.
+        ValueError: not an http(s) URL, or one with a password in it.
     """
-    parts = urlsplit(url.strip())
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    _, at, host = url.strip().split("//", 1)[-1].split("/", 1)[0].rpartition("@")
+    if at:
+        raise ValueError(f"of {host!r} holds a user name or password: leave it out, and put the key into a variable")
+    parts = _parts(url)
+    if parts is None:
         raise ValueError(f"{url!r} is not a URL such as http://127.0.0.1:8000/v1")
     path = parts.path.rstrip("/")
     for route in PATHS.values():
@@ -25,5 +28,16 @@ def base_url(url: str) -> str:
 
 def api_of(url: str) -> Api | None:
     """The route a full path names, or None for a base URL."""
-    path = urlsplit(url.strip()).path.rstrip("/")
+    parts = _parts(url)
+    path = parts.path.rstrip("/") if parts else ""
     return next((api for api, route in PATHS.items() if path.endswith(route)), None)
+
+
+def _parts(url: str) -> SplitResult | None:
+    """An http(s) URL with a host, in parts; None for anything else."""
+    try:
+        parts = urlsplit(url.strip())
+        is_web = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not match, a port that is none
+        return None
+    return parts if is_web else None

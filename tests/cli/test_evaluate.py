@@ -72,6 +72,9 @@ def test_the_key_comes_from_the_environment(environ: dict[str, str]) -> None:
         wrong = refused(run({**environ, "MY_KEY": "sk-2"}, *arguments, "--api-key-env", "MY_KEY"))
         assert "refuses the key that the variable MY_KEY holds" in wrong and "sk-2" not in wrong
         assert "UNSET_KEY is not set" in refused(run(environ, *arguments, "--api-key-env", "UNSET_KEY"))
+        for key in ("sk-1\n", " sk-1", "sk\n1"):
+            said = refused(run({**environ, "MY_KEY": key}, *arguments, "--api-key-env", "MY_KEY"))
+            assert said == "The variable MY_KEY holds blanks or a line break beside the key: put the key alone there."
         result = run({**environ, "MY_KEY": "sk-1"}, *arguments, "--api-key-env", "MY_KEY")
     assert result.exit_code == 0
     assert "sk-1" not in result.output
@@ -89,7 +92,17 @@ def test_mistakes_are_one_sentence(environ: dict[str, str]) -> None:
         )
     gone = refused(run(environ, "--url", "http://127.0.0.1:9/v1", "--model-id", "m"))
     assert "cannot be reached (Connect" in gone and "check the address" in gone and "ssl" not in gone
-    assert "is not a URL" in refused(run(environ, "--url", "localhost:8000", "--model-id", "m"))
+    for no_url in ("localhost:8000", "http://[::1/v1", "http://h:99999/v1"):
+        assert "is not a URL" in refused(run(environ, "--url", no_url, "--model-id", "m"))
+    held = refused(run(environ, "--url", "http://me:pw1@127.0.0.1:9/v1", "--model-id", "m"))
+    assert "The address of '127.0.0.1:9' holds a user name or password" in held and "pw1" not in held
+    for flags in (("-T", "a=b"), ("--tokens", "9"), ("--memory", "1"), ("--repo-id", "a/b"), ("--commit", "0" * 40)):
+        said = refused(run(environ, "--url", "http://127.0.0.1:9/v1", "--model-id", "m", *flags))
+        assert said == (
+            f"{flags[0]} belongs to a task of Inspect: name its file with --inspect, or leave {flags[0]} out."
+        )
+    alone = ("--inspect", "x.py", "--commit", "0" * 40)
+    assert "name the model with --repo-id" in refused(run(environ, "--url", "http://h", "--model-id", "m", *alone))
     with OpenAIServer(fault="html").in_thread() as server:
         assert "is not an OpenAI-compatible" in refused(run(environ, "--url", server.url, "--model-id", MODEL))
 
@@ -174,6 +187,23 @@ def test_a_file_that_does_not_hold_is_one_sentence(environ: dict[str, str], tmp_
     assert "There is no suite 'chess'" in refused(run(environ, "--config", str(file)))
     assert "name the file with --config" in refused(run(environ, "--url", "http://x", "--model-id", "m", "-o", "a=b"))
     assert "Say whom to ask" in refused(run(environ, "--url", "http://x"))
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_asked(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("")
+    file = tmp_path / "files" / "f.yaml"
+    file.parent.mkdir()
+    with OpenAIServer(answer=echo).in_thread() as server:
+        there = ("--url", f"{server.url}", "--model-id", MODEL)
+        cache = run({**environ, "XDG_CACHE_HOME": str(taken)}, *there, "--suite", "mine")
+        file.write_text(FILE.replace("CACHE", str(taken / "kept")))
+        named = run(environ, "--config", str(file), *there, "--suite", "mine")
+    assert f"{taken}/modelops/gauntlet cannot be written to (Not a directory): name another folder." in refused(cache)
+    assert f"{taken}/kept cannot be written to (Not a directory): name another folder." in refused(named)
+    assert len(server.bodies) <= 2, "the first request of each at most"
 
 
 WAYS: list[tuple[Fault, int]] = [
@@ -292,6 +322,25 @@ def test_a_run_that_was_ended_goes_on_at_the_sample_where_it_stopped(
     (report,) = json.loads(again.stdout)["reports"]
     assert (report["n_samples"], report["n_unscored"]) == (9, 0)
     assert len(server.bodies) - asked <= 1 + 9 - 2  # its own first request; a kill may lose the last answer
+
+
+def test_a_disk_that_fills_up_is_one_sentence_and_what_was_kept_is_not_asked_again(environ: dict[str, str]) -> None:
+    limited = (
+        "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)); "
+        "runpy.run_module('modelops_dagster.cli', run_name='__main__')"
+    )
+    with OpenAIServer(answer=echo).in_thread() as server:
+        there = ("eval", "--url", server.url, "--model-id", MODEL, "--suite", "mine", "--json")
+        full = subprocess.run(
+            [sys.executable, "-c", limited, *there], env={**os.environ, **environ}, capture_output=True, text=True
+        )
+        asked = len(server.bodies)
+        again = run(environ, *there[1:])
+    assert full.returncode == 2, full.stderr
+    assert "Traceback" not in full.stderr
+    assert "No space is left to write" in full.stderr and "what is there is kept" in full.stderr
+    assert json.loads(again.stdout)["reports"][0]["n_unscored"] == 0
+    assert len(server.bodies) - asked < 1 + 9
 
 
 def test_the_first_request_stays_in_the_budget(environ: dict[str, str]) -> None:

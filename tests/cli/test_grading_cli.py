@@ -64,6 +64,18 @@ def test_the_model_under_test_is_refused_as_its_own_grader(way: str, environ: di
     assert asked == 1
 
 
+def test_a_grader_that_is_not_there_leaves_the_suite_without_a_verdict(environ: dict[str, str]):
+    with OpenAIServer(answer=lambda body: "a good text").in_thread() as server:
+        with GraderModel().server().in_thread() as judge:
+            url = judge.url
+        graders(environ, f'name: strict, url: "{url}", model: judge')
+        result = run(environ, server, "--suite", "writing", "--json")
+    assert result.exit_code == 1, result.output
+    (told,) = json.loads(result.stdout)["failures"]
+    assert told.startswith("Suite 'writing' has no verdict: 4 answers of summary count nowhere")
+    assert "gave no verdict on any of 4 answers of summary (first: " in told and "Cannot connect" in told
+
+
 def test_without_graders_the_suite_is_left_out_or_refused_by_name(environ: dict[str, str]):
     with OpenAIServer().in_thread() as server:
         all_suites = run(environ, server, "--json")

@@ -10,9 +10,10 @@ from modelops_dagster.clients.labels import Graded
 from modelops_dagster.clients.scores import ScoreStore
 from modelops_dagster.clients.scores.replays import replay
 from modelops_dagster.domain.policies import MarginRule
-from modelops_dagster.domain.verdicts.label_plan import needs_of_hold, waiting_for_labels
+from modelops_dagster.domain.verdicts.label_plan import admission_needs, needs_of_hold, waiting_for_labels
 from tests.clients.calibrating import POLICY, RULE, SUITE, decided, judging, label, run, run_again_labelled
 from tests.clients.grading_parts import grader, number_in
+from tests.fakes.grader_model import GraderModel
 
 GROUPS = {"writing": ("summary",)}
 
@@ -77,6 +78,19 @@ def test_a_hold_on_a_corrected_share_says_whether_labels_would_settle_it(store: 
     wide = decided(store, report.model_copy(update={"metrics": (*others, raw)}), tight)
     (need,) = needs_of_hold(wide, GROUPS, report.calibrations, RULE)
     assert need.labels and "would settle writing.corrected/summary" in need.said
+
+
+def test_no_label_admits_a_grader_that_never_gives_a_verdict(store: ScoreStore, tmp_path: Path):
+    with GraderModel(silent=lambda answer: True).server().in_thread() as babbler:
+        report = run(store, grader(babbler), "r1", tmp_path)
+    label(store, 1.0)
+    (found,) = calibrations(store, Graded([SUITE]), RULE)
+    assert (found.admitted, found.silent, found.answers) == (False, 60, 0)
+    (need,) = admission_needs(["summary"], [found], RULE)
+    assert need.labels is None
+    assert "none of its replies about 60 answers is a verdict; look at them in `judgements`" in need.said
+    said = "gave no verdict on any of 60 answers of summary (first: the reply is not one JSON object: Expecting value)."
+    assert any(said in note for note in report.notes)
 
 
 def test_a_run_that_nobody_labelled_does_not_dilute_the_calibration(store: ScoreStore, tmp_path: Path):

@@ -9,7 +9,7 @@ import pytest
 
 from modelops_dagster.clients.gauntlet.inference import InferenceClient, RetryBudget
 from modelops_dagster.domain.gauntlet.completion import Completion
-from modelops_dagster.domain.openai_urls import base_url
+from modelops_dagster.domain.openai_urls import api_of, base_url
 from tests.fakes.openai_server import MODEL, Fault, OpenAIServer
 
 BODY = {"model": MODEL, "messages": [{"role": "user", "content": "one two three four"}], "max_tokens": 50}
@@ -47,10 +47,20 @@ def test_base_url_or_full_path(given: str, wanted: str) -> None:
     assert base_url(given) == wanted
 
 
-@pytest.mark.parametrize("given", ["localhost:8000", "ftp://h/v1", "http://", "h"])
+@pytest.mark.parametrize(
+    "given", ["localhost:8000", "ftp://h/v1", "http://", "h", "http://h:99999/v1", "http://h:0", "http://[::1/v1"]
+)
 def test_not_a_url(given: str) -> None:
     with pytest.raises(ValueError, match="is not a URL"):
         base_url(given)
+    assert api_of(given) is None
+
+
+def test_no_password_stands_in_an_address_or_in_what_is_said_of_it() -> None:
+    with pytest.raises(ValueError, match="of 'h:8000' holds a user name or password") as caught:
+        base_url("http://me:pw1@h:8000/v1")
+    assert "pw1" not in str(caught.value)
+    assert base_url("http://h/accounts/@me/v1") == "http://h/accounts/@me/v1"
 
 
 @pytest.mark.parametrize("body", [BODY, STREAM], ids=["plain", "stream"])

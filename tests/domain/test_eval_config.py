@@ -1,5 +1,7 @@
 """NeMo Evaluator's files, both vintages: the chain they resolve to, and what is refused."""
 
+import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -231,3 +233,79 @@ def test_what_we_do_not_do_is_refused_and_not_ignored(flags: dict[str, Any], sai
 def test_neither_vintage() -> None:
     with pytest.raises(InvalidSpec, match="neither `target`"):
         eval_plan({"model": "m"}, {})
+
+
+EVERYTHING = """
+deployment: {type: none}
+execution: {output_dir: x}
+config: {type: quality, output_dir: x, params: {limit_samples: 3, temperature: 0.5}}
+target:
+  api_endpoint:
+    url: http://h/v1
+    model_id: m
+    type: chat
+    stream: true
+    api_key_name: K
+    adapter_config:
+      interceptors: [{name: caching, config: {cache_dir: x}}, {name: endpoint, enabled: true}]
+      post_eval_hooks: [{name: post_eval_report, config: {report_types: [html]}}]
+evaluation:
+  nemo_evaluator_config: {config: {params: {parallelism: 2}}}
+  overrides: {config.params.max_retries: 2}
+  tasks:
+    - name: quality
+      params: {top_p: 0.5}
+      overrides: {config.params.max_retries: 2}
+      nemo_evaluator_config: {config: {params: {request_timeout: 3}}}
+---
+output: {dir: x}
+services:
+  mine:
+    url: http://h/v1
+    protocol: chat_completions
+    model: m
+    generation: {temperature: 0.1, top_p: 0.4, max_tokens: 3}
+    proxy:
+      extra_body: {a: 1}
+      extra_headers: {a: b}
+      interceptors:
+        - {name: endpoint, config: {max_retries: 1, extra_body: {a: 1}}}
+        - {name: logging, config: {output_dir: x}}
+        - {name: progress_tracking, config: {every: 3, webhook_url: "http://h/"}}
+        - {name: log_tokens, config: {every: 2}}
+        - reasoning
+benchmarks: [{name: quality, max_problems: 3, solver: {service: mine}}]
+"""
+ODD: tuple[Any, ...] = (3, -1, 1.5, "x", "", [], {}, None, [3], [None], [[]], {"a": 1}, True, {1: 2}, 10**400)
+
+
+def places(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where something stands in the document."""
+    if path:
+        yield path
+    inside = (
+        document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
+    )
+    for key, value in inside:
+        yield from places(value, (*path, key))
+
+
+def test_whatever_stands_in_the_wrong_place_is_one_sentence() -> None:
+    documents = [yaml.safe_load(path.read_text()) for path in sorted(EXAMPLES.glob("bring*.yaml"))]
+    documents += yaml.safe_load_all(EVERYTHING)
+    refused = 0
+    for document in documents:
+        suites = [quality(stands_in_for=[task.name for task in eval_plan(document, {"API_KEY": "k"}).tasks])]
+        for *way, last in places(document):
+            for odd in ODD:
+                changed = copy.deepcopy(document)
+                at = changed
+                for step in way:
+                    at = at[step]
+                at[last] = odd
+                try:
+                    asked_suites(eval_plan(changed, {"API_KEY": "k"}), suites)
+                except InvalidSpec as error:
+                    refused += 1
+                    assert "\n" not in error.sentence and error.sentence.endswith("."), error.sentence
+    assert refused > 500

@@ -98,6 +98,8 @@ def test_a_real_grader_advises_and_scores_nothing(
         result
     )
     assert "the graders' verdicts are advisory there" in graded_lane.grading(result)
+    if all(status == "malformed" for _, _, status, *_ in calls):
+        assert "gave no verdict on any of 1 answers of summary" in graded_lane.grading(result)
     assert store.query("select count(*) from scores where metric like 'accuracy%' and value is not null")[1] == [(0,)]
     hold = result.output_for_node("raw__verdict")
     assert hold.outcome == "hold"

@@ -1,5 +1,6 @@
 """Read a `modelops eval --config` file, and find the suites its tasks mean."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,8 +8,9 @@ from typing import Any, NamedTuple
 import yaml
 
 from modelops_dagster.clients.yaml_files import read_yaml
-from modelops_dagster.domain.errors import InvalidSpec
+from modelops_dagster.domain.errors import InvalidSpec, UserError
 from modelops_dagster.domain.gauntlet.eval_config import EvalPlan, EvalTask, eval_plan, overridden
+from modelops_dagster.domain.gauntlet.interceptors import Chain
 from modelops_dagster.domain.gauntlet.suite import Suite
 
 
@@ -28,6 +30,23 @@ def load_plan(path: Path, overrides: Sequence[str], variables: Mapping[str, str]
         return eval_plan(overridden(document, overrides, _value), variables)
     except InvalidSpec as error:
         raise InvalidSpec(f"{path}: {error.sentence}", field=error.field) from None
+
+
+def make_folders(work: Path, chain: Chain) -> None:
+    """Make every folder that a run writes to, so that one that cannot be made is told before anything is asked.
+
+    Raises:
+        UserError: one cannot be made, or nothing can be written there.
+    """
+    links = (*chain.interceptors, *chain.hooks)
+    named = [link.given.get(key) for link in links for key in ("cache_dir", "output_dir")]
+    for folder in (work, *(Path(name) for name in named if name)):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder} cannot be written to ({error.strerror}): name another folder.") from None
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise UserError(f"{folder} cannot be written to (its rights forbid it): name another folder.")
 
 
 def _value(text: str) -> Any:

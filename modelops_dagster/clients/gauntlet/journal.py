@@ -93,7 +93,7 @@ class _Lines:
         try:
             written = os.write(self._file, line)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
             written = 0
         if written < len(line):

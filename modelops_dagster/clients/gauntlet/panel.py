@@ -13,7 +13,7 @@ from modelops_dagster.domain.endpoints import Endpoint
 from modelops_dagster.domain.errors import UserError
 from modelops_dagster.domain.gauntlet.admission import Calibration
 from modelops_dagster.domain.gauntlet.drift import Anchor
-from modelops_dagster.domain.gauntlet.grader_summary import GraderSummary, summarized
+from modelops_dagster.domain.gauntlet.grader_summary import ByGrader, GraderSummary, summarized
 from modelops_dagster.domain.gauntlet.grading import Grader, Judgement, answer_of, settle
 from modelops_dagster.domain.gauntlet.preferring import compared, preferences
 from modelops_dagster.domain.gauntlet.rows import Row
@@ -150,9 +150,19 @@ class Panel:
             landed,
             shown,
             self.calibrations_of(scoring),
-            (*self.notes, *notes, *lost, *counting_nowhere(scored, scoring, bool(able)), *told),
+            (*self.notes, *notes, *lost, *counting_nowhere(scored, scoring, bool(able)), *_silent(shown, said), *told),
             tuple(drift.said for drift in gone),
         )
+
+
+def _silent(shown: Sequence[GraderSummary], said: Sequence[tuple[str, ByGrader]]) -> list[str]:
+    """A sentence about each grader that judged nothing of what it was asked, with what became of the first call."""
+    out = []
+    for one in (one for one in shown if one.no_verdict and not one.n):
+        calls = [call for group, by in said if group == one.category for call in by.get(one.grader, ())]
+        why = next((call.reason for call in calls if call.verdict is None), "it was not asked")
+        out.append(f"{one.grader} gave no verdict on any of {one.no_verdict} answers of {one.category} (first: {why}).")
+    return out
 
 
 def _orders(suite: Suite, waiting: Sequence[Row]) -> list[Order]:

@@ -16,7 +16,7 @@ from modelops_dagster.clients.gauntlet.journal import GradingJournal, Journal
 from modelops_dagster.clients.gauntlet.panel import Graded, Panel
 from modelops_dagster.clients.gauntlet.performance import measure_load
 from modelops_dagster.domain.endpoints import Endpoint
-from modelops_dagster.domain.errors import EvaluationFailed
+from modelops_dagster.domain.errors import EvaluationFailed, ModelOpsError
 from modelops_dagster.domain.gauntlet.aggregates import (
     contract_metrics,
     counted,
@@ -137,6 +137,7 @@ async def ask_suite(
 
     Raises:
         EvaluationFailed: nothing could be scored; says why. Single failures are rows without a score instead.
+        DiskFull: an answer could not be kept; those before it are.
     """
     contexts = [e.max_context for e in (endpoint, *([beside.endpoint] if beside else ())) if e.max_context]
     samples = suite.asked(min(contexts, default=None))
@@ -147,11 +148,20 @@ async def ask_suite(
     graders = panel.scoring(suite, [endpoint, *([beside.endpoint] if beside else ())])
     context = run_context(suite, samples, endpoint, lane, run_id, chain, graders)
     run = _Run(suite, context, work, progress or (lambda done, total, text: None), api_key, chain)
-    if suite.kind == "dataset":
-        return await run.dataset(land, samples, beside, panel)
-    if suite.kind == "contract":
-        return await run.contract(land)
-    return await run.performance(land)
+    try:
+        if suite.kind == "dataset":
+            return await run.dataset(land, samples, beside, panel)
+        if suite.kind == "contract":
+            return await run.contract(land)
+        return await run.performance(land)
+    except ExceptionGroup as group:
+        # of what broke tasks side by side, the first error that was raised on purpose says what to do
+        found: Exception | None = group.subgroup(ModelOpsError)
+        while isinstance(found, ExceptionGroup):
+            found = found.exceptions[0]
+        if found is None:
+            raise
+        raise found from None
 
 
 class _Run:

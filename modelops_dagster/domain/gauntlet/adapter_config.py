@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, ValidationError
 
 from modelops_dagster.domain.errors import InvalidSpec
+from modelops_dagster.domain.gauntlet.document_parts import entries, part
 from modelops_dagster.domain.gauntlet.interceptors import Chain, Interceptor
 from modelops_dagster.domain.values import Value
 
@@ -83,9 +84,12 @@ def legacy_chain(adapter_config: Mapping[str, Any] | None) -> Chain:
             raise InvalidSpec(
                 f"{where}: {mixed[0]} and a list of interceptors exclude each other: keep one of the two.", field=where
             )
-        return chain_of(given["interceptors"], given.get("post_eval_hooks") or (), where)
+        return chain_of(
+            entries(given, "interceptors", f"{where}."), entries(given, "post_eval_hooks", f"{where}."), where
+        )
     given.pop("interceptors", None)
-    hooks = given.pop("post_eval_hooks", None) or ()
+    hooks = entries(given, "post_eval_hooks", f"{where}.")
+    given.pop("post_eval_hooks", None)
     given.pop("discovery", None)
     try:
         flags = AdapterFlags.model_validate(given)
@@ -122,7 +126,7 @@ def _is_enabled(link: Any) -> bool:
 
 def _link(link: Any) -> Interceptor:
     given: Mapping[str, Any] = link if isinstance(link, Mapping) else {"name": link}
-    if given.get("name") in NOT_OFFERED:
+    if isinstance(given.get("name"), str) and given["name"] in NOT_OFFERED:
         raise ValueError(f"NeMo Evaluator's interceptor {given['name']!r} is not offered here: remove it")
     return Interceptor.model_validate({k: v for k, v in given.items() if k != "enabled"})
 
@@ -137,7 +141,7 @@ def _system(f: AdapterFlags) -> dict[str, Any] | None:
 
 
 def _payload(f: AdapterFlags) -> dict[str, Any] | None:
-    names = [f"{part}_to_{verb}" for part in ("params", "headers") for verb in ("add", "remove", "rename")]
+    names = [f"{where}_to_{verb}" for where in ("params", "headers") for verb in ("add", "remove", "rename")]
     changes = {name: getattr(f, name) for name in names if getattr(f, name)}
     return _made("payload_modifier", **changes) if changes else None
 
@@ -248,7 +252,7 @@ def service_chain(links: Sequence[Any], where: str) -> tuple[Chain, dict[str, An
     limits: dict[str, Any] = {}
     for link in filter(_is_enabled, links):
         given: Mapping[str, Any] = link if isinstance(link, Mapping) else {"name": link}
-        name, config = given.get("name"), dict(given.get("config") or {})
+        name, config = given.get("name"), dict(part(given, "config", f"{where}.{given.get('name')}."))
         if name == "endpoint":
             extra = {
                 "params_to_add": config.pop("extra_body", None),

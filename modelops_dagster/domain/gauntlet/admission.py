@@ -60,6 +60,7 @@ class Calibration(Value):
     ac1: float | None = None
     n_right: float = Field(default=0, description="effective number of labels behind the sensitivity")
     n_wrong: float = Field(default=0, description="the same behind the specificity")
+    silent: int = Field(default=0, description="answers it was asked about, where it gave a verdict on none of them")
     flip_rate: float | None = None
     mean: float | None = Field(default=None, description="share of the answers that the grader passes")
     corrected: Interval | None = Field(default=None, description="the same, corrected by people's labels")
@@ -161,6 +162,8 @@ def labels_to_admit(found: Calibration, rule: Admission) -> int | None:
     """How many more labels would admit a grader, if they came out as those so far; None when no number would."""
     if found.admitted:
         return 0
+    if found.silent:
+        return None
     kappa, skill = found.kappa, found.skill
     if kappa is None or skill is None:
         return max(1, rule.labels - found.labels)

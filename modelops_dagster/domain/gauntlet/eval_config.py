@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, field_validator
 from modelops_dagster.domain.complaints import first_fault
 from modelops_dagster.domain.errors import InvalidSpec
 from modelops_dagster.domain.gauntlet.adapter_config import legacy_chain, service_chain
+from modelops_dagster.domain.gauntlet.document_parts import entries, part
 from modelops_dagster.domain.gauntlet.interceptors import Chain
 from modelops_dagster.domain.gauntlet.suite import Suite
 from modelops_dagster.domain.values import Value
@@ -126,15 +127,18 @@ def eval_plan(document: Mapping[str, Any], variables: Mapping[str, str]) -> Eval
     for name in document:
         if name not in _SECTIONS and (near := get_close_matches(str(name), _SECTIONS, 1, 0.8)):
             raise InvalidSpec(f"{name}: there is no such section; is it {near[0]}?", field=str(name))
-    if "services" in document:
-        return _plan_of_services(document, variables)
-    if "target" in document:
-        return _plan_of_target(document, variables)
+    read = _plan_of_services if "services" in document else _plan_of_target if "target" in document else None
+    if read is not None:
+        try:
+            return read(document, variables)
+        except ValidationError as error:
+            name, said = first_fault(error)
+            raise InvalidSpec(f"{name}: {said}.", field=name or None) from None
     raise InvalidSpec("The file has neither `target` (NeMo Evaluator 0.1 to 0.2) nor `services` (0.3).", field="target")
 
 
 def _plan_of_target(document: Mapping[str, Any], variables: Mapping[str, str]) -> EvalPlan:
-    deployment = _part(document, "deployment")
+    deployment = part(document, "deployment")
     if str(deployment.get("type", "none")) != "none":
         raise InvalidSpec(
             f"deployment.type is {deployment['type']!r}, and this command deploys nothing: set it to none and give the "
@@ -142,21 +146,22 @@ def _plan_of_target(document: Mapping[str, Any], variables: Mapping[str, str]) -
             field="deployment.type",
         )
     where = "target.api_endpoint"
-    endpoint = dict(_part(_part(document, "target"), "api_endpoint", "target."))
-    adapter = endpoint.pop("adapter_config", None)
+    endpoint = dict(part(part(document, "target"), "api_endpoint", "target."))
+    adapter = part(endpoint, "adapter_config", f"{where}.")
+    endpoint.pop("adapter_config", None)
     key_name = _key_name(endpoint.pop("api_key", None), endpoint.pop("api_key_name", None), where)
     kind = endpoint.pop("type", "undefined") or "undefined"
-    if kind not in _TYPES:
+    if not isinstance(kind, str) or kind not in _TYPES:
         raise InvalidSpec(f"{where}.type is {kind!r}: use {', '.join(_TYPES)}.", field=f"{where}.type")
     stream = endpoint.pop("stream", None)
     url = _wanted(endpoint.pop("url", None), f"{where}.url", variables)
     model_id = _wanted(endpoint.pop("model_id", None), f"{where}.model_id", variables)
     if endpoint:
         raise InvalidSpec(f"{where}.{next(iter(endpoint))}: there is no such field; check the spelling.", field=where)
-    evaluation, core = _part(document, "evaluation"), _part(document, "config")
+    evaluation, core = part(document, "evaluation"), part(document, "config")
     _known(evaluation, _EVALUATION, "evaluation")
-    common = _params(evaluation, "evaluation") | dict(_part(core, "params", "config."))
-    named = list(evaluation.get("tasks") or ())
+    common = _params(evaluation, "evaluation") | dict(part(core, "params", "config."))
+    named = list(entries(evaluation, "tasks", "evaluation."))
     if core.get("type"):
         named.append({"name": core["type"]})
     return EvalPlan(
@@ -168,15 +173,15 @@ def _plan_of_target(document: Mapping[str, Any], variables: Mapping[str, str]) -
         chain=legacy_chain(_filled(adapter, variables, f"{where}.adapter_config")),
         tasks=_tasks(named, common, "evaluation.tasks"),
         params=_ask_params(common, "evaluation"),
-        output_dir=core.get("output_dir") or _part(document, "execution").get("output_dir"),
+        output_dir=core.get("output_dir") or part(document, "execution").get("output_dir"),
         vintage="0.2",
     )
 
 
 def _plan_of_services(document: Mapping[str, Any], variables: Mapping[str, str]) -> EvalPlan:
-    services = _part(document, "services")
-    benchmarks = [b if isinstance(b, Mapping) else {"name": b} for b in document.get("benchmarks") or ()]
-    wanted = {str(_part(b, "solver").get("service")) for b in benchmarks if _part(b, "solver").get("service")}
+    services = part(document, "services")
+    benchmarks = [b if isinstance(b, Mapping) else {"name": b} for b in entries(document, "benchmarks")]
+    wanted = {str(part(b, "solver").get("service")) for b in benchmarks if part(b, "solver").get("service")}
     name = wanted.pop() if len(wanted) == 1 else next(iter(services), None) if len(services) == 1 else None
     if name is None or name not in services:
         raise InvalidSpec(
@@ -184,18 +189,22 @@ def _plan_of_services(document: Mapping[str, Any], variables: Mapping[str, str])
             "benchmark's solver.service.",
             field="services",
         )
-    where, service = f"services.{name}", dict(_part(services, name, "services."))
+    where, service = f"services.{name}", dict(part(services, name, "services."))
     if service.get("type", "api") != "api":
         raise InvalidSpec(
             f"{where}.type is {service['type']!r}, and this command deploys nothing: use api.", field=where
         )
-    if (protocol := service.get("protocol", "chat_completions")) not in _PROTOCOLS:
+    protocol = service.get("protocol", "chat_completions")
+    if not isinstance(protocol, str) or protocol not in _PROTOCOLS:
         raise InvalidSpec(f"{where}.protocol is {protocol!r}: use {', '.join(_PROTOCOLS)}.", field=where)
-    proxy = _filled(_part(service, "proxy", f"{where}."), variables, f"{where}.proxy")
+    proxy = _filled(part(service, "proxy", f"{where}."), variables, f"{where}.proxy")
     extra = {k: proxy[k] for k in ("extra_body", "extra_headers") if proxy.get(k)}
-    links = [*([{"name": "endpoint", "config": extra}] if extra else []), *(proxy.get("interceptors") or ())]
+    links = [
+        *([{"name": "endpoint", "config": extra}] if extra else []),
+        *entries(proxy, "interceptors", f"{where}.proxy."),
+    ]
     chain, limits = service_chain(links, f"{where}.proxy.interceptors")
-    generation = _part(service, "generation", f"{where}.")
+    generation = part(service, "generation", f"{where}.")
     common = {
         "max_retries": limits.get("max_retries"),
         "request_timeout": limits.get("request_timeout"),
@@ -213,32 +222,23 @@ def _plan_of_services(document: Mapping[str, Any], variables: Mapping[str, str])
         chain=chain,
         tasks=_tasks(tasks, common, "benchmarks"),
         params=_ask_params(common, f"services.{name}"),
-        output_dir=_part(document, "output").get("dir"),
+        output_dir=part(document, "output").get("dir"),
         vintage="0.3",
     )
 
 
-def _part(document: Mapping[str, Any], name: str, before: str = "") -> Mapping[str, Any]:
-    value = document.get(name)
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise InvalidSpec(f"{before}{name} is {value!r}, not a mapping.", field=before + name)
-    return value
-
-
-def _known(part: Mapping[str, Any], fields: Collection[str], where: str) -> None:
+def _known(given: Mapping[str, Any], fields: Collection[str], where: str) -> None:
     """A field that nobody knows would change nothing, and who wrote it thinks it does."""
-    for name in part:
+    for name in given:
         if name not in fields and name not in _LAUNCHER:
             hint = "; parameters stand under nemo_evaluator_config.config.params" if name == "params" else ""
             raise InvalidSpec(f"{where}.{name}: there is no such field{hint}.", field=f"{where}.{name}")
 
 
-def _params(part: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _params(given: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The parameters in the nested form, and in the flat one of older launchers, which goes before it."""
-    nested = _part(_part(_part(part, "nemo_evaluator_config", f"{where}."), "config"), "params")
-    flat = _part(part, "overrides", f"{where}.")
+    nested = part(part(part(given, "nemo_evaluator_config", f"{where}."), "config"), "params")
+    flat = part(given, "overrides", f"{where}.")
     for name in flat:
         if not str(name).startswith(_PARAMS):
             raise InvalidSpec(f"{where}.overrides.{name}: only {_PARAMS}* can be set here.", field=f"{where}.overrides")
@@ -251,7 +251,7 @@ def _tasks(named: Sequence[Any], params: Mapping[str, Any], where: str) -> tuple
         given = entry if isinstance(entry, Mapping) else {"name": entry}
         if "name" not in given:
             raise InvalidSpec(f"{where}: an entry has no name.", field=where)
-        own = _params(given, where) | dict(_part(given, "params", f"{where}."))
+        own = _params(given, where) | dict(part(given, "params", f"{where}."))
         merged = {**params, **{k: v for k, v in own.items() if v is not None}}
         name = str(given["name"])
         out.append(EvalTask(name=name, params=_ask_params(merged, f"{where}.{name}")))
