@@ -230,9 +230,8 @@ def _summary(settings: "Settings", repo_id: str, state: "RunState", setup: dict[
     click.echo(
         f"\nDagster   {settings.dagster_url}/assets/raw/verdict?view=partitions&partition={repo_id.replace('/', '%2F')}"
     )
-    click.echo(
-        f"endpoints {settings.controller_url}/endpoints   (asks for a key: `{program()} access create --alias me`)"
-    )
+    make_key = f"{program()} access create --alias me --role operator"
+    click.echo(f"endpoints {settings.controller_url}/endpoints   (asks for a key: `{make_key}`)")
     click.echo(f"gateway   {settings.gateway_url}/v1   alias {repo_id}")
     click.echo(f'scores    {program()} scores --sql "{SCORES_SQL}"')
     return verdict
