@@ -83,7 +83,8 @@ def _render(report: "TickReport") -> None:
     if rows:
         table("", ("repo_id", "commit_hash", "decision", "reason"), rows)
     known = counted(len(report.unchanged), "repository", "repositories")
-    click.echo(f"{counted(len(report.read), 'organisation')} read, {known} decided before.")
+    read = sum(org not in report.problems for org in report.read)  # of those that were asked for
+    click.echo(f"{counted(read, 'organisation')} read, {known} decided before.")
     taken = sum(d.decision == "onboard" for d in report.detections)
     if taken:
         click.echo(f"{taken} to onboard: the running platform starts them within seconds, else `modelops up` does.")

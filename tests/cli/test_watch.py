@@ -45,4 +45,5 @@ def test_people_read_a_table_and_mistakes_are_sentences(hub: HubServer, tmp_path
     down = modelops_beside(hub, home, "watch", "--once", "--org", "acme", "--json")
     assert (down.returncode, json.loads(down.stdout)) == (1, [])
     assert "503" in down.stderr
+    assert "0 organisations read" in modelops_beside(hub, home, "watch", "--once", "--org", "acme").stdout
     assert "Traceback" not in down.stderr
