@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 T = TypeVar("T")
 
 
-def wait_until(look: Callable[[], T], good: Callable[[T], object] = bool, timeout_s: float = 20.0) -> T:
+def wait_until(look: Callable[[], T], good: Callable[[T], object] = bool, timeout_s: float = 60.0) -> T:
     deadline = time.monotonic() + timeout_s
     while not good(seen := look()):
         assert time.monotonic() < deadline, f"it did not happen in time: {seen}"
@@ -69,7 +69,7 @@ class Stack:
 
     def up(self, *arguments: str) -> "Stack":
         self.program = self.run(*arguments)
-        wait_until(self._answers, timeout_s=30)
+        wait_until(self._answers, timeout_s=300)
         self.client = ModelOpsClient.from_settings(self.settings)
         return self
 
