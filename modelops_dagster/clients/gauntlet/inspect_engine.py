@@ -1,5 +1,6 @@
 """An Inspect task run by Inspect itself: in the environment of the engine `inspect`, in a process within limits."""
 
+import ast
 import hashlib
 import re
 from collections.abc import Callable
@@ -66,7 +67,7 @@ class InspectOrder(Value):
 
 
 def named_task(text: str) -> tuple[Path, str | None]:
-    """FILE or FILE@TASK, of a Python file that is there.
+    """FILE or FILE@TASK, of a Python file that is there. It is parsed, not run.
 
     Raises:
         InvalidSpec: it is none.
@@ -79,6 +80,11 @@ def named_task(text: str) -> tuple[Path, str | None]:
         raise InvalidSpec(
             f"{path} is no Python file: give FILE.py, or FILE.py@TASK for one of its tasks.", field="inspect"
         )
+    try:
+        ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError, OSError) as error:
+        where = f"{path}:{error.lineno}" if isinstance(error, SyntaxError) else path
+        raise InvalidSpec(f"{where} cannot be read as Python ({error.args[0]}): correct it.", field="inspect") from None
     return file, name or None
 
 

@@ -16,8 +16,15 @@ class Tally:
     def __init__(self, order: dict[str, Any], say: Say) -> None:
         self.tokens = 0
         self.why = ""
+        self.takes: set[str] | None = None
+        """Names of the arguments of the tasks that began."""
         self._order, self._say = order, say
         self._done = self._failed_in_a_row = 0
+
+    @property
+    def unknown(self) -> list[str]:
+        """Arguments that were given and that no task takes; Inspect leaves them out without a word."""
+        return [] if self.takes is None else [name for name in self._order["arguments"] if name not in self.takes]
 
     def count_sample(self, has_failed: bool) -> None:
         """Account for a sample that ended."""
@@ -77,16 +84,24 @@ def run(order: dict[str, Any], key: str, say: Say) -> dict[str, Any]:
             raise
     finally:
         clock.cancel()
+    if tally.unknown:
+        takes = ", ".join(sorted(tally.takes or ())) or "none"
+        raise LookupError(f"there is no argument {tally.unknown[0]!r}; it takes {takes}")
     logs = sorted(path.name for path in Path(order["logs"]).glob("*.json"))
     return {"logs": logs, "tokens": tally.tokens, "ended_early": tally.why}
 
 
 def _register(tally: Tally, order: dict[str, Any]) -> None:
-    from inspect_ai.hooks import BeforeModelGenerate, Hooks, ModelUsageData, SampleEnd, hooks
+    from inspect_ai.hooks import BeforeModelGenerate, Hooks, ModelUsageData, SampleEnd, TaskStart, hooks
     from inspect_ai.util import LimitExceededError
 
     @hooks(name="modelops", description="tokens, patience and progress of one run")
     class Limits(Hooks):  # type: ignore[misc]
+        async def on_task_start(self, data: TaskStart) -> None:
+            tally.takes = (tally.takes or set()) | set(data.spec.task_args)
+            if "@" in order["task"] and tally.unknown:
+                tally.stop("it has no such argument")
+
         async def on_before_model_generate(self, data: BeforeModelGenerate) -> None:
             if tally.tokens >= order["tokens"]:
                 raise LimitExceededError("custom", value=tally.tokens, limit=order["tokens"], message="no tokens left")
