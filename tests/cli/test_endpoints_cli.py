@@ -72,7 +72,7 @@ def test_failed_start_exits_with_one_and_says_why(stack: Stack):
     if stack.program is None:
         stack.up()
     stack.client.apply(stack.spec("--fail-line", OUT_OF_MEMORY, name="broken"))
-    stack.client.wait_ready("broken", 20)
+    stack.client.wait_ready("broken", 60)
     done = modelops(stack, "start", "broken")
     assert done.returncode == 1
     assert "out_of_memory" in done.stdout
@@ -97,6 +97,6 @@ def test_followed_log_goes_on_over_a_restart_until_the_endpoint_is_gone(stack: S
     for line in follower.stdout:
         if line == "INFO: loading\n":
             break
-    stack.client.wait_ready("followed", 20)
+    stack.client.wait_ready("followed", 60)
     stack.client.delete("followed")
     assert follower.wait(timeout=20) == 0

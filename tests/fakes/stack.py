@@ -1,9 +1,11 @@
 """The platform's controller as tests run it: a home, the real program with the fake engine, a client."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -105,7 +107,7 @@ class Stack:
 
     def ready(self, *engine_args: str, name: str = "small", **fields: object) -> EndpointStatus:
         self.client.apply(self.spec(*engine_args, name=name, **fields))
-        status = self.client.wait_ready(name, 20)
+        status = self.client.wait_ready(name, 60)
         assert status.state is EndpointState.RUNNING, status
         return status
 
@@ -126,6 +128,9 @@ class Stack:
             self.kill()
         for log in {*self.engines().values(), *self.jobs().values()}:
             processes.stop_group(processes.find_by_log(log), 0.0, log)
+        for log in (self.home / "controller" / "logs").rglob("*.log"):
+            # a killed controller leaves what it would remove
+            shutil.rmtree(Path(tempfile.gettempdir()) / f"modelops-{log.stem}", ignore_errors=True)
 
 
 class Stranger:

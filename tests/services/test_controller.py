@@ -32,7 +32,7 @@ def test_from_nothing_to_running_to_stopped_to_deleted(stack: Stack):
     assert stack.client.get("small") is None
     assert stack.client.apply(stack.spec("--child", "--load-s", "1.5")).state is EndpointState.BUILDING
     seen: list[EndpointState] = []
-    status = stack.client.wait_ready("small", 20, lambda s: seen.append(s.state))
+    status = stack.client.wait_ready("small", 60, lambda s: seen.append(s.state))
     assert seen[-1] is EndpointState.RUNNING
     assert EndpointState.STARTUP in seen
     assert status.url is not None
@@ -47,16 +47,16 @@ def test_from_nothing_to_running_to_stopped_to_deleted(stack: Stack):
 
     assert len(stack.engines()) == 2
     stack.client.stop("small")
-    stack.client.wait_stopped("small", 20)
+    stack.client.wait_stopped("small", 60)
     assert stack.engines() == {}
     stack.client.start("small")
-    assert stack.client.wait_ready("small", 20).pid != status.pid
+    assert stack.client.wait_ready("small", 60).pid != status.pid
 
     with pytest.raises(InvalidSpec, match="must be confirmed") as caught:
         stack.client.delete("small", "smal")
     assert caught.value.field == "confirm"
     stack.client.delete("small")
-    stack.client.wait_deleted("small", 20)
+    stack.client.wait_deleted("small", 60)
     assert stack.engines() == {}
     assert not (stack.home / "controller" / "logs" / "small").exists()
     with pytest.raises(NoSuchEndpoint, match="There is no endpoint 'small'"):
@@ -69,12 +69,12 @@ def test_same_spec_changes_nothing_another_one_replaces_the_engine(stack: Stack)
     assert stack.client.apply(stack.spec("--child")) == first
     updating = stack.client.apply(stack.spec("--child", "--load-s", "0.1"))
     assert (updating.state, updating.condition, updating.url) == (EndpointState.BUILDING, "Updating", None)
-    second = stack.client.wait_ready("small", 20)
+    second = stack.client.wait_ready("small", 60)
     assert second.pid != first.pid
     assert second.condition is None
     assert len(stack.engines()) == 2
     stack.client.restart("small")
-    assert stack.client.wait_ready("small", 20).pid not in (first.pid, second.pid)
+    assert stack.client.wait_ready("small", 60).pid not in (first.pid, second.pid)
     assert len(stack.engines()) == 2
 
 
@@ -92,7 +92,7 @@ def test_engine_that_never_gets_ready_fails_with_its_reason(
 ):
     stack.up()
     stack.client.apply(stack.spec(*engine_args, **fields))
-    status = stack.client.wait_ready("small", 20)
+    status = stack.client.wait_ready("small", 60)
     assert status.failed
     assert status.reason == reason
     assert message in status.message
@@ -102,17 +102,17 @@ def test_engine_that_never_gets_ready_fails_with_its_reason(
         assert status.state is EndpointState.DEPLOY_FAILED
         assert OUT_OF_MEMORY in status.log_tail
         stack.client.apply(stack.spec(*engine_args))  # asked again for what failed: it is tried again
-        assert stack.client.wait_ready("small", 20).since > status.since
+        assert stack.client.wait_ready("small", 60).since > status.since
 
 
 def test_missing_engine_and_missing_checkpoint_are_build_failures(stack: Stack):
     stack.up()
     stack.client.apply(stack.spec(engine="vllm"))
-    status = stack.client.wait_ready("small", 20)
+    status = stack.client.wait_ready("small", 60)
     assert (status.state, status.reason) == (EndpointState.BUILDING_FAILED, "engine_missing")
     assert status.message == "There is no engine 'vllm'; the engines are: fake."
     stack.client.apply(stack.spec(checkpoint="/no/such/checkpoint"))
-    status = stack.client.wait_ready("small", 20)
+    status = stack.client.wait_ready("small", 60)
     assert (status.state, status.reason) == (EndpointState.BUILDING_FAILED, "bad_config")
 
 
@@ -152,7 +152,7 @@ def test_port_that_another_program_takes_is_left_to_it(stack: Stack):
         status = wait_until(lambda: stack.client.get("small"), lambda s: s and (s.message or s.url))
         assert status is not None
         assert f"Port {port} was taken by" in status.message
-        status = stack.client.wait_ready("small", 20)
+        status = stack.client.wait_ready("small", 60)
     assert status.state is EndpointState.RUNNING
     assert status.url != f"http://127.0.0.1:{port}/v1"
     assert len(stack.engines()) == 1
@@ -174,7 +174,7 @@ def test_killed_controller_leaves_engines_and_its_successor_adopts_them(stack: S
     stack.up()
     assert stack.client.get("small") == running
     assert loading is not None
-    assert stack.client.wait_ready("loading", 20).pid == loading.pid
+    assert stack.client.wait_ready("loading", 60).pid == loading.pid
     assert len(stack.engines()) == 3
     kill_pid(running.pid)  # an adopted engine is watched like any other
     after = wait_until(lambda: stack.client.get("small"), lambda s: s and s.url and s.pid != running.pid)
@@ -203,13 +203,13 @@ def test_stopped_controller_ends_its_engines_and_brings_them_back(stack: Stack, 
     stack.ready("--child", "--ignore-sigterm")
     stack.ready(name="other")
     stack.client.stop("other")
-    stack.client.wait_stopped("other", 20)
+    stack.client.wait_stopped("other", 60)
     assert stack.program is not None
     stack.program.send_signal(number)
     assert stack.program.wait(timeout=30) == 0
     assert stack.engines() == {}
     stack.up()
-    assert stack.client.wait_ready("small", 20).state is EndpointState.RUNNING
+    assert stack.client.wait_ready("small", 60).state is EndpointState.RUNNING
     assert stack.state("other") is EndpointState.STOPPED
 
 

@@ -90,7 +90,7 @@ def test_health_asks_now(stack: Stack):
     assert (health.status, health.ready_replicas, health.total_replicas) == ("stopped", 0, 0)
     assert datetime.now(UTC) - health.last_check < timedelta(seconds=20)
     client.apply(stack.spec("--fail-line", "ValueError: no", name="broken"))
-    client.wait_ready("broken", 20)
+    client.wait_ready("broken", 60)
     failed = client.check_endpoint_health("broken")
     assert (failed.status, failed.state) == ("unhealthy", EndpointState.DEPLOY_FAILED)
     assert "broken" in failed.message

@@ -27,7 +27,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     stack.client.apply(
         stack.spec("--fail-line", "ValueError: <b>no such layer</b>", name="broken", visibility="private")
     )
-    stack.client.wait_ready("broken", 20)
+    stack.client.wait_ready("broken", 60)
     yield stack
     stack.down()
 

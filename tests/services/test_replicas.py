@@ -107,13 +107,13 @@ def test_stop_start_and_new_spec_concern_all_of_them(three: Stack):
     between = {r.pid for r in wait_for(three, 3).replicas}
     assert not before & between
     three.client.stop("small")
-    three.client.wait_stopped("small", 20)
+    three.client.wait_stopped("small", 60)
     assert three.engines() == {}
     assert urls_in(three) == set()
     three.client.start("small")
     wait_for(three, 3)
     three.client.delete("small")
-    three.client.wait_deleted("small", 20)
+    three.client.wait_deleted("small", 60)
     assert three.engines() == {}
 
 

@@ -54,13 +54,13 @@ def test_each_replica_sees_its_own_devices_and_the_next_one_waits(stack: Stack):
     )
     assert stack.state("next") is EndpointState.BUILDING
     stack.client.stop("small")
-    ready = stack.client.wait_ready("next", 20)
+    ready = stack.client.wait_ready("next", 60)
     assert (ready.state, ready.message) == (EndpointState.RUNNING, "")
 
 
 def test_more_than_there_is_is_refused_and_not_waited_for(stack: Stack):
     stack.client.apply(stack.spec(gpus=3))
-    status = stack.client.wait_ready("small", 20)
+    status = stack.client.wait_ready("small", 60)
     assert (status.state, status.reason) == (EndpointState.BUILDING_FAILED, "bad_config")
     assert "asks for 3 accelerators and this machine has 2 accelerators" in status.message
 
@@ -73,7 +73,7 @@ def test_devices_are_held_over_a_killed_controller_and_freed_by_a_dead_engine(st
     assert "small (preview) has 2" in waiting(stack, "next")
     assert stack.client.get("small") == before
     stack.client.delete("small")
-    assert stack.client.wait_ready("next", 20).replicas[0].devices == ("0",)
+    assert stack.client.wait_ready("next", 60).replicas[0].devices == ("0",)
 
 
 def test_an_idle_endpoint_sleeps_before_its_time_for_one_that_needs_room(stack: Stack):
@@ -98,7 +98,7 @@ def test_lower_priority_is_evicted_and_comes_back_production_stays(stack: Stack)
     assert stack.state("prod") is EndpointState.RUNNING
     stack.client.delete("more")
     stack.client.stop("prod")
-    back = stack.client.wait_ready("trial", 20)
+    back = stack.client.wait_ready("trial", 60)
     assert (back.state, back.condition, back.message, back.restarts) == (EndpointState.RUNNING, None, "", 0)
 
 
@@ -124,7 +124,7 @@ def test_a_job_makes_room_for_a_new_endpoint_and_resumes_after_it(stack: Stack, 
     stack.up()
     assert research("show", job_id)["state"] == "Running", "it outlives the controller"
     stack.client.apply(stack.spec(name="release", gpus=1))
-    assert stack.client.wait_ready("release", 20).url
+    assert stack.client.wait_ready("release", 60).url
     job = wait_until(lambda: research("show", job_id), lambda job: "Waits for" in job["message"])
     assert job["state"] == "Queued"
     assert job["message"] == "Waits for 2 accelerators: 1 of 2 are free; release (preview) has 1."

@@ -95,7 +95,7 @@ def test_who_asks_the_engine_itself_keeps_it_awake(platform: Platform):
 
     def ask() -> int | None:
         platform.stack.client.start("direct")  # on a busy machine it may have fallen asleep before it was asked
-        url = platform.stack.client.wait_ready("direct", 20).url
+        url = platform.stack.client.wait_ready("direct", 60).url
         try:
             return httpx.post(f"{url}/chat/completions", json=body, timeout=30, trust_env=False).status_code
         except httpx.ConnectError:
@@ -148,16 +148,16 @@ def test_starting_or_applying_a_sleeping_endpoint_wakes_it(platform: Platform):
     spec = platform.endpoint("asked").spec
     platform.asleep("asked")
     platform.stack.client.apply(spec)
-    assert platform.stack.client.wait_ready("asked", 20).url
+    assert platform.stack.client.wait_ready("asked", 60).url
     platform.asleep("asked")
     platform.stack.client.start("asked")
-    assert platform.stack.client.wait_ready("asked", 20).url
+    assert platform.stack.client.wait_ready("asked", 60).url
 
 
 def test_a_route_follows_an_engine_to_its_new_port(platform: Platform):
     before = platform.endpoint("mover", cooldown_s=300)
     platform.stack.client.restart("mover")
-    after = platform.stack.client.wait_ready("mover", 20)
+    after = platform.stack.client.wait_ready("mover", 60)
     assert after.url != before.url
     wait_until(lambda: platform.call("mover").status_code == 200)
     route = platform.gateway.routes.get("mover")
