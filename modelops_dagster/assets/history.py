@@ -51,15 +51,15 @@ def land_registration(
     verdict: Verdict,
 ) -> None:
     """Land what the gateway was told, with when the commit appeared on the Hub and when this run was asked for."""
-    record = context.instance.get_run_record_by_id(context.run_id)
+    record = context.instance.get_run_record_by_id(context.run.run_id)
     now = datetime.now(UTC)
     asked = record.create_timestamp if record is not None else now
     row = registration_row(
         done,
         verdict,
-        run_id=context.run_id,
+        run_id=context.run.run_id,
         first_seen_at=watch.store().log.first_seen(verdict.repo_id, done.commit_hash),
         requested_at=asked if asked.tzinfo else asked.replace(tzinfo=UTC),
         registered_at=now,
     )
-    scores.store().land("registrations", [row], repo_id=verdict.repo_id, run_id=context.run_id)
+    scores.store().land("registrations", [row], repo_id=verdict.repo_id, run_id=context.run.run_id)

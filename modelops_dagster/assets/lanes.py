@@ -107,8 +107,8 @@ def _endpoint(lane: Lane) -> dg.AssetsDefinition:
             if rehearsed is not None:
                 left = rehearsed.ruled_out(rungs, versions) | left
             with (
-                landing_parked(scores, lane.name, context.run_id, checkpoint),
-                lineage.parking(lane.name, checkpoint, context.run_id, versions),
+                landing_parked(scores, lane.name, context.run.run_id, checkpoint),
+                lineage.parking(lane.name, checkpoint, context.run.run_id, versions),
             ):
                 found = climb(
                     checkpoint=checkpoint,
@@ -125,7 +125,7 @@ def _endpoint(lane: Lane) -> dg.AssetsDefinition:
                     progress=log_changes(context.log),
                 )
             found = found.model_copy(update={"ladder": remembered(found.ladder, known, versions)})
-            land_climb(scores, lane.name, context.run_id, found)
+            land_climb(scores, lane.name, context.run.run_id, found)
         return dg.MaterializeResult(value=found, metadata=ladder_metadata(found))
 
     return endpoint
@@ -166,7 +166,7 @@ def _gauntlet(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
             if key not in context.selected_asset_keys:
                 continue
             if suite.needs_graders and not panel.graders and suite.name not in policy.named_suites:
-                report = not_asked(suite, endpoint, lane=lane.name, run_id=context.run_id, why=NO_GRADER)
+                report = not_asked(suite, endpoint, lane=lane.name, run_id=context.run.run_id, why=NO_GRADER)
                 yield _suite_result(key, report)
                 continue
             with clear_failure():
@@ -174,7 +174,7 @@ def _gauntlet(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
                     suite,
                     endpoint,
                     lane=lane.name,
-                    run_id=context.run_id,
+                    run_id=context.run.run_id,
                     work=Path(gauntlet.work),
                     land=store.land,
                     progress=log_tenths(context.log, f"{suite.name}:", "requests"),
@@ -258,7 +258,7 @@ def _verdict(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
             # a hold is decided about by the policy that it was made by, whatever the platform's own is
             policy = gauntlet.policy(reopened.policy if reopened else context.run.tags.get(POLICY_TAG))
             if held is not None and now < closes_at:
-                own = Regrading(store, suites, gauntlet.graders(), lane.name, context.run_id).all(own)
+                own = Regrading(store, suites, gauntlet.graders(), lane.name, context.run.run_id).all(own)
             target = incumbent_target(gateway.routes().get(revision.repo_id), endpoint.name)
             arms, note = gather_arms(store, policy, own, target, now)
             found = judge(
@@ -277,7 +277,7 @@ def _verdict(lane: Lane, suites: Sequence[Suite]) -> dg.AssetsDefinition:
             if reopened is not None and found.verdict_id == reopened.verdict_id:
                 found = reopened  # the labels so far change no number
             else:
-                store.land_verdict(found, run_id=context.run_id)
+                store.land_verdict(found, run_id=context.run.run_id)
             compared = previous_comparison(store, revision.repo_id, lane.name, revision.commit_hash)
         context.log.info(found.reason)
         page = scores.reports() / page_name(revision.repo_id)

@@ -59,7 +59,7 @@ def release(  # type: ignore[no-untyped-def] # a generator, so that the check is
         what = str(revision) if config.ref == revision.commit_hash else f"{revision}, which {config.ref} stands at"
         context.log.info(f"{what}: {counted(len(found.files), 'file')}")
     yield _check(seen)
-    with clear_failure(), lineage.stopping(found, context.run_id):
+    with clear_failure(), lineage.stopping(found, context.run.run_id):
         require_passed(revision, seen)
     context.log.info(seen.summary)
     yield dg.MaterializeResult(

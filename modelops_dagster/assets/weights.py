@@ -44,7 +44,7 @@ def raw_weights(
         with rehearsing or nullcontext():
             done = store.deliver(release, hub.client(), log_transfer(context.log, "fetched"))
     held = rehearsing.result() if rehearsing else Rehearsal(revision=release.revision, note=none)
-    lineage.keep("rehearsal", context.partition_key, context.run_id, held)
+    lineage.keep("rehearsal", context.partition_key, context.run.run_id, held)
     checkpoint = done.checkpoint
     for path in done.repaired:
         context.log.warning(f"{path} was damaged, and is whole again")

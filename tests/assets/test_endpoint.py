@@ -59,7 +59,7 @@ def endpoint_of(home: Path, checkpoint: Checkpoint) -> dg.ExecuteInProcessResult
     with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions(str(models.name), [REPO_ID])
         weights = dg.AssetSpec("raw_weights", partitions_def=models)
-        job = dg.define_asset_job("serve", selection=[endpoint.key], partitions_def=models)
+        job = dg.define_asset_job("serve", selection=[endpoint.key])
         defs = dg.Definitions(assets=[weights, endpoint], jobs=[job], resources=resources)
         return defs.resolve_job_def("serve").execute_in_process(instance=instance, partition_key=REPO_ID)
 

@@ -76,7 +76,7 @@ def onboard(
         "lineage": LineageResource(root=str(home / "lineage")),
         "io_manager": LineageIOManager(root=str(home / "lineage")),
     }
-    job = dg.define_asset_job("fetch", selection="*", partitions_def=models)
+    job = dg.define_asset_job("fetch", selection="*")
     defs = dg.Definitions(assets=[release, raw_weights], asset_checks=[integrity], jobs=[job], resources=resources)
     found = defs.resolve_job_def("fetch")
     config = {"ops": {"release": {"config": {"accept": list(accept)}}}}
